@@ -1,0 +1,47 @@
+# make demo | test | lint: each sets up .venv on its own, nothing has to be run before them.
+#
+# PYTHON       the interpreter that makes .venv (3.11 or newer)
+# TORCH        the torch to install, pinned so that the CPU build is found
+# TORCH_INDEX  where it comes from; the default holds CPU builds. For CUDA:
+#              make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: demo test lint format setup clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/stageline demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(READY)
+
+# A wheel that pip already finds offline (PIP_FIND_LINKS, a wheelhouse) wins over the index.
+$(READY): pyproject.toml Makefile
+	$(PYTHON) -c 'import sys; sys.exit("Stageline is developed on Python 3.11 or newer; set PYTHON=... (found %s)" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null \
+	  || $(BIN)/pip install --quiet --no-index --no-deps '$(TORCH)' 2>/dev/null \
+	  || $(BIN)/pip install --quiet '$(TORCH)' --index-url $(TORCH_INDEX)
+	$(BIN)/pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,177 @@
+"""Settings of the services: frozen dataclasses, built and checked once.
+
+One precedence everywhere: flag, then environment variable (``STAGELINE_`` + the name in capitals), then the service's
+section of the YAML file (``--config`` or ``STAGELINE_CONFIG``), then the default. Services never read the
+environment themselves; only their `main` does, through `load`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+
+import msgspec
+import yaml
+
+from stageline.errors import ConfigError
+from stageline.sockets import check_loopback
+
+DEFAULT_COORDINATOR = "tcp://127.0.0.1:7700"
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "json", "console"]
+
+
+def default_data_dir() -> Path:
+    """Where state lives unless told otherwise (XDG Base Directory Specification)."""
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local/share") / "stageline"
+
+
+def _setting(default: Any, text: str) -> Any:
+    if callable(default):
+        return field(default_factory=default, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What every service has."""
+
+    section: ClassVar[str] = ""
+
+    host: str = _setting("127.0.0.1", "address to listen on")
+    http_port: int = _setting(0, "port of /healthz, /readyz and /metrics (0: any free one)")
+    log_level: LogLevel = _setting("info", "debug, info, warning or error")
+    log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal")
+    ready_file: Path | None = _setting(None, "written with pid and addresses (JSON) once the service is up")
+
+    def __post_init__(self) -> None:
+        check_loopback(f"{self.host}:0")
+        for name in ("http_port", "port", "plan_port", "blob_port"):
+            if not 0 <= getattr(self, name, 0) <= 65535:
+                raise ConfigError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
+        for name, kind in get_type_hints(type(self)).items():
+            if kind in (int, float) and getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        address = getattr(self, "coordinator", DEFAULT_COORDINATOR)
+        if not address.startswith("tcp://"):
+            raise ConfigError(f"coordinator must look like {DEFAULT_COORDINATOR}, got {address!r}")
+
+
+@dataclass(frozen=True)
+class CoordinatorConfig(ServiceConfig):
+    """Settings of the coordinator."""
+
+    section: ClassVar[str] = "coordinator"
+
+    data_dir: Path = _setting(default_data_dir, "directory of the database and the blobs")
+    port: int = _setting(7700, "control port (0: the one of the last run, or any free one)")
+    plan_port: int = _setting(7701, "port of plan broadcasts (0: likewise)")
+    blob_port: int = _setting(7702, "port of tensors and graphs (0: likewise)")
+    http_port: int = _setting(7780, "port of /healthz, /readyz and /metrics (0: any free one)")
+    ping_ms: int = _setting(100, "milliseconds between heartbeats")
+    suspect_ms: int = _setting(300, "silence in milliseconds after which a worker gets no new work")
+    evict_ms: int = _setting(800, "silence in milliseconds after which a worker is planned around")
+    rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
+    drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
+
+
+@dataclass(frozen=True)
+class GatewayConfig(ServiceConfig):
+    """Settings of a gateway."""
+
+    section: ClassVar[str] = "gateway"
+
+    name: str = _setting(lambda: f"gateway-{socket.gethostname()}", "name, unique in the cluster")
+    coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    port: int = _setting(7710, "port of the native client protocol (0: any free one)")
+    http_port: int = _setting(7781, "port of /healthz, /readyz and /metrics (0: any free one)")
+    max_in_flight: int = _setting(4096, "requests accepted and unanswered, at most")
+    max_in_flight_bytes: int = _setting(1 << 30, "bytes of accepted and unanswered requests, at most")
+    max_request_bytes: int = _setting(256 << 20, "bytes of one request, at most")
+    max_batch: int = _setting(8, "items that may share a batch")
+    batch_delay_ms: float = _setting(2.0, "milliseconds that the first request of a batch may wait for company")
+    window: int = _setting(0, "batches in flight per path (0: two per stage)")
+    window_bytes: int = _setting(64 << 20, "bytes in flight per path, at most (one batch always fits)")
+    default_deadline_ms: int = _setting(60_000, "deadline of a request that names none")
+    max_attempts: int = _setting(8, "dispatches of a request before it fails")
+    drain_s: float = _setting(10.0, "seconds that requests in flight may take after SIGTERM")
+
+
+@dataclass(frozen=True)
+class StageConfig(ServiceConfig):
+    """Settings of a stage worker."""
+
+    section: ClassVar[str] = "stage"
+
+    name: str = _setting(socket.gethostname, "name, unique in the cluster")
+    coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
+    cache_dir: Path = _setting(lambda: default_data_dir() / "cache", "directory of cached tensors and graphs")
+    cache_max_bytes: int = _setting(20 << 30, "bytes that the cache may hold")
+    device: str = _setting("auto", "auto, cpu or cuda:N")
+    threads: int = _setting(1, "torch threads")
+    memory_bytes: int = _setting(0, "memory to offer for weights and activations (0: what the machine has)")
+    drain_s: float = _setting(15.0, "seconds to wait for work in flight after SIGTERM")
+
+
+C = TypeVar("C", bound=ServiceConfig)
+
+
+def load(kind: type[C], *, flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> C:
+    """Build a config. `flags` holds only what was given; values may be strings.
+
+    Raises `ConfigError` that names the setting, where it came from and what is wrong with it.
+    """
+    known = {f.name for f in fields(kind)}
+    path = file or (Path(environ["STAGELINE_CONFIG"]) if environ.get("STAGELINE_CONFIG") else None)
+    merged: dict[str, tuple[Any, str]] = {}
+    for name, value in _read_file(path, kind.section, known).items() if path else ():
+        merged[name] = (value, f"{name} in {path}")
+    for name in known:
+        variable = f"STAGELINE_{name.upper()}"
+        if environ.get(variable):
+            merged[name] = (environ[variable], variable)
+    for name, value in flags.items():
+        if value is not None:
+            merged[name] = (value, f"--{name.replace('_', '-')}")
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(value, hints[name], origin) for name, (value, origin) in merged.items()})
+
+
+def default_of(setting: Any) -> Any:
+    """The default of a dataclass field, or None where it is computed."""
+    return None if setting.default is MISSING else setting.default
+
+
+def _convert(value: Any, kind: Any, origin: str) -> Any:
+    if kind is Path or kind == (Path | None):
+        return Path(str(value)).expanduser()
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _read_file(path: Path, section: str, known: set[str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    sections = {"coordinator", "gateway", "stage"}
+    if not isinstance(content, dict) or not set(content) <= sections:
+        odd = ", ".join(map(str, sorted(set(content) - sections, key=str))) if isinstance(content, dict) else content
+        raise ConfigError(f"{path}: unknown section {odd}; want coordinator, gateway or stage")
+    own = content.get(section) or {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}: section {section} must map settings to values")
+    unknown = sorted(str(k) for k in own if k not in known)
+    if unknown:
+        raise ConfigError(f"{path}: unknown setting {section}.{unknown[0]}; known: {', '.join(sorted(known))}")
+    return own

@@ -1,0 +1,167 @@
+"""The data plane: what travels from gateway to executor, executor to executor, and back.
+
+A data message is a list of frames ``[header, buffer, buffer, …]``: a msgpack header, then one raw little-endian
+C-contiguous buffer for every tensor in it. The header names its whole path (source routing), so an executor needs
+no plan: it runs `path[hop]` and sends the outcome to `path[hop + 1]`, or to `reply` after the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, Union
+
+import msgspec
+
+from stageline.dtypes import ITEMSIZE
+from stageline.errors import RemoteProtocolError
+from stageline.plan import StageKey
+from stageline.wire import Decoder
+
+DATA_VERSION = 1
+MAX_RANK = 16
+MAX_VALUES = 256
+MAX_BATCH_ITEMS = 1024
+HEADER_BYTES_PER_ITEM = 4096
+MAX_HEADER_BYTES = 1 << 20
+MAX_FRAME_BYTES = 1 << 31
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A compact structure: fields by position, new ones only at the end with a default."""
+
+
+class Tensor(Record, frozen=True):
+    """A tensor whose bytes are the next buffer frame."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffer must have."""
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+class Scalar(Record, frozen=True):
+    """A symbolic int, or another plain number, that crosses a cut; it has no buffer."""
+
+    value: bool | int | float
+
+
+Value = Union[Tensor, Scalar]
+
+
+class Hop(Record, frozen=True):
+    """One step of a path: the stage to run and the address (as its sender reaches it) of the executor to run it."""
+
+    stage: StageKey
+    address: str
+    node: str
+    executor: str
+
+
+class Timing(Record, frozen=True):
+    """What one stage spent on a batch, in microseconds."""
+
+    queue_us: int
+    compute_us: int
+
+
+class Activation(Record, frozen=True):
+    """A batch on its way. `rows[i]` items of dimension 0 belong to request `ids[i]`.
+
+    `batch` is unique per dispatch within the `gateway` incarnation; `deadline_ns` is on the gateway's clock
+    (0: none); lower `priority` numbers run first; `level` is the quality level (0: full).
+    """
+
+    version: int
+    gateway: str
+    batch: int
+    ids: tuple[int, ...]
+    rows: tuple[int, ...]
+    attempt: int
+    epoch: tuple[int, int]
+    path: tuple[Hop, ...]
+    hop: int
+    reply: str
+    values: tuple[Value, ...]
+    priority: int = 0
+    deadline_ns: int = 0
+    level: int = 0
+    trace: str = ""
+    timings: tuple[Timing, ...] = ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage has run."""
+        return self.hop >= len(self.path)
+
+
+class Failure(Record, frozen=True):
+    """A batch that an executor could not run; `retryable` when another executor may well succeed."""
+
+    version: int
+    gateway: str
+    batch: int
+    attempt: int
+    code: str
+    message: str
+    node: str
+    executor: str
+    retryable: bool
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decode: Decoder[Activation | Failure] = Decoder(Union[Activation, Failure], max_bytes=MAX_HEADER_BYTES)
+
+
+def encode_frames(header: Activation | Failure, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
+    """The frames of a message; `buffers` in the order of the header's tensors."""
+    return [_encoder.encode(header), *buffers]
+
+
+def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, list[Any]]:
+    """The header and the buffers of received frames (anything with the buffer protocol), checked against each other.
+
+    Raises `RemoteProtocolError` when the header is malformed, or the buffers are not exactly those it promises.
+    """
+    if not frames:
+        raise RemoteProtocolError("an empty data message")
+    header = _decode(memoryview(frames[0]))
+    buffers = list(frames[1:])
+    if header.version != DATA_VERSION:
+        raise RemoteProtocolError(f"data version {header.version}, expected {DATA_VERSION}")
+    if isinstance(header, Activation):
+        _check(header, [memoryview(b).nbytes for b in buffers], memoryview(frames[0]).nbytes)
+    elif buffers:
+        raise RemoteProtocolError("a failure carries no buffers")
+    return header, buffers
+
+
+def _check(header: Activation, sizes: list[int], header_bytes: int) -> None:
+    items = len(header.ids)
+    if not 0 < items <= MAX_BATCH_ITEMS or len(header.rows) != items or min(header.rows) < 1:
+        raise RemoteProtocolError("ids and rows of a batch do not match")
+    if header_bytes > HEADER_BYTES_PER_ITEM * max(items, 4):
+        raise RemoteProtocolError(f"a header of {header_bytes} bytes is too large for {items} items")
+    if not 0 <= header.hop <= len(header.path) or len(header.values) > MAX_VALUES:
+        raise RemoteProtocolError("a hop outside the path, or too many values")
+    tensors = [v for v in header.values if isinstance(v, Tensor)]
+    if len(tensors) != len(sizes):
+        raise RemoteProtocolError(f"{len(sizes)} buffers for {len(tensors)} tensors")
+    for tensor, size in zip(tensors, sizes, strict=True):
+        check_tensor(tensor.dtype, tensor.shape, size)
+
+
+def check_tensor(dtype: str, shape: Sequence[int], nbytes: int) -> None:
+    """Raise `RemoteProtocolError` unless a buffer of `nbytes` is exactly a tensor of this dtype and shape."""
+    if dtype not in ITEMSIZE:
+        raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
+    if len(shape) > MAX_RANK or any(d < 0 for d in shape):
+        raise RemoteProtocolError(f"shape {tuple(shape)[:MAX_RANK]} is not valid")
+    expected = prod(shape) * ITEMSIZE[dtype]
+    if expected != nbytes or nbytes > MAX_FRAME_BYTES:
+        raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")

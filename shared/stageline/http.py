@@ -1,0 +1,70 @@
+"""The HTTP port of every service: /healthz, /readyz and /metrics, served by threads beside the main loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from threading import Thread
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from stageline.errors import ConfigError
+from stageline.sockets import check_loopback
+
+Readiness = Callable[[], tuple[bool, dict[str, Any]]]
+"""Whether the service can really serve now, and why (not)."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Access logs are the proxy's business."""
+
+
+class StatusServer:
+    """Serves until `close`. Raises `ConfigError` when the port is taken or beyond loopback."""
+
+    def __init__(self, host: str, port: int, ready: Readiness, registry: CollectorRegistry) -> None:
+        check_loopback(f"{host}:{port}")
+        self._ready = ready
+        self._metrics = make_wsgi_app(registry)
+        try:
+            self._server = make_server(host, port, self._app, _Server, _Quiet)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another --http-port"
+            ) from None
+        self.address = f"http://{host}:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever, args=(0.2,), name="http", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "/")
+        if path == "/metrics":
+            return self._metrics(environ, start)  # type: ignore[no-any-return]
+        if path == "/healthz":
+            return _answer(start, "200 OK", {"status": "ok"})
+        if path == "/readyz":
+            ready, detail = self._ready()
+            return _answer(start, "200 OK" if ready else "503 Service Unavailable", {"ready": ready, **detail})
+        return _answer(start, "404 Not Found", {"error": "try /healthz, /readyz or /metrics"})
+
+
+def _answer(start: Callable[..., Any], status: str, body: dict[str, Any]) -> Iterable[bytes]:
+    data = json.dumps(body).encode() + b"\n"
+    start(status, [("Content-Type", "application/json"), ("Content-Length", str(len(data)))])
+    return [data]

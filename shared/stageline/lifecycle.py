@@ -1,0 +1,57 @@
+"""How a process stops: signals set flags, the main loop looks; a second Ctrl-C forces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from types import FrameType, TracebackType
+
+FORCED_EXIT = 130
+
+
+class StopSignals:
+    """Within the context, SIGTERM and SIGINT set `requested` and make `fileno()` readable for pollers.
+
+    A second SIGINT ends the process at once with exit code 130. Main thread only.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._old: dict[int, object] = {}
+        self._old_wakeup = -1
+
+    def __enter__(self) -> StopSignals:
+        self._old_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.set_wakeup_fd(self._old_wakeup)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._reader.close()
+        self._writer.close()
+
+    def fileno(self) -> int:
+        """Readable after a signal."""
+        return self._reader.fileno()
+
+    def drain(self) -> None:
+        """Make `fileno()` quiet again."""
+        try:
+            while self._reader.recv(64):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            os._exit(FORCED_EXIT)
+        self.requested = True

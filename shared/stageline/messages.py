@@ -1,0 +1,480 @@
+"""Every message between services, and the one table of the channels that carry them.
+
+Who says what on which socket is `CHANNELS`; a type that is not listed for a channel is refused there. The client
+port has its own protocol (`stageline.protocol`), tensors between stages theirs (`stageline.data`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+import zmq
+
+from stageline.plan import Digest, Endpoint, Epoch, Plan, StageKey
+from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN, Message, Part
+
+Role = Literal["agent", "gateway", "admin"]
+
+# --- parts --------------------------------------------------------------------------------------------------
+
+
+class ExecutorInfo(Part, frozen=True):
+    """An executor process that runs now; `loaded` are the stages that it can serve."""
+
+    executor: str
+    pid: int
+    endpoint: Endpoint
+    loaded: tuple[StageKey, ...] = ()
+
+
+class NodeInfo(Part, frozen=True):
+    """What a worker offers. `fingerprint` names everything that block times depend on except the block."""
+
+    memory_bytes: int
+    fingerprint: str
+    device: str
+    host: str
+    base_bytes: int = 0
+    executors: tuple[ExecutorInfo, ...] = ()
+    cpu: str = ""
+    backend: str = ""
+
+
+class Progress(Part, frozen=True):
+    """How far a worker is, so that a live heartbeat beside a stuck computation is seen."""
+
+    executor: str
+    items_done: int = 0
+    busy_s: float = 0.0
+    queue_depth: int = 0
+    current_age_s: float = 0.0
+
+
+class BlockTime(Part, frozen=True):
+    """A block measured on a node: median seconds of one run at `batch`, its relative spread, workspace bytes."""
+
+    block: int
+    batch: int
+    seconds: float
+    spread: float = 0.0
+    workspace_bytes: int = 0
+
+
+class ModelRow(Part, frozen=True):
+    """A registered model, for listings."""
+
+    name: str
+    manifest: str
+    status: str
+    reason: str = ""
+    blocks: int = 0
+    weight_bytes: int = 0
+
+
+class NodeRow(Part, frozen=True):
+    """A node, for listings."""
+
+    node: str
+    state: str
+    incarnation: str
+    device: str = ""
+    cpu: str = ""
+    memory_bytes: int = 0
+    pid: int = 0
+    executors: tuple[ExecutorInfo, ...] = ()
+    progress: tuple[Progress, ...] = ()
+    http: str = ""
+
+
+class GatewayRow(Part, frozen=True):
+    """A gateway, for listings."""
+
+    name: str
+    state: str
+    pid: int = 0
+    client_address: str = ""
+    http: str = ""
+
+
+# --- control: joining and heartbeats ------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """The first message of any peer, and again after `Rejoin`. `incarnation` is new at every process start."""
+
+    role: Role
+    name: str
+    incarnation: str
+    protocol_min: int = PROTOCOL_MIN
+    protocol_max: int = PROTOCOL_MAX
+    features: tuple[str, ...] = ()
+    version: str = ""
+    pid: int = 0
+    http: str = ""
+    client_address: str = ""
+    node: NodeInfo | None = None
+
+
+class Welcome(Message, frozen=True):
+    """Admitted. Addresses of the plan and blob channels; how often to expect a `Ping` (seconds)."""
+
+    term: int
+    plan: str
+    blobs: str
+    ping_interval_s: float
+    cluster: str
+    protocol: int = PROTOCOL_MAX
+
+
+class Refused(Message, frozen=True):
+    """Not admitted: bad version, duplicate node name."""
+
+    code: str
+    message: str
+
+
+class Rejoin(Message, frozen=True):
+    """We do not know you (we restarted, or evicted you): say `Hello` again."""
+
+
+class Ping(Message, frozen=True):
+    """`sent_s` is the coordinator's monotonic clock, echoed by `Pong`."""
+
+    sequence: int
+    sent_s: float
+
+
+class Pong(Message, frozen=True):
+    """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on."""
+
+    sequence: int
+    sent_s: float
+    incarnation: str
+    epoch: Epoch = (0, 0)
+    progress: tuple[Progress, ...] = ()
+    oldest_in_flight: Epoch | None = None
+
+
+class Leaving(Message, frozen=True):
+    """A worker or gateway wants to stop (SIGTERM): plan without me, tell me when I may go."""
+
+    name: str
+
+
+class Farewell(Message, frozen=True):
+    """Nothing needs you any more: stop."""
+
+
+# --- control: plans -----------------------------------------------------------------------------------------
+
+
+class Prepare(Message, frozen=True):
+    """Load these stages for plan (term, version), keep what is loaded; answer `Prepared` or `PrepareFailed`."""
+
+    term: int
+    version: int
+    stages: tuple[StageKey, ...]
+
+
+class Prepared(Message, frozen=True):
+    """Everything that `Prepare` named is loaded, each in `executors` order beside `stages`."""
+
+    term: int
+    version: int
+    stages: tuple[StageKey, ...] = ()
+    executors: tuple[str, ...] = ()
+
+
+class PrepareFailed(Message, frozen=True):
+    """A stage could not be loaded."""
+
+    term: int
+    version: int
+    stage: StageKey
+    code: str
+    message: str
+
+
+class Retire(Message, frozen=True):
+    """Nothing uses older plans any more: unload all but `keep`."""
+
+    term: int
+    version: int
+    keep: tuple[StageKey, ...]
+
+
+class ExecutorUp(Message, frozen=True):
+    """A new executor runs on the sender's node."""
+
+    executor: ExecutorInfo
+
+
+class ExecutorDown(Message, frozen=True):
+    """An executor died or was killed for not answering. `computing` are the request ids of its current batch."""
+
+    executor: str
+    exit_code: int
+    reason: str
+    computing: tuple[int, ...] = ()
+
+
+class ProfileRequest(Message, frozen=True):
+    """Measure these blocks of the model, on synthetic weights, at these batch sizes."""
+
+    manifest: str
+    blocks: tuple[int, ...]
+    batches: tuple[int, ...] = (1,)
+
+
+class Profiled(Message, frozen=True):
+    """Measured; an empty `error` means success."""
+
+    manifest: str
+    fingerprint: str
+    times: tuple[BlockTime, ...] = ()
+    error: str = ""
+
+
+# --- control: administration (each carries `id`, its reply the same) ----------------------------------------
+
+
+class GetPlan(Message, frozen=True):
+    """Ask for the current plan; answered with `PlanReply`."""
+
+    id: int
+
+
+class PlanReply(Message, frozen=True):
+    """The current plan."""
+
+    id: int
+    plan: Plan
+
+
+class ListModels(Message, frozen=True):
+    """Answered with `ModelList`."""
+
+    id: int
+
+
+class ModelList(Message, frozen=True):
+    """All registered models."""
+
+    id: int
+    models: tuple[ModelRow, ...]
+
+
+class ListNodes(Message, frozen=True):
+    """Answered with `NodeList`."""
+
+    id: int
+
+
+class NodeList(Message, frozen=True):
+    """All nodes and gateways that are or were here."""
+
+    id: int
+    nodes: tuple[NodeRow, ...]
+    gateways: tuple[GatewayRow, ...] = ()
+    term: int = 0
+    pid: int = 0
+    cluster: str = ""
+
+
+class PutModel(Message, frozen=True):
+    """Register the model whose manifest blob (and every blob it names) was uploaded before."""
+
+    id: int
+    manifest: str
+
+
+class RemoveModel(Message, frozen=True):
+    """Retire a model and forget it."""
+
+    id: int
+    name: str
+
+
+class Done(Message, frozen=True):
+    """The request was carried out and is on disk."""
+
+    id: int
+
+
+class ErrorReply(Message, frozen=True):
+    """The request was refused or failed."""
+
+    id: int
+    code: str
+    message: str
+
+
+# --- blobs: content-addressed bulk; chunk bytes travel as a second frame ------------------------------------
+
+
+class BlobGet(Message, frozen=True):
+    """Ask for bytes half-open [offset, offset + length) of a blob."""
+
+    id: int
+    sha256: str
+    offset: int
+    length: int
+
+
+class BlobChunk(Message, frozen=True):
+    """The bytes asked for are the second frame; `total` is the blob's size."""
+
+    id: int
+    sha256: str
+    offset: int
+    total: int
+
+
+class BlobQuery(Message, frozen=True):
+    """Which of these do you lack, and how much of each have you (bytes of a broken-off upload)?"""
+
+    id: int
+    sha256: tuple[str, ...]
+
+
+class BlobStatus(Message, frozen=True):
+    """Those that are missing, with the offset to go on from."""
+
+    id: int
+    missing: dict[str, int]
+
+
+class BlobPut(Message, frozen=True):
+    """The second frame holds bytes from `offset` of a blob of `total` bytes."""
+
+    id: int
+    sha256: str
+    offset: int
+    total: int
+
+
+class BlobAck(Message, frozen=True):
+    """Written up to `received`; `complete` once the hash was verified and the blob is in place."""
+
+    id: int
+    sha256: str
+    received: int
+    complete: bool = False
+
+
+# --- local: an agent and its executors ----------------------------------------------------------------------
+
+
+class ExecutorHello(Message, frozen=True):
+    """An executor's sockets are bound and torch is imported."""
+
+    executor: str
+    pid: int
+    endpoint: Endpoint
+    fingerprint: str
+    device: str
+    base_bytes: int = 0
+    backend: str = ""
+
+
+class Load(Message, frozen=True):
+    """Join these block graphs (files, in order) with these tensors (SHA-256 → file) and serve them as `stage`."""
+
+    stage: StageKey
+    graphs: tuple[str, ...]
+    tensors: dict[str, str]
+
+
+class Loaded(Message, frozen=True):
+    """The stage answers from now on."""
+
+    stage: StageKey
+    seconds: float = 0.0
+
+
+class LoadFailed(Message, frozen=True):
+    """The stage could not be loaded."""
+
+    stage: StageKey
+    code: str
+    message: str
+
+
+class Unload(Message, frozen=True):
+    """Forget the stage."""
+
+    stage: StageKey
+
+
+class Measure(Message, frozen=True):
+    """Measure one block on synthetic weights; `dims` fixes the dynamic sizes."""
+
+    manifest: str
+    manifest_path: str
+    block: int
+    graph: str
+    batches: tuple[int, ...]
+
+
+class Measured(Message, frozen=True):
+    """Answer to `Measure`; an empty `error` means success."""
+
+    manifest: str
+    block: int
+    times: tuple[BlockTime, ...] = ()
+    error: str = ""
+
+
+class Beat(Message, frozen=True):
+    """An executor's sign of life, sent by its I/O thread every 100 ms."""
+
+    progress: Progress
+    computing: tuple[int, ...] = ()
+
+
+class Stop(Message, frozen=True):
+    """Finish what is queued, then exit."""
+
+
+# --- the table ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A kind of connection: socket types at its two ends, what may be said in each direction."""
+
+    name: str
+    bind_type: int
+    connect_type: int
+    to_binder: Any
+    to_connector: Any
+    heartbeats: bool = False
+
+
+ToCoordinator = Union[
+    Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled,
+    GetPlan, ListModels, ListNodes, PutModel, RemoveModel,
+]  # fmt: skip
+FromCoordinator = Union[
+    Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest,
+    PlanReply, ModelList, NodeList, Done, ErrorReply,
+]  # fmt: skip
+ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
+FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]
+ToAgent = Union[ExecutorHello, Loaded, LoadFailed, Measured, Beat]
+FromAgent = Union[Load, Unload, Measure, Stop]
+
+CONTROL = Channel("control", zmq.ROUTER, zmq.DEALER, ToCoordinator, FromCoordinator, heartbeats=True)
+PLAN = Channel("plan", zmq.PUB, zmq.SUB, None, Union[Plan, Digest])
+BLOBS = Channel("blobs", zmq.ROUTER, zmq.DEALER, ToBlobs, FromBlobs)
+LOCAL = Channel("local", zmq.ROUTER, zmq.DEALER, ToAgent, FromAgent)
+DATA = Channel("data", zmq.PULL, zmq.PUSH, None, None)
+
+CHANNELS = (CONTROL, PLAN, BLOBS, LOCAL, DATA)
+
+TOPIC_PLAN = b"plan\x00"
+TOPIC_DIGEST = b"digest\x00"
+"""Topics end in NUL: a subscription is a prefix match, and no topic may be the prefix of another."""
+
+BLOB_CHUNK_BYTES = 1 << 20

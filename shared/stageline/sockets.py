@@ -1,0 +1,165 @@
+"""The one place where ZeroMQ sockets are made.
+
+Options that a socket must not be without are set here: LINGER 0 (the gateway's table holds the truth, not a pipe),
+MAXMSGSIZE, HANDSHAKE_IVL, IMMEDIATE on senders (no queueing for a peer that is not there). Data sockets get no ZMTP
+heartbeats: at their high-water mark libzmq stops reading, pings go unread and messages die. Control traffic runs
+in a context of its own, so that bulk data on the other I/O thread cannot delay it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket as system
+import uuid
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from stageline.data import MAX_FRAME_BYTES
+from stageline.errors import ConfigError
+from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, PLAN, Channel
+from stageline.plan import Endpoint
+from stageline.wire import MAX_CONTROL_BYTES
+
+HANDSHAKE_MS = 3000
+CONTROL_HWM = 10_000
+DATA_HWM = 100_000
+"""Above any sum of windows: byte credits at the gateways bound what is in flight, never libzmq."""
+
+Socket = zmq.Socket[bytes]
+
+_MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20}
+
+
+def host_key() -> str:
+    """Equal for two processes exactly when ipc (abstract Unix sockets) works between them."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    try:
+        return f"{boot.read_text().strip()}/{Path('/proc/self/ns/net').stat().st_ino}"
+    except OSError:
+        return f"{system.gethostname()}/{os.getuid()}"
+
+
+def check_loopback(address: str) -> None:
+    """Raise `ConfigError` if binding `address` (``tcp://host:port``, ``host:port``) would listen beyond loopback."""
+    host = address.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
+    if address.startswith(("ipc://", "inproc://")) or host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"refusing to listen on {host}: beyond loopback Stageline listens only with keys, "
+            "and this version has none yet; bind to 127.0.0.1"
+        )
+
+
+class Sockets:
+    """Makes the sockets of one process and closes them all with `close`.
+
+    Not thread-safe per socket (ZeroMQ sockets belong to one thread), but `bind` and `connect` may be called from any.
+    """
+
+    def __init__(self) -> None:
+        self._control = zmq.Context()
+        self._data = zmq.Context()
+        self._open: list[Socket] = []
+
+    def bind(self, channel: Channel, address: str) -> tuple[Socket, str]:
+        """A bound socket and the address it really has (port 0 picks a free one).
+
+        Raises `ConfigError` for an address beyond loopback, a busy port or a malformed address.
+        """
+        check_loopback(address)
+        socket = self._make(channel, channel.bind_type)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise ConfigError(f"cannot listen on {address} ({error.strerror}): choose another port") from None
+        return socket, socket.get_string(zmq.LAST_ENDPOINT)
+
+    def bind_data(self, host: str) -> tuple[Socket, Endpoint]:
+        """A data PULL that listens on TCP (a free port of `host`) and on an abstract ipc address."""
+        socket, tcp = self.bind(DATA, f"tcp://{host}:0")
+        ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
+        try:
+            socket.bind(ipc)
+        except zmq.ZMQError:
+            ipc = ""
+        return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "")
+
+    def connect(self, channel: Channel, address: str, *, identity: bytes = b"") -> Socket:
+        """A connected socket. Raises `ConfigError` for a malformed address."""
+        socket = self._make(channel, channel.connect_type)
+        if identity:
+            socket.setsockopt(zmq.IDENTITY, identity)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise ConfigError(f"cannot connect to {address}: {error.strerror}; want tcp://HOST:PORT") from None
+        return socket
+
+    def close(self) -> None:
+        """Close every socket and both contexts."""
+        for socket in self._open:
+            if not socket.closed:
+                socket.disable_monitor()
+                socket.close()
+        self._open.clear()
+        self._control.term()
+        self._data.term()
+
+    def release(self, socket: Socket) -> None:
+        """Close one socket early."""
+        if socket in self._open:
+            self._open.remove(socket)
+        if not socket.closed:
+            socket.disable_monitor()
+            socket.close()
+
+    def _make(self, channel: Channel, kind: int) -> Socket:
+        bulk = channel in (DATA, BLOBS)
+        context = self._data if bulk else self._control
+        socket: Socket = context.socket(kind)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES.get(channel.name, MAX_CONTROL_BYTES))
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        hwm = DATA_HWM if channel is DATA else CONTROL_HWM
+        socket.setsockopt(zmq.SNDHWM, hwm)
+        socket.setsockopt(zmq.RCVHWM, hwm)
+        _specialise(socket, channel, kind)
+        self._open.append(socket)
+        return socket
+
+
+def _specialise(socket: Socket, channel: Channel, kind: int) -> None:
+    if kind in (zmq.PUSH, zmq.DEALER):
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    if channel is PLAN and kind == zmq.SUB:
+        for topic in (b"plan\x00", b"digest\x00"):
+            socket.setsockopt(zmq.SUBSCRIBE, topic)
+    if channel in (CONTROL, LOCAL):
+        socket.setsockopt(zmq.IMMEDIATE, 0)
+
+
+def disconnect_monitor(socket: Socket) -> Socket:
+    """A monitor socket that becomes readable when `socket` gains or loses a connection; read with `read_monitor`."""
+    return socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+
+
+def read_monitor(monitor: Socket) -> tuple[bool, str]:
+    """(connected, address) of the next event."""
+    event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
+    return event["event"] == zmq.EVENT_CONNECTED, event["endpoint"].decode()

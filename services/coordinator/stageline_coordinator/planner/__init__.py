@@ -1,0 +1,22 @@
+"""The planner: which run of a model's blocks is served by which node.
+
+Pure: a `Problem` goes in, a `Solution` comes out; nothing here reads a clock or a socket. `worker` is the
+child process in which the coordinator runs it, so that planning never delays a heartbeat.
+"""
+
+from .problem import Block, Links, Model, Node, Port, Problem
+from .solution import ModelSolution, Solution, StageAssignment
+from .solve import solve
+
+__all__ = [
+    "Block",
+    "Links",
+    "Model",
+    "ModelSolution",
+    "Node",
+    "Port",
+    "Problem",
+    "Solution",
+    "StageAssignment",
+    "solve",
+]

@@ -1,0 +1,109 @@
+"""Reading JSON values whose errors name the field, e.g. ``models[0].blocks[3].weight_bytes``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stageline.errors import ConfigError
+
+MAX_BYTES = 1 << 50  # sums over thousands of blocks still fit 64 bits
+
+
+@dataclass(frozen=True)
+class Field:
+    """A JSON value and where it stands in its document. Every method raises `ConfigError` naming the path."""
+
+    value: object
+    path: str
+
+    def fail(self, problem: str) -> ConfigError:
+        return ConfigError(f"{self.path or 'document'}: {problem}")
+
+    def key(self, name: str) -> Field:
+        """The member `name`, which must be there."""
+        found = self.optional(name)
+        if found is None:
+            raise Field(None, self._at(name)).fail("missing")
+        return found
+
+    def optional(self, name: str) -> Field | None:
+        """The member `name`, or None where it is absent or null."""
+        if not isinstance(self.value, Mapping):
+            raise self.fail("must be an object")
+        value = self.value.get(name)
+        return None if value is None else Field(value, self._at(name))
+
+    def items(self) -> list[Field]:
+        if not isinstance(self.value, Sequence) or isinstance(self.value, (str, bytes)):
+            raise self.fail("must be a list")
+        return [Field(value, f"{self.path}[{i}]") for i, value in enumerate(self.value)]
+
+    def members(self) -> list[tuple[str, Field]]:
+        if not isinstance(self.value, Mapping):
+            raise self.fail("must be an object")
+        return [(str(name), Field(value, self._at(str(name)))) for name, value in self.value.items()]
+
+    def number(self) -> float:
+        if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
+            raise self.fail("must be a number")
+        try:
+            number = float(self.value)
+        except OverflowError:
+            raise self.fail("is too large") from None
+        if not math.isfinite(number):
+            raise self.fail("must be finite")
+        return number
+
+    def integer(self) -> int:
+        number = self.number()
+        if not number.is_integer():
+            raise self.fail("must be a whole number")
+        return int(number)
+
+    def text(self) -> str:
+        if not isinstance(self.value, str):
+            raise self.fail("must be a string")
+        return self.value
+
+    def numbers(self) -> tuple[float, ...]:
+        return tuple(item.number() for item in self.items())
+
+    def _at(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+def check_number(value: float, path: str, *, positive: bool = False, infinite: bool = False) -> None:
+    """Raises `ConfigError` unless value ≥ 0 (> 0 if `positive`) and finite (or inf, if `infinite`)."""
+    if math.isnan(value):
+        raise ConfigError(f"{path}: must not be NaN")
+    if math.isinf(value) and not (infinite and value > 0):
+        raise ConfigError(f"{path}: must be finite")
+    if value < 0 or (positive and value == 0):
+        raise ConfigError(f"{path}: must be {'above 0' if positive else '0 or more'}, not {value:g}")
+
+
+def check_bytes(value: int, path: str) -> None:
+    """Raises `ConfigError` unless `value` is a whole number of bytes in [0, 2**50]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{path}: must be a whole number of bytes")
+    if not 0 <= value <= MAX_BYTES:
+        raise ConfigError(f"{path}: must be between 0 and 2**50 bytes, not {value}")
+
+
+def check_size(sequence: Sequence[object], size: int, path: str, meaning: str) -> None:
+    """Raises `ConfigError` unless `sequence` has `size` entries; `meaning` says why that many."""
+    if len(sequence) != size:
+        raise ConfigError(f"{path}: must have {size} entries ({meaning}), not {len(sequence)}")
+
+
+def check_names(names: Sequence[str], path: str, key: str) -> None:
+    """Raises `ConfigError` for an empty or a repeated name."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        if not name:
+            raise ConfigError(f"{path}[{i}].{key}: must not be empty")
+        if name in seen:
+            raise ConfigError(f"{path}[{i}].{key}: '{name}' is used twice")
+        seen.add(name)

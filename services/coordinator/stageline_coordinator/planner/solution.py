@@ -1,0 +1,131 @@
+"""What the planner answers: the stages of every model, how good they are, or why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from stageline.errors import ConfigError
+
+from .fields import Field
+
+OPTIMAL, FEASIBLE, INFEASIBLE = "optimal", "feasible", "infeasible"
+STATUSES = (OPTIMAL, FEASIBLE, INFEASIBLE)  # from best to worst
+
+
+@dataclass(frozen=True)
+class StageAssignment:
+    """Blocks [start, end) on `nodes` (several: replicas; this planner gives one)."""
+
+    blocks: tuple[int, int]
+    nodes: tuple[str, ...]
+    codec: str = "none"
+    compute_s: float = 0.0
+    transfer_in_s: float = 0.0  # 0 while links are no part of the objective
+
+
+@dataclass(frozen=True)
+class ModelSolution:
+    """How one model fared. The figures are None where it is infeasible; `reason` then says what is missing.
+
+    `objective_s`: seconds per request at the model's busiest node, other models' share of that node included.
+    `lower_bound_s`: no plan for this model, even alone on the nodes, can be below it.
+    `gap`: (objective - lower bound) / objective, in [0, 1]. `latency_s`: one request through all stages.
+    """
+
+    status: str
+    objective_s: float | None = None
+    lower_bound_s: float | None = None
+    gap: float | None = None
+    latency_s: float | None = None
+    algorithm: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A plan for all models; the figures are the largest over the models that are placed.
+
+    `status` is the worst of the models' (one infeasible model makes it infeasible, though the others are
+    placed): look at `models` for each. `solve_s` is filled in by the caller, who has a clock.
+    """
+
+    status: str
+    objective_s: float | None = None
+    lower_bound_s: float | None = None
+    gap: float | None = None
+    stages: Mapping[str, tuple[StageAssignment, ...]] = field(default_factory=dict)
+    latency_s: float | None = None
+    solve_s: float | None = None
+    algorithm: str = ""
+    reason: str = ""
+    models: Mapping[str, ModelSolution] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, document: object) -> Solution:
+        """A solution from parsed JSON. Raises `ConfigError` naming the field."""
+        root = Field(document, "")
+        stages, models = root.key("stages").members(), root.optional("models")
+        return cls(
+            status=_status(root),
+            objective_s=_number(root, "objective_s"),
+            lower_bound_s=_number(root, "lower_bound_s"),
+            gap=_number(root, "gap"),
+            stages={name: tuple(_read_stage(one) for one in item.items()) for name, item in stages},
+            latency_s=_number(root, "latency_s"),
+            solve_s=_number(root, "solve_s"),
+            algorithm=_text(root, "algorithm"),
+            reason=_text(root, "reason"),
+            models={name: _read_model(one) for name, one in models.members()} if models else {},
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Values that `json.dumps` takes; `from_json` gives an equal solution back."""
+        stages = {
+            name: [{**vars(one), "blocks": list(one.blocks), "nodes": list(one.nodes)} for one in assigned]
+            for name, assigned in self.stages.items()
+        }
+        models = {name: vars(one).copy() for name, one in self.models.items()}
+        return {**vars(self), "stages": stages, "models": models}
+
+
+def _read_stage(item: Field) -> StageAssignment:
+    blocks = tuple(one.integer() for one in item.key("blocks").items())
+    if len(blocks) != 2 or not 0 <= blocks[0] < blocks[1]:
+        raise ConfigError(f"{item.path}.blocks: must be [start, end) with 0 <= start < end")
+    return StageAssignment(
+        blocks=(blocks[0], blocks[1]),
+        nodes=tuple(one.text() for one in item.key("nodes").items()),
+        codec=_text(item, "codec") or "none",
+        compute_s=_number(item, "compute_s") or 0.0,
+        transfer_in_s=_number(item, "transfer_in_s") or 0.0,
+    )
+
+
+def _read_model(item: Field) -> ModelSolution:
+    return ModelSolution(
+        status=_status(item),
+        objective_s=_number(item, "objective_s"),
+        lower_bound_s=_number(item, "lower_bound_s"),
+        gap=_number(item, "gap"),
+        latency_s=_number(item, "latency_s"),
+        algorithm=_text(item, "algorithm"),
+        reason=_text(item, "reason"),
+    )
+
+
+def _status(item: Field) -> str:
+    status = item.key("status")
+    if status.text() not in STATUSES:
+        raise status.fail(f"must be one of {', '.join(STATUSES)}")
+    return status.text()
+
+
+def _number(item: Field, name: str) -> float | None:
+    found = item.optional(name)
+    return found.number() if found else None
+
+
+def _text(item: Field, name: str) -> str:
+    found = item.optional(name)
+    return found.text() if found else ""

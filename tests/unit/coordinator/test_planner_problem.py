@@ -1,0 +1,203 @@
+"""The problem and solution files: round trip, and every malformed field named."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from typing import Any
+
+import pytest
+
+from stageline.errors import ConfigError
+from stageline_coordinator.planner import (
+    Block,
+    Links,
+    Model,
+    ModelSolution,
+    Node,
+    Port,
+    Problem,
+    Solution,
+    StageAssignment,
+)
+
+GOOD: dict[str, Any] = {
+    "version": 1,
+    "objective": "throughput",
+    "nodes": [{"id": "n0", "memory_bytes": 100, "base_bytes": 7}, {"id": "n1", "memory_bytes": 200}],
+    "links": {"bandwidth_bytes_per_s": [[0, 1e9], [1e9, 0]], "latency_s": [[0, 0.1], [0.1, 0]]},
+    "ingress": {"bandwidth_bytes_per_s": [1e9, 0], "latency_s": [0, 0]},
+    "egress": {"bandwidth_bytes_per_s": [1e9, 0], "latency_s": [0, 0]},
+    "models": [
+        {
+            "name": "m",
+            "priority": 2.0,
+            "rate_per_s": None,
+            "buffer_bytes": 3,
+            "blocks": [
+                {"name": "b0", "weight_bytes": 10, "workspace_bytes": 1, "seconds": [0.1, None]},
+                {"name": "b1", "weight_bytes": 20, "workspace_bytes": 5, "seconds": [0.2, 0.3]},
+            ],
+            "cuts_bytes": [4, 0, 2],
+        }
+    ],
+}
+
+
+def test_reads_what_the_schema_says() -> None:
+    problem = Problem.from_json(GOOD)
+    assert problem.nodes == (Node("n0", 100, 7), Node("n1", 200))
+    blocks = (Block("b0", 10, 1, (0.1, math.inf)), Block("b1", 20, 5, (0.2, 0.3)))
+    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3),)
+    assert problem.links == Links(((0, 1e9), (1e9, 0)), ((0, 0.1), (0.1, 0)))
+    assert problem.egress == Port((1e9, 0), (0, 0))
+
+
+def test_problem_round_trip() -> None:
+    problem = Problem.from_json(GOOD)
+    text = json.dumps(problem.to_json(), allow_nan=False)
+    assert Problem.from_json(json.loads(text)) == problem
+
+
+def test_optional_keys_have_defaults_and_unknown_ones_are_ignored() -> None:
+    document = {key: GOOD[key] for key in ("version", "nodes", "models")} | {"id": 3, "later": {}}
+    problem = Problem.from_json(document)
+    assert (problem.objective, problem.links, problem.ingress) == ("throughput", None, None)
+
+
+def test_stage_memory() -> None:
+    model = Problem.from_json(GOOD).models[0]
+    assert model.stage_bytes(0, 2) == 10 + 20 + 5 + 3
+    assert model.stage_bytes(0, 1) == 10 + 1 + 3
+
+
+NAN, INF = math.nan, math.inf
+BAD: list[tuple[str, Any, str]] = [
+    ("version", 2, "version: this planner reads 1"),
+    ("objective", "latency", "objective: must be one of"),
+    ("nodes", {}, "nodes: must be a list"),
+    ("nodes", "ab", "nodes: must be a list"),
+    ("nodes[0]", 3, "nodes[0]: must be an object"),
+    ("nodes[0].id", "", "nodes[0].id: must not be empty"),
+    ("nodes[0].id", 5, "nodes[0].id: must be a string"),
+    ("nodes[1].id", "n0", "nodes[1].id: 'n0' is used twice"),
+    ("nodes[1].memory_bytes", -1, "nodes[1].memory_bytes: must be between 0"),
+    ("nodes[1].memory_bytes", 1.5, "nodes[1].memory_bytes: must be a whole number"),
+    ("nodes[1].memory_bytes", True, "nodes[1].memory_bytes: must be a number"),
+    ("nodes[1].memory_bytes", 1 << 51, "nodes[1].memory_bytes: must be between 0"),
+    ("nodes[1].memory_bytes", 10**400, "nodes[1].memory_bytes: is too large"),
+    ("nodes[0].base_bytes", -1, "nodes[0].base_bytes: must be between 0"),
+    ("models[0].name", "", "models[0].name: must not be empty"),
+    ("models[0].blocks", [], "models[0].blocks: must have at least one block"),
+    ("models[0].blocks[1].name", "b0", "models[0].blocks[1].name: 'b0' is used twice"),
+    ("models[0].blocks[1].weight_bytes", -1, "models[0].blocks[1].weight_bytes: must be between"),
+    ("models[0].blocks[1].workspace_bytes", NAN, "models[0].blocks[1].workspace_bytes: must be finite"),
+    ("models[0].blocks[1].seconds", [0.1], "models[0].blocks[1].seconds: must have 2 entries"),
+    ("models[0].blocks[1].seconds[1]", NAN, "models[0].blocks[1].seconds[1]: must be finite"),
+    ("models[0].blocks[1].seconds[1]", INF, "models[0].blocks[1].seconds[1]: must be finite"),
+    ("models[0].blocks[1].seconds[1]", -0.1, "models[0].blocks[1].seconds[1]: must be 0 or more"),
+    ("models[0].blocks[1].seconds[1]", "1", "models[0].blocks[1].seconds[1]: must be a number"),
+    ("models[0].cuts_bytes", [1, 2], "models[0].cuts_bytes: must have 3 entries"),
+    ("models[0].cuts_bytes[2]", -2, "models[0].cuts_bytes[2]: must be between"),
+    ("models[0].priority", -1, "models[0].priority: must be 0 or more"),
+    ("models[0].rate_per_s", 0, "models[0].rate_per_s: must be above 0"),
+    ("models[0].buffer_bytes", -1, "models[0].buffer_bytes: must be between"),
+    ("links.latency_s", [[0, 0]], "links.latency_s: must have 2 entries"),
+    ("links.latency_s[1]", [0], "links.latency_s[1]: must have 2 entries"),
+    ("links.bandwidth_bytes_per_s[1][0]", -1, "links.bandwidth_bytes_per_s[1][0]: must be 0 or more"),
+    ("ingress.latency_s[1]", NAN, "ingress.latency_s[1]: must be finite"),
+    ("egress.bandwidth_bytes_per_s", [1], "egress.bandwidth_bytes_per_s: must have 2 entries"),
+]
+
+REQUIRED = [
+    "version",
+    "nodes",
+    "models",
+    "nodes[0].id",
+    "nodes[0].memory_bytes",
+    "models[0].name",
+    "models[0].blocks",
+    "models[0].cuts_bytes",
+    "models[0].blocks[0].name",
+    "models[0].blocks[0].weight_bytes",
+    "models[0].blocks[0].workspace_bytes",
+    "models[0].blocks[0].seconds",
+    "links.bandwidth_bytes_per_s",
+    "links.latency_s",
+    "ingress.latency_s",
+    "egress.bandwidth_bytes_per_s",
+]
+
+
+def edited(path: str, value: Any = None, *, remove: bool = False) -> dict[str, Any]:
+    document = copy.deepcopy(GOOD)
+    steps = [int(s) if s.isdigit() else s for s in path.replace("[", ".").replace("]", "").split(".")]
+    place: Any = document
+    for step in steps[:-1]:
+        place = place[step]
+    if remove:
+        del place[steps[-1]]
+    else:
+        place[steps[-1]] = value
+    return document
+
+
+@pytest.mark.parametrize(("path", "value", "message"), BAD)
+def test_a_bad_value_is_named(path: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Problem.from_json(edited(path, value))
+    assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+def test_a_missing_key_is_named(path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Problem.from_json(edited(path, remove=True))
+    assert caught.value.message == f"{path}: missing"
+
+
+@pytest.mark.parametrize("document", [None, 3, "x", [], [GOOD]])
+def test_not_an_object(document: Any) -> None:
+    with pytest.raises(ConfigError, match="document: must be an object"):
+        Problem.from_json(document)
+
+
+def test_values_are_checked_without_json_too() -> None:
+    with pytest.raises(ConfigError, match=r"models\[0\].blocks\[0\].seconds\[0\]: must not be NaN"):
+        Problem((Node("a", 1),), (Model("m", (Block("b", 1, 0, (NAN,)),), (1, 1)),))
+    with pytest.raises(ConfigError, match=r"nodes\[0\].memory_bytes: must be a whole number"):
+        Problem((Node("a", 1.5),), ())  # type: ignore[arg-type]
+
+
+def test_solution_round_trip() -> None:
+    stages = (StageAssignment((0, 2), ("n1",), "none", 0.5, 0.0), StageAssignment((2, 3), ("n0",)))
+    models = {
+        "m": ModelSolution("feasible", 0.5, 0.4, 0.2, 0.6, "beam"),
+        "x": ModelSolution("infeasible", reason="no nodes"),
+    }
+    solution = Solution("infeasible", 0.5, 0.4, 0.2, {"m": stages}, 0.6, 0.01, "beam", "no nodes", models)
+    text = json.dumps(solution.to_json(), allow_nan=False)
+    assert Solution.from_json(json.loads(text)) == solution
+    assert json.loads(text)["stages"]["m"][0] == {
+        "blocks": [0, 2],
+        "nodes": ["n1"],
+        "codec": "none",
+        "compute_s": 0.5,
+        "transfer_in_s": 0.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({}, "stages: missing"),
+        ({"stages": {}, "status": "good"}, "status: must be one of"),
+        ({"stages": {"m": [{"blocks": [2, 2]}]}, "status": "optimal"}, r"stages.m\[0\].blocks: must be \[start"),
+        ({"stages": {"m": [{"blocks": [0, 2]}]}, "status": "optimal"}, r"stages.m\[0\].nodes: missing"),
+        ({"stages": [], "status": "optimal"}, "stages: must be an object"),
+    ],
+)
+def test_a_bad_solution_is_named(document: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Solution.from_json(document)

@@ -1,0 +1,212 @@
+"""Several models, reasons for infeasibility, and the child process."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import subprocess
+import sys
+
+import pytest
+
+from stageline_coordinator.planner import Block, Model, Node, Problem, Solution, solve
+from stageline_coordinator.planner.reason import explain, megabytes
+from stageline_coordinator.planner.worker import answer, serve
+
+MB = 10**6
+
+
+def model(name: str, weights_mb: list[int], seconds: list[list[float]], **more: float) -> Model:
+    blocks = tuple(
+        Block(f"{name}.{i}", w * MB, 0, tuple(row)) for i, (w, row) in enumerate(zip(weights_mb, seconds, strict=True))
+    )
+    return Model(name, blocks, (1,) * (len(blocks) + 1), **more)  # type: ignore[arg-type]
+
+
+def nodes(*memory_mb: int, base_mb: int = 0) -> tuple[Node, ...]:
+    return tuple(Node(f"n{i}", m * MB, base_mb * MB) for i, m in enumerate(memory_mb))
+
+
+def even(name: str, blocks: int, count: int, weight_mb: int = 10, **more: float) -> Model:
+    return model(name, [weight_mb] * blocks, [[0.1] * count] * blocks, **more)
+
+
+def test_one_model() -> None:
+    solution = solve(Problem(nodes(100, 100), (even("m", 4, 2),)))
+    assert solution.status == "optimal"
+    assert solution.objective_s == solution.lower_bound_s == pytest.approx(0.2)
+    assert solution.gap == 0
+    assert solution.latency_s == pytest.approx(0.4)
+    assert [(s.blocks, s.nodes) for s in solution.stages["m"]] == [((0, 2), ("n0",)), ((2, 4), ("n1",))]
+    assert solution.solve_s is None
+    assert solution.models["m"].status == "optimal"
+
+
+def test_a_second_model_goes_where_there_is_time() -> None:
+    big, small = even("big", 3, 2), even("small", 1, 2)
+    solution = solve(Problem(nodes(100, 100), (small, big)))
+    assert [s.nodes for s in solution.stages["big"]] == [("n0",), ("n1",)]
+    lighter = min(solution.stages["big"], key=lambda s: s.compute_s).nodes
+    assert solution.stages["small"][0].nodes == lighter
+    assert solution.objective_s == pytest.approx(0.2)
+    assert solution.status == "optimal"
+    assert solution.models["small"].status == "feasible"
+    assert solution.models["small"].gap == pytest.approx(0.5)
+    assert solution.algorithm == "sequential(count-dp+subset-dp)"  # the first model makes the nodes unequal
+
+
+def test_priority_decides_who_chooses_first() -> None:
+    fast_and_slow = [[0.1, 0.9]]
+    pair = (model("a", [60], fast_and_slow), model("b", [60], fast_and_slow, priority=2.0))
+    solution = solve(Problem(nodes(100, 100), pair))
+    assert solution.stages["b"][0].nodes == ("n0",)
+    assert solution.stages["a"][0].nodes == ("n1",)
+
+
+def test_rates_weigh_the_load_of_others() -> None:
+    seconds = [[0.1, 0.15]]
+    rare = model("rare", [10], seconds, rate_per_s=0.1, priority=2.0)
+    often = model("often", [10], seconds, rate_per_s=10.0)
+    solution = solve(Problem(nodes(100, 100), (rare, often)))
+    assert solution.stages["rare"][0].nodes == solution.stages["often"][0].nodes == ("n0",)
+    assert solution.models["often"].objective_s == pytest.approx(0.101)
+    assert solution.models["rare"].objective_s == pytest.approx(10.1)
+
+
+def test_one_model_that_does_not_fit_leaves_the_others_placed() -> None:
+    problem = Problem(nodes(50, 50), (even("large", 4, 2, 40), even("m", 2, 2)))
+    solution = solve(problem)
+    assert solution.status == "infeasible"
+    assert set(solution.stages) == {"m"}
+    assert solution.models["m"].status == "optimal"
+    assert solution.models["large"].status == "infeasible"
+    assert solution.models["large"].objective_s is None
+    assert "large" in solution.reason
+
+
+def test_the_base_is_paid_by_every_stage() -> None:
+    pair = (even("a", 1, 1, 20), even("b", 1, 1, 20))
+    assert solve(Problem(nodes(100, base_mb=30), pair)).status == "feasible"
+    short = solve(Problem(nodes(99, base_mb=30), pair))
+    assert short.models["a"].status == "optimal"
+    assert short.models["b"].reason == (
+        "model 'b': block b.0 (20 MB) fits on no node; the roomiest has 19 MB left (beside a)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "weights_mb", "seconds", "reason"),
+    [
+        ((), [1], [[]], "model 'm': no nodes"),
+        ((90, 80), [90, 100], [[1, 1]] * 2, "block m.1 (100 MB) fits on no node; the roomiest has 90 MB left"),
+        ((9, 9), [1], [[math.inf] * 2], "block m.0 (1 MB) can run on no node"),
+        ((90, 90), [60] * 3, [[1, 1]] * 3, "model 'm' needs 30 MB more on any one of n0, n1"),
+        ((90, 80), [60] * 3, [[1, 1]] * 3, "model 'm' needs 30 MB more on n0"),
+        ((60, 60), [60] * 3, [[1, 1], [1, math.inf], [1, 1]], "model 'm' needs 60 MB more on n0"),
+        ((9, 9), [1] * 3, [[1, math.inf], [math.inf, 1], [1, math.inf]], "more nodes are needed"),
+    ],
+)
+def test_the_reason_says_what_is_missing(
+    memory_mb: tuple[int, ...], weights_mb: list[int], seconds: list[list[float]], reason: str
+) -> None:
+    solution = solve(Problem(nodes(*memory_mb), (model("m", weights_mb, seconds),)))
+    assert solution.status == "infeasible"
+    assert reason in solution.reason
+    assert solution.stages == {}
+
+
+def test_what_the_reason_asks_for_suffices_and_less_does_not() -> None:
+    rng = random.Random(2)
+    asked = 0
+    for _ in range(200):
+        count, size = rng.randint(1, 4), rng.randint(2, 6)
+        memory = [rng.randint(8, 20) for _ in range(count)]
+        one = even("m", size, count, rng.randint(4, 8))
+        reason = solve(Problem(nodes(*memory), (one,))).reason
+        if " more on " not in reason:
+            continue
+        asked += 1
+        extra = int(reason.split("needs ")[1].split(" MB")[0])
+        named = reason.split("more on ")[1].removeprefix("any one of ").split(", ")
+        for i in range(count):
+            more = [m + extra * (j == i) for j, m in enumerate(memory)]
+            less = [m + (extra - 1) * (j == i) for j, m in enumerate(memory)]
+            assert (solve(Problem(nodes(*more), (one,))).status == "optimal") == (f"n{i}" in named)
+            assert solve(Problem(nodes(*less), (one,))).status == "infeasible"
+    assert asked > 30
+
+
+def test_the_reason_for_too_many_different_nodes() -> None:
+    memory = [10 + i for i in range(20)]
+    one = even("m", 40, 20, 9)
+    reason = explain(one, nodes(*memory), [m * MB for m in memory])
+    assert reason == "model 'm': no plan found for 360 MB in 390 MB free on all nodes"
+
+
+@pytest.mark.parametrize(("size", "text"), [(0, "0 B"), (999, "999 B"), (1001, "1.1 kB"), (310_000_000, "310 MB")])
+def test_sizes_for_people(size: int, text: str) -> None:
+    assert megabytes(size) == text
+
+
+def test_no_models() -> None:
+    solution = solve(Problem(nodes(1), ()))
+    assert solution.status == "optimal"
+    assert solution.stages == {}
+    assert solution.objective_s is None
+
+
+def test_zero_seconds() -> None:
+    solution = solve(Problem(nodes(100, 100), (model("m", [1, 1], [[0.0, 0.0]] * 2),)))
+    assert (solution.status, solution.objective_s, solution.gap) == ("optimal", 0.0, 0.0)
+    assert len(solution.stages["m"]) == 1
+
+
+def test_the_same_problem_gives_the_same_plan() -> None:
+    problem = Problem(nodes(100, 100, 100), (even("a", 7, 3), even("b", 5, 3)))
+    assert solve(problem) == solve(Problem.from_json(json.loads(json.dumps(problem.to_json()))))
+
+
+def test_worker_child_round_trip() -> None:
+    problem = Problem(nodes(100, 100), (even("m", 4, 2),))
+    lines = [
+        json.dumps({"id": 7, **problem.to_json()}),
+        "{",
+        "",
+        json.dumps({"id": "x", "version": 1, "nodes": []}),
+        json.dumps([]),
+    ]
+    child = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "stageline_coordinator.planner.worker"],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert child.stderr == ""
+    found = [json.loads(line) for line in child.stdout.splitlines()]
+    assert [one["id"] for one in found] == [7, None, "x", None]
+    assert found[0]["solve_s"] > 0
+    assert Solution.from_json(found[0]).stages == solve(problem).stages
+    assert found[1]["error"]["code"] == "config"
+    assert found[2]["error"] == {"code": "config", "message": "models: missing"}
+    assert "must be an object" in found[3]["error"]["message"]
+
+
+def test_a_planner_bug_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(problem: Problem) -> Solution:
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr("stageline_coordinator.planner.worker.solve", broken)
+    problem = Problem(nodes(1), ())
+    found = answer(json.dumps({"id": 1, **problem.to_json()}))
+    assert found == {"id": 1, "error": {"code": "error", "message": "planner failed: ZeroDivisionError: boom"}}
+
+
+def test_every_line_is_answered_before_the_next_is_read() -> None:
+    line = json.dumps({"id": 1, **Problem(nodes(1), ()).to_json()}) + "\n"
+    sink = io.StringIO()
+    serve(io.StringIO(line * 2), sink)
+    assert len(sink.getvalue().splitlines()) == 2

@@ -86,10 +86,10 @@ def test_one_model_that_does_not_fit_leaves_the_others_placed() -> None:
     assert "large" in solution.reason
 
 
-def test_the_base_is_paid_by_every_stage() -> None:
+def test_the_base_is_paid_once_by_a_node() -> None:
     pair = (even("a", 1, 1, 20), even("b", 1, 1, 20))
-    assert solve(Problem(nodes(100, base_mb=30), pair)).status == "feasible"
-    short = solve(Problem(nodes(99, base_mb=30), pair))
+    assert solve(Problem(nodes(70, base_mb=30), pair)).status == "feasible"
+    short = solve(Problem(nodes(69, base_mb=30), pair))
     assert short.models["a"].status == "optimal"
     assert short.models["b"].reason == (
         "model 'b': block b.0 (20 MB) fits on no node; the roomiest has 19 MB left (beside a)"

@@ -19,7 +19,7 @@ OBJECTIVES = ("throughput",)
 
 @dataclass(frozen=True)
 class Node:
-    """A box. Every stage placed on it takes `base_bytes` (its executor's runtime) beside the stage's own."""
+    """A box. Its one executor's runtime takes `base_bytes` once, whatever number of stages it hosts."""
 
     id: str
     memory_bytes: int

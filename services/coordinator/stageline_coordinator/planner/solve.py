@@ -41,7 +41,7 @@ def solve(problem: Problem) -> Solution:
             continue
         plans[model.name], runs[model.name] = plan, plan.runs
         for start, end, node in plan.runs:
-            free[node] -= problem.nodes[node].base_bytes + model.stage_bytes(start, end)
+            free[node] -= model.stage_bytes(start, end)
     first = next(iter(runs), "")
     for model in problem.models:
         if model.name in plans:

@@ -1,4 +1,4 @@
-"""Content-addressed files: a blob's name is the SHA-256 of its bytes, so equal bytes are stored and moved once.
+"""Content-addressed files: a blob's name is the SHA-256 of its bytes, equal bytes are stored and moved once.
 
 Layout under the root: `ab/abcdef…` for a complete blob, `partial/abcdef…` for a download under way. A file
 gets its final name only after its bytes were checked and flushed, so a crash leaves no wrong blob behind.
@@ -221,7 +221,5 @@ def _disk_errors(doing: str, nbytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
-                f"the disk is full: {doing} needs {nbytes} more bytes; free some space"
-            ) from error
+            raise StoreError(f"the disk is full: {doing} needs {nbytes} more bytes; free some space") from error
         raise StoreError(f"{doing} failed: {error.strerror}; check the data directory") from error

@@ -1,0 +1,104 @@
+"""One call to `torch.export`, with dynamic sizes named, and errors that say where the model resists."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from stageline.errors import ModelImportError
+from stageline.manifest import DimRange
+
+MAX_BATCH = 256
+BATCH = DimRange(1, MAX_BATCH, 1)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How to call a model: example inputs by name, and which axes are dynamic.
+
+    `dynamic[input][axis]` names the dimension ("batch", "sequence"); `dims` gives each its range. Example
+    sizes of dynamic axes should be at least 2, because export takes 0 and 1 for constants.
+    """
+
+    inputs: Mapping[str, torch.Tensor]
+    dynamic: Mapping[str, Mapping[int, str]]
+    dims: Mapping[str, DimRange] = field(default_factory=lambda: {"batch": BATCH})
+
+    @classmethod
+    def batched(cls, inputs: Mapping[str, torch.Tensor], dims: Mapping[str, DimRange] | None = None) -> Signature:
+        """The usual case: axis 0 of every input is the batch."""
+        return cls(inputs, {name: {0: "batch"} for name in inputs}, dims or {"batch": BATCH})
+
+
+class Named(nn.Module):
+    """Calls a model with its inputs by name and gives its outputs by name: `{"logits": …}`.
+
+    `inputs` are the names of the inputs, `outputs` those of the fields to keep of the model's result, in order;
+    `options` are passed to every call.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str], options: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        fixed = dict(options or {})
+
+        def forward(**given: torch.Tensor) -> dict[str, torch.Tensor]:
+            result = model(**given, **fixed)
+            return {name: result[name] for name in outputs}
+
+        # Export names the graph's inputs after the parameters that it finds here.
+        parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in inputs]
+        forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        self.forward = forward
+
+
+def export_module(module: nn.Module, signature: Signature) -> ExportedProgram:
+    """Export `module` in eval mode; call the result's `.module()` with the inputs by name.
+
+    Raises `ModelImportError` with the place in the model where export gave up.
+    """
+    sizes = {name: Dim(name, min=dim.min, max=dim.max) for name, dim in signature.dims.items()}
+    shapes: dict[str, Any] = {
+        name: {axis: sizes[dim] for axis, dim in signature.dynamic.get(name, {}).items()} for name in signature.inputs
+    }
+    module.eval()
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(
+                module, args=(), kwargs=dict(signature.inputs), dynamic_shapes=shapes, strict=False
+            )
+    except Exception as error:  # export runs the model's own code, which may raise anything
+        raise ModelImportError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    reason = " ".join(str(error).split("\n\n")[0].split())[:400]
+    where = user_frame(error)
+    place = f" at {where}" if where else ""
+    return (
+        f"the model cannot be exported{place}: {type(error).__name__}: {reason}. Control flow that depends on"
+        " values, and sizes that depend on values, must go"
+    )
+
+
+def user_frame(error: BaseException) -> str:
+    """The innermost line of the model's own code in a traceback, as "file.py:12 in forward", or ""."""
+    found = ""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        path = code.co_filename.replace("\\", "/")
+        if "/torch/" not in path and not path.startswith("<") and "/stageline_stage/importer/" not in path:
+            found = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    return found

@@ -1,0 +1,236 @@
+"""The administrator's side of the coordinator: ask, register models, upload blobs. Blocking, one thread."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+import uuid
+from collections.abc import Callable, Container, Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+import zmq
+
+from stageline.blobs import BlobStore
+from stageline.errors import ConnectionLostError, NoClusterError, RemoteProtocolError, StoreError, from_wire
+from stageline.messages import (
+    BLOB_CHUNK_BYTES,
+    BLOBS,
+    CONTROL,
+    BlobAck,
+    BlobChunk,
+    BlobGet,
+    BlobPut,
+    BlobQuery,
+    BlobStatus,
+    Done,
+    ErrorReply,
+    FromBlobs,
+    FromCoordinator,
+    GetPlan,
+    Hello,
+    ListModels,
+    ListNodes,
+    ModelList,
+    ModelRow,
+    NodeList,
+    PlanReply,
+    PutModel,
+    Refused,
+    Rejoin,
+    RemoveModel,
+    Welcome,
+)
+from stageline.plan import Plan
+from stageline.sockets import Socket, Sockets
+from stageline.wire import Decoder, encode
+
+UPLOAD_WINDOW = 8
+"""Chunks on their way that the coordinator has not acknowledged."""
+
+QUERY_BLOBS = 10_000
+"""Blobs asked about in one message."""
+
+UPLOAD_RETRIES = 3
+R = TypeVar("R")
+_control: Decoder[Any] = Decoder(FromCoordinator)
+_blobs: Decoder[Any] = Decoder(FromBlobs)
+
+Uploaded = Callable[[int, int], None]
+"""Called with the bytes sent so far and the bytes to send in all."""
+
+
+class AdminClient:
+    """A connection to one coordinator. Each call is answered or raises within `timeout_s` seconds of silence.
+
+    Raises `NoClusterError` when nobody answers at `address`; what the coordinator refuses comes back as the error
+    class that it names.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._ids = itertools.count(1)
+        self._name = f"cli-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._sockets = Sockets()
+        self._blob_socket: Socket | None = None
+        try:
+            self._socket = self._sockets.connect(CONTROL, address, identity=f"admin:{self._name}".encode())
+            self.welcome = self._greet()
+        except BaseException:
+            self._sockets.close()
+            raise
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._sockets.close()
+
+    # --- control --------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """The current plan."""
+        return self._ask(GetPlan(id=next(self._ids)), PlanReply).plan
+
+    def models(self) -> tuple[ModelRow, ...]:
+        """All registered models."""
+        return self._ask(ListModels(id=next(self._ids)), ModelList).models
+
+    def nodes(self) -> NodeList:
+        """All nodes and gateways."""
+        return self._ask(ListNodes(id=next(self._ids)), NodeList)
+
+    def put_model(self, manifest: str) -> None:
+        """Register the model of that manifest blob, uploaded before."""
+        self._ask(PutModel(id=next(self._ids), manifest=manifest), Done)
+
+    def remove_model(self, name: str) -> None:
+        """Forget a model."""
+        self._ask(RemoveModel(id=next(self._ids), name=name), Done)
+
+    # --- blobs ----------------------------------------------------------------------------------------------
+
+    def missing(self, shas: Iterable[str]) -> dict[str, int]:
+        """Those blobs that the coordinator lacks, and at which byte to go on with each."""
+        wanted, found = sorted(set(shas)), {}
+        for start in range(0, len(wanted), QUERY_BLOBS):
+            query = BlobQuery(id=next(self._ids), sha256=tuple(wanted[start : start + QUERY_BLOBS]))
+            self._send_blob(query)
+            reply, _ = self._receive_blob({query.id}, BlobStatus)
+            found.update(reply.missing)
+        return found
+
+    def upload(self, store: BlobStore, shas: Iterable[str], progress: Uploaded = lambda sent, total: None) -> int:
+        """Send what the coordinator lacks; goes on where a broken upload ended. Returns the bytes sent."""
+        wanted, sent = tuple(shas), 0
+        for attempt in range(UPLOAD_RETRIES + 1):
+            missing = self.missing(wanted)
+            sizes = {sha: store.path(sha).stat().st_size for sha in missing}
+            total = sent + sum(sizes[sha] - offset for sha, offset in missing.items())
+            progress(sent, total)
+            try:
+                for sha, offset in missing.items():
+                    for count in self._upload_one(store, sha, offset, sizes[sha]):
+                        sent += count
+                        progress(sent, total)
+                return sent
+            except (ConnectionLostError, StoreError):
+                if attempt == UPLOAD_RETRIES:
+                    raise
+        return sent
+
+    def download(self, sha: str) -> bytes:
+        """A blob of the coordinator's; for small ones such as manifests."""
+        data = b""
+        while True:
+            request = BlobGet(id=next(self._ids), sha256=sha, offset=len(data), length=BLOB_CHUNK_BYTES)
+            self._send_blob(request)
+            reply, chunk = self._receive_blob({request.id}, BlobChunk)
+            data += chunk
+            if len(data) >= reply.total or not chunk:
+                return data
+
+    def _upload_one(self, store: BlobStore, sha: str, offset: int, total: int) -> Iterable[int]:
+        """Yields the bytes of each chunk as it is acknowledged."""
+        waiting: dict[int, int] = {}
+        with store.path(sha).open("rb") as file:
+            file.seek(offset)
+            ended = False
+            while not ended or waiting:
+                while not ended and len(waiting) < UPLOAD_WINDOW:
+                    chunk = file.read(BLOB_CHUNK_BYTES)
+                    put = BlobPut(id=next(self._ids), sha256=sha, offset=offset, total=total)
+                    self._send_blob(put, chunk)
+                    waiting[put.id] = len(chunk)
+                    offset += len(chunk)
+                    ended = offset >= total or not chunk
+                reply, _ = self._receive_blob(waiting, BlobAck)
+                yield waiting.pop(reply.id)
+
+    # --- sockets --------------------------------------------------------------------------------------------
+
+    def _greet(self) -> Welcome:
+        hello = Hello(role="admin", name=self._name, incarnation=uuid.uuid4().hex, pid=os.getpid())
+        self._socket.send(encode(hello))
+        reply = self._receive(lambda r: isinstance(r, (Welcome, Refused)))
+        if isinstance(reply, Refused):
+            raise from_wire(reply.code, reply.message)
+        return reply  # type: ignore[no-any-return]
+
+    def _ask(self, request: Any, kind: type[R]) -> R:
+        self._socket.send(encode(request))
+
+        def wanted(reply: Any) -> bool:
+            if isinstance(reply, Rejoin):  # the coordinator restarted: introduce ourselves and ask again
+                self._greet()
+                self._socket.send(encode(request))
+            return bool(getattr(reply, "id", None) == request.id)
+
+        return _of_kind(self._receive(wanted), kind)
+
+    def _receive(self, wanted: Callable[[Any], bool]) -> Any:
+        deadline = time.monotonic() + self._timeout_s
+        while self._socket.poll(max(0, int(1000 * (deadline - time.monotonic()))), zmq.POLLIN):
+            reply = _control(self._socket.recv())
+            if wanted(reply):
+                return reply
+        raise NoClusterError(
+            f"no coordinator answers at {self._address} within {self._timeout_s:g} s: check that it runs there"
+        )
+
+    def _send_blob(self, request: Any, chunk: bytes | None = None) -> None:
+        if self._blob_socket is None:
+            self._blob_socket = self._sockets.connect(BLOBS, self.welcome.blobs)
+        frames = [encode(request)] if chunk is None else [encode(request), chunk]
+        if not self._blob_socket.poll(int(1000 * self._timeout_s), zmq.POLLOUT):
+            raise ConnectionLostError(f"the coordinator does not take blobs at {self.welcome.blobs}: try again")
+        self._blob_socket.send_multipart(frames)
+
+    def _receive_blob(self, ids: Container[int], kind: type[R]) -> tuple[R, bytes]:
+        if self._blob_socket is None:
+            raise ConnectionLostError("nothing was asked yet")
+        deadline = time.monotonic() + self._timeout_s
+        while self._blob_socket.poll(max(0, int(1000 * (deadline - time.monotonic()))), zmq.POLLIN):
+            frames = self._blob_socket.recv_multipart()
+            reply = _blobs(frames[0])
+            if reply.id in ids:
+                return _of_kind(reply, kind), b"".join(frames[1:])
+        self._sockets.release(self._blob_socket)
+        self._blob_socket = None
+        raise ConnectionLostError(f"the coordinator's blob channel was silent for {self._timeout_s:g} s: try again")
+
+
+def _of_kind(reply: Any, kind: type[R]) -> R:
+    if isinstance(reply, ErrorReply):
+        raise from_wire(reply.code, reply.message)
+    if not isinstance(reply, kind):
+        raise RemoteProtocolError(f"the coordinator answered {type(reply).__name__}, expected {kind.__name__}")
+    return reply

@@ -1,0 +1,237 @@
+"""Starting an embedded cluster: processes, ready files, registration, each with a deadline."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from stageline.admin import AdminClient
+from stageline.embedded.processes import read_stat
+from stageline.embedded.shutdown import stop
+from stageline.embedded.state import ClusterState, ProcessRecord, ServiceRole, find, new_state, save
+from stageline.errors import ClusterError, ConfigError, NotReadyError, StoreError
+
+MODULES: dict[ServiceRole, str] = {
+    "coordinator": "stageline_coordinator",
+    "gateway": "stageline_gateway",
+    "stage": "stageline_stage",
+}
+ADDRESS_KEY: dict[ServiceRole, str] = {"coordinator": "control", "gateway": "client", "stage": "http"}
+"""Which entry of a service's ready file is the address to reach it by."""
+
+POLL_S = 0.02
+MAX_NODES = 256
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """What to start. `settings` maps a service's section to settings beyond the usual, as in the YAML file."""
+
+    data_dir: Path
+    nodes: int = 3
+    ready_timeout_s: float = 120.0
+    config: Path | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.nodes <= MAX_NODES:
+            raise ConfigError(f"--nodes must be between 1 and {MAX_NODES}, got {self.nodes}")
+        if self.ready_timeout_s <= 0:
+            raise ConfigError(f"--ready-timeout must be positive, got {self.ready_timeout_s}")
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """The names of the workers."""
+        return tuple(f"stage-{i}" for i in range(self.nodes))
+
+
+class Cluster:
+    """A running embedded cluster that this process started; stops it at the end of a `with` block."""
+
+    def __init__(self, state: ClusterState, children: Mapping[str, subprocess.Popen[bytes]]) -> None:
+        self.state = state
+        self._children = dict(children)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def exited(self) -> dict[str, int]:
+        """Exit codes of the processes that have ended (negative: the signal)."""
+        return {name: code for name, child in self._children.items() if (code := child.poll()) is not None}
+
+    def stop(self) -> None:
+        """Stop everything; harmless when it was stopped already."""
+        stop(self.state, reap=self.exited)
+
+
+def start(spec: ClusterSpec, progress: Progress = lambda text: None) -> Cluster:
+    """Start the cluster and wait until every worker and the gateway have registered.
+
+    Raises `ClusterError` if one runs on that data directory, `NotReadyError` naming the log and the setting when
+    something does not come up in time; whatever was started is stopped again.
+    """
+    data_dir = spec.data_dir.absolute()
+    with _starting(data_dir):
+        running = find(data_dir)
+        if running is not None:
+            raise ClusterError(
+                f"a cluster already runs on {data_dir} (pids {', '.join(str(p.pid) for p in running.processes)}): "
+                f"stop it with `stageline down --data-dir {data_dir}`, or use another --data-dir"
+            )
+        launcher = _Launcher(spec, data_dir, progress)
+        try:
+            return launcher.run()
+        except BaseException:
+            launcher.cluster.stop()
+            raise
+
+
+@contextmanager
+def _starting(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory against another start at the same time."""
+    try:
+        for path in (data_dir / "run", data_dir / "logs"):
+            path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data_dir / "logs", os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"cannot use {data_dir} as data directory ({error.strerror}): choose another") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ClusterError(f"a cluster is being started on {data_dir}: wait, or use another --data-dir") from None
+    finally:
+        os.close(lock)
+
+
+class _Launcher:
+    def __init__(self, spec: ClusterSpec, data_dir: Path, progress: Progress) -> None:
+        self._spec = spec
+        self._dir = data_dir
+        self._progress = progress
+        self._deadline = time.monotonic() + spec.ready_timeout_s
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], version("stageline")), {})
+
+    def run(self) -> Cluster:
+        self._progress("starting the coordinator")
+        ports = {"port": 0, "plan_port": 0, "blob_port": 0}
+        self._spawn("coordinator", "coordinator", {"data_dir": self._dir, **ports})
+        control = self._wait_ready("coordinator")
+        self._progress(f"starting the gateway and {self._spec.nodes} workers")
+        common = {"coordinator": control}
+        self._spawn("gateway", "gateway", {**common, "name": "gateway", "port": 0})
+        for name in self._spec.node_names:
+            cache = self._dir / "nodes" / name / "cache"
+            self._spawn(name, "stage", {**common, "name": name, "cache_dir": cache, "threads": 1})
+        for name in ("gateway", *self._spec.node_names):
+            self._wait_ready(name)
+        self._progress("waiting until all have registered")
+        self._wait_registered(control)
+        gateway = self.cluster.state.process("gateway")
+        state = msgspec.structs.replace(
+            self.cluster.state, coordinator=control, gateway=gateway.address if gateway else ""
+        )
+        save(state)
+        self.cluster.state = state
+        return self.cluster
+
+    def _spawn(self, name: str, role: ServiceRole, settings: Mapping[str, Any]) -> None:
+        """Start one service as the leader of its own session, so that its children can be ended with it."""
+        self._ready_file(name).unlink(missing_ok=True)
+        log = self._dir / "logs" / f"{name}.log"
+        merged = {"http_port": 0, "ready_file": self._ready_file(name), **settings, **self._spec.settings.get(role, {})}
+        command = [sys.executable, "-m", MODULES[role]]
+        if self._spec.config is not None:
+            command += ["--config", str(self._spec.config)]
+        for key, value in merged.items():
+            command += [f"--{key.replace('_', '-')}", str(value)]
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", start_new_session=True
+            )
+        stat = read_stat(child.pid)
+        record = ProcessRecord(name=name, role=role, pid=child.pid, started=stat.started if stat else 0, log=str(log))
+        self._children[name] = child
+        self._update((*self.cluster.state.processes, record))
+
+    def _update(self, processes: tuple[ProcessRecord, ...]) -> None:
+        state = msgspec.structs.replace(self.cluster.state, processes=processes)
+        self.cluster = Cluster(state, self._children)
+        save(state)
+
+    def _ready_file(self, name: str) -> Path:
+        return self._dir / "run" / f"{name}.json"
+
+    def _wait_ready(self, name: str) -> str:
+        """The address that the service announced."""
+        path = self._ready_file(name)
+        while not path.exists():
+            self._check(f"{name} did not start", name)
+            time.sleep(POLL_S)
+        ready = json.loads(path.read_text())
+        processes = tuple(
+            msgspec.structs.replace(p, address=ready[ADDRESS_KEY[p.role]], http=ready["http"]) if p.name == name else p
+            for p in self.cluster.state.processes
+        )
+        self._update(processes)
+        return str(ready[ADDRESS_KEY[next(p.role for p in processes if p.name == name)]])
+
+    def _wait_registered(self, control: str) -> None:
+        wanted = {*self._spec.node_names, "gateway"}
+        with AdminClient(control, timeout_s=self._left()) as admin:
+            while True:
+                listing = admin.nodes()
+                here = {node.node for node in listing.nodes if node.state == "alive" and node.executors}
+                here |= {gateway.name for gateway in listing.gateways if gateway.state == "alive"}
+                missing = sorted(wanted - here)
+                if not missing:
+                    return
+                self._check(f"{', '.join(missing)} did not register with the coordinator", missing[0])
+                time.sleep(5 * POLL_S)
+
+    def _left(self) -> float:
+        return max(0.1, self._deadline - time.monotonic())
+
+    def _check(self, what: str, name: str) -> None:
+        """Raise if a process has ended or the time is over."""
+        for child, code in self.cluster.exited().items():
+            raise NotReadyError(f"{child} ended with {_status(code)} while starting{_last_line(self._log(child))}")
+        if time.monotonic() > self._deadline:
+            raise NotReadyError(
+                f"{what} within {self._spec.ready_timeout_s:g} s: see {self._log(name)}, or raise --ready-timeout"
+            )
+
+    def _log(self, name: str) -> Path:
+        return self._dir / "logs" / f"{name}.log"
+
+
+def _status(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096), os.SEEK_SET)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1]} (all of it in {log})" if lines else f": see {log}"

@@ -6,11 +6,12 @@ import json
 import keyword
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from stageline.blocks import MAX_RANK
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import ManifestError
 from stageline.fields import SHA256, Fields
@@ -54,12 +55,18 @@ class Call:
 
 @dataclass(frozen=True)
 class BlockGraph:
-    """A straight-line program. `tensors` maps the name of each weight to its SHA-256."""
+    """A straight-line program. `tensors` maps the name of each weight to its SHA-256.
+
+    `orders` holds the memory order of the inputs that are not row-major: their axes from the outermost in
+    memory to the innermost. Values travel row-major, so a stage restores the order on arrival; kernels then see
+    the strides that they saw in the unsplit model, and give the same bits.
+    """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     calls: tuple[Call, ...]
     tensors: dict[str, str]
+    orders: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -77,6 +84,7 @@ def encode(graph: BlockGraph) -> bytes:
             "format": FORMAT,
             "inputs": list(graph.inputs),
             "outputs": list(graph.outputs),
+            "orders": {name: list(order) for name, order in graph.orders.items()},
             "tensors": graph.tensors,
             "nodes": [
                 {
@@ -125,10 +133,11 @@ def decode(data: bytes) -> BlockGraph:
     version = obj.get("format") if isinstance(obj, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise ManifestError(f"block graph has format {version}, but this Stageline reads up to {FORMAT}: upgrade it")
-    fields = Fields(obj, "graph", ("format", "inputs", "outputs", "tensors", "nodes"))
+    fields = Fields(obj, "graph", ("format", "inputs", "orders", "outputs", "tensors", "nodes"))
     fields.integer("format", FORMAT, FORMAT)
     defined: set[str] = set()
     inputs = tuple(_define(name, defined, "graph.inputs") for name in fields.array("inputs", MAX_LIST))
+    orders = _orders(fields, inputs)
     tensors = fields.mapping("tensors", MAX_NODES)
     for name, sha in tensors.items():
         _define(name, defined, "graph.tensors")
@@ -139,7 +148,16 @@ def decode(data: bytes) -> BlockGraph:
     outputs = tuple(fields.array("outputs", MAX_LIST))
     if any(not isinstance(name, str) or name not in defined or name in tensors for name in outputs):
         raise fields.bad("outputs", "a list of names of inputs and nodes")
-    return BlockGraph(inputs, outputs, calls, dict(tensors))
+    return BlockGraph(inputs, outputs, calls, dict(tensors), orders)
+
+
+def _orders(fields: Fields, inputs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    orders = fields.mapping("orders", MAX_LIST)
+    for name, order in orders.items():
+        axes = isinstance(order, list) and len(order) <= MAX_RANK and all(type(axis) is int for axis in order)
+        if name not in inputs or not axes or sorted(order) != list(range(len(order))):
+            raise fields.bad(f"orders.{name:.80}", "a permutation of the axes of an input")
+    return {name: tuple(order) for name, order in orders.items()}
 
 
 def _no_constant(text: str) -> Any:

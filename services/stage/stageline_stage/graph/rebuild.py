@@ -12,6 +12,8 @@ from stageline.errors import BlobMissingError, ManifestError
 from stageline_stage.graph.codec import BlockGraph, Call, HereDevice, Ref, decode
 from stageline_stage.graph.ops import resolve
 
+aten = torch.ops.aten
+
 
 def load_stage(
     graphs: Sequence[bytes],
@@ -32,7 +34,8 @@ def join(blocks: Sequence[BlockGraph], tensors: Mapping[str, torch.Tensor], devi
     if not blocks:
         raise ManifestError("a stage needs at least one block")
     builder = _Builder(tensors, device)
-    crossing = [builder.graph.placeholder(name) for name in blocks[0].inputs]
+    placeholders = {name: builder.graph.placeholder(name) for name in blocks[0].inputs}
+    crossing = [builder.restride(node, blocks[0].orders.get(name)) for name, node in placeholders.items()]
     for i, block in enumerate(blocks):
         if len(block.inputs) != len(crossing):
             raise ManifestError(
@@ -61,6 +64,15 @@ class _Builder:
         for call in block.calls:
             env[call.name] = self._append(call, env)
         return [env[name] for name in block.outputs]
+
+    def restride(self, node: fx.Node, order: tuple[int, ...] | None) -> fx.Node:
+        """Append what lays a tensor out in the given order of axes; None leaves it alone."""
+        if order is None:
+            return node
+        inverse = sorted(range(len(order)), key=order.__getitem__)
+        outermost_first = self.graph.call_function(aten.permute.default, (node, list(order)))
+        packed = self.graph.call_function(aten.contiguous.default, (outermost_first,))
+        return self.graph.call_function(aten.permute.default, (packed, inverse))
 
     def _weight(self, sha: str) -> str:
         if sha not in self._weights:

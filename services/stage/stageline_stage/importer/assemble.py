@@ -22,7 +22,7 @@ from stageline_stage.importer.cut import Cutter
 from stageline_stage.importer.export import Signature, export_module
 from stageline_stage.importer.flops import HEAVY
 from stageline_stage.importer.naming import block_names, output_names
-from stageline_stage.importer.shapes import Symbols, symbol_names
+from stageline_stage.importer.shapes import Symbols, memory_order, symbol_names
 from stageline_stage.importer.views import packet
 from stageline_stage.importer.workspace import peak_bytes
 from stageline_stage.tensorfile import tensor_bytes
@@ -142,6 +142,7 @@ class _Slicer:
             outputs=tuple(node.name for node in piece.outputs),
             calls=tuple(_call(node) for node in piece.calls),
             tensors={node_name: ref.sha256 for node_name, ref in refs.items()},
+            orders=_orders(piece.inputs),
         )
         data = encode(graph)
         decode(data)
@@ -172,6 +173,12 @@ class _Slicer:
                 name, sha, dtype_name(tensor.dtype), tuple(tensor.shape), nbytes, len(data)
             )
         return self._stored[str(node.target)]
+
+
+def _orders(inputs: Sequence[fx.Node]) -> dict[str, tuple[int, ...]]:
+    tensors = {node.name: node.meta.get("val") for node in inputs if node.op != "placeholder"}
+    orders = {name: memory_order(value) for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    return {name: order for name, order in orders.items() if order is not None and list(order) != sorted(order)}
 
 
 def _heavy_or_all(calls: Sequence[fx.Node]) -> list[fx.Node]:

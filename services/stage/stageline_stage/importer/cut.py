@@ -16,10 +16,10 @@ import torch
 from torch import fx
 
 from stageline_stage.importer.flops import HEAVY, call_flops
-from stageline_stage.importer.shapes import Symbols, scalar_kind
+from stageline_stage.importer.shapes import Symbols, memory_order, scalar_kind
 from stageline_stage.importer.views import packet
 
-LARGE_PIECE = 1 / 10
+LARGE_PIECE = 1 / 8
 SMALL_PIECE = 1 / 500
 
 
@@ -88,7 +88,7 @@ class Cutter:
         values = [node.meta.get("val") for node in live]
         if any(not isinstance(v, torch.Tensor) and scalar_kind(v) is None for v in values):
             return None
-        if any(isinstance(v, torch.Tensor) and not _is_contiguous(v) for v in values):
+        if any(isinstance(v, torch.Tensor) and memory_order(v) is None for v in values):
             return None
         tensors = sum(isinstance(v, torch.Tensor) for v in values)
         return Point(position, live, tensors, sum(self._symbols.nbytes(v) for v in values))
@@ -120,10 +120,6 @@ class Cutter:
             elif i == len(positions) and small and kept:
                 kept.pop()
         return kept
-
-
-def _is_contiguous(value: torch.Tensor) -> bool:
-    return value.is_contiguous()
 
 
 def _rolls_down(points: Sequence[Point], start: int) -> bool:

@@ -9,11 +9,12 @@ from torch.utils import _pytree as pytree
 
 
 def block_names(paths: Sequence[Sequence[str]]) -> list[str]:
-    """One distinct name per block from the module paths of its calls: their longest common path."""
+    """One distinct name per block from the module paths of its calls: their longest common path,
+    or that of the first call where there is none."""
     names: list[str] = []
     for i, block in enumerate(paths):
         parts = [path.split(".") for path in block if path]
-        name = ".".join(_common(parts)) or f"block{i}"
+        name = ".".join(_common(parts)) or ".".join(next(iter(parts), [f"block{i}"]))
         names.append(_distinct(name[-100:], names))
     return names
 

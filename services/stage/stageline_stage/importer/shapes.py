@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -96,6 +96,28 @@ def scalar_kind(value: Any) -> str | None:
     if isinstance(value, int | torch.SymInt):
         return "int"
     return "float" if isinstance(value, float | torch.SymFloat) else None
+
+
+def memory_order(value: torch.Tensor) -> tuple[int, ...] | None:
+    """The axes of a traced tensor from the outermost in memory to the innermost; None if it has gaps or overlaps."""
+    sizes, strides = [_example(size) for size in value.shape], [_example(stride) for stride in value.stride()]
+    order = sorted(range(len(sizes)), key=lambda axis: (-strides[axis], axis))
+    if _is_dense(range(len(sizes)), sizes, strides):
+        return tuple(range(len(sizes)))
+    return tuple(order) if _is_dense(order, sizes, strides) else None
+
+
+def _is_dense(order: Sequence[int], sizes: Sequence[int], strides: Sequence[int]) -> bool:
+    expected = 1
+    for axis in reversed(order):
+        if sizes[axis] != 1 and strides[axis] != expected:
+            return False
+        expected *= sizes[axis]
+    return True
+
+
+def _example(size: Any) -> int:
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def symbol_names(graph: fx.Graph, dynamic: Mapping[str, Mapping[int, str]]) -> dict[Any, str]:

@@ -117,6 +117,7 @@ class StageConfig(ServiceConfig):
     threads: int = _setting(1, "torch threads")
     memory_bytes: int = _setting(0, "memory to offer for weights and activations (0: what the machine has)")
     drain_s: float = _setting(15.0, "seconds to wait for work in flight after SIGTERM")
+    start_timeout_s: float = _setting(60.0, "seconds that an executor may take to import torch")
 
 
 C = TypeVar("C", bound=ServiceConfig)

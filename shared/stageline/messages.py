@@ -367,7 +367,7 @@ class BlobAck(Message, frozen=True):
 
 
 class ExecutorHello(Message, frozen=True):
-    """An executor's sockets are bound and torch is imported."""
+    """An executor's sockets are bound and torch is imported. `memory_bytes`: the device's own (0: none)."""
 
     executor: str
     pid: int
@@ -376,6 +376,7 @@ class ExecutorHello(Message, frozen=True):
     device: str
     base_bytes: int = 0
     backend: str = ""
+    memory_bytes: int = 0
 
 
 class Load(Message, frozen=True):

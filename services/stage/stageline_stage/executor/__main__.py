@@ -1,0 +1,117 @@
+"""Start of an executor; only an agent starts one. It binds its sockets, imports torch, then computes."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import sys
+
+from stageline import logs
+from stageline.errors import ConfigError
+from stageline.messages import LOCAL, ExecutorHello
+from stageline.service_main import EXIT_USAGE
+from stageline.sockets import Sockets
+from stageline_stage.blackbox import BlackBox
+from stageline_stage.resources import resident_bytes
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2)"""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its agent ends, and end now if it has ended already."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The flags that the agent gives."""
+    parser = argparse.ArgumentParser(prog="stageline-executor", description=__doc__)
+    for flag in ("--agent", "--executor", "--node", "--host", "--device", "--log-level", "--log-format"):
+        parser.add_argument(flag, required=True)
+    for flag in ("--threads", "--parent", "--blackbox"):
+        parser.add_argument(flag, required=True, type=int)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the agent says `Stop`."""
+    flags = parse(arguments)
+    die_with_parent(flags.parent)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the agent decides
+        signal.signal(number, signal.SIG_IGN)
+    log = logs.configure(
+        service="executor", level=flags.log_level, style=flags.log_format, node=flags.node, executor=flags.executor
+    )
+    sockets = Sockets()
+    try:
+        serve(flags, sockets, log)
+    except ConfigError as error:
+        sys.stderr.write(f"stageline-stage: {error}\n")
+        raise SystemExit(EXIT_USAGE) from None
+    finally:
+        sockets.close()
+
+
+def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None:
+    """Set everything up and compute until told to stop."""
+    data, endpoint = sockets.bind_data(flags.host)
+    local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
+
+    # Imports torch, which takes seconds: the sockets are bound before.
+    from stageline_stage.executor import compute, device, io, queue, runtime, stages
+
+    chosen = device.choose_device(flags.device)
+    runtime.set_up(chosen, flags.threads)
+    runtime.warm_up(chosen)
+    runner = device.make_runner(chosen)
+    hello = ExecutorHello(
+        executor=flags.executor,
+        pid=os.getpid(),
+        endpoint=endpoint,
+        fingerprint=runtime.traits(chosen, flags.threads).fingerprint,
+        device=runtime.device_name(chosen),
+        base_bytes=resident_bytes(os.getpid()) if chosen.type == "cpu" else 0,
+        memory_bytes=runtime.device_bytes(chosen),
+        backend=runtime.BACKEND,
+    )
+    work: queue.WorkQueue[compute.Work] = queue.WorkQueue()
+    outbox = compute.Outbox()
+    loaded = stages.Stages(chosen)
+    loader = stages.Loader(loaded, outbox.post, log)
+    computer = compute.Computer(
+        node=flags.node,
+        executor=flags.executor,
+        queue=work,
+        stages=loaded,
+        runner=runner,
+        outbox=outbox,
+        blackbox=BlackBox(flags.blackbox),
+        log=log,
+    )
+    thread = io.IoThread(
+        hello=hello,
+        node=flags.node,
+        sockets=sockets,
+        data=data,
+        local=local,
+        queue=work,
+        computer=computer,
+        loader=loader,
+        runner=runner,
+        outbox=outbox,
+        log=log,
+    )
+    thread.start()
+    log.info("executor is up", device=hello.device, address=endpoint.tcp)
+    computer.run()
+    loader.close()
+    thread.finish()
+    thread.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,141 @@
+"""How long a block takes here, on synthetic weights, so that nothing has to be fetched for it.
+
+One run at a time: between two runs the main thread serves whatever batch waits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from stageline.blocks import BlockSpec, ValueSpec
+from stageline.errors import FailedError, ManifestError, StagelineError
+from stageline.manifest import ModelManifest
+from stageline.messages import BlockTime, Measure, Measured
+from stageline_stage.executor.device import Runner, StageCall
+from stageline_stage.executor.tensors import DTYPES, StageValue
+from stageline_stage.graph.rebuild import load_stage
+
+WEIGHT = 0.01
+"""Not zero (sums would be trivial) and not so small that products become denormal, which is slow."""
+
+RUNS = 5
+FEWER_RUNS = 3
+LONG_S = 0.2
+"""A run longer than this is repeated `FEWER_RUNS` times only."""
+
+MAX_GUESSES = 64
+
+
+class Measurement:
+    """One `Measure` request; `step` does one run and says whether there is more to do, then see `answer`."""
+
+    def __init__(self, request: Measure, runner: Runner) -> None:
+        self._request = request
+        self._runner = runner
+        self._times: list[BlockTime] = []
+        self._error = ""
+        self._steps = self._run()
+
+    @property
+    def answer(self) -> Measured:
+        """What was measured so far."""
+        request = self._request
+        return Measured(manifest=request.manifest, block=request.block, times=tuple(self._times), error=self._error)
+
+    def step(self) -> bool:
+        """Do one run; False when all is measured or it failed."""
+        try:
+            return next(self._steps, None) is not None
+        except StagelineError as error:
+            self._error = error.message
+        except (OSError, ValueError, RuntimeError, TypeError, IndexError, MemoryError) as error:
+            self._error = f"block {self._request.block} cannot be run on synthetic weights ({type(error).__name__})"
+        return False
+
+    def _run(self) -> Iterator[bool]:
+        manifest = read_manifest(Path(self._request.manifest_path))
+        if not 0 <= self._request.block < len(manifest.blocks):
+            raise ManifestError(f"the model has no block {self._request.block}")
+        block = manifest.blocks[self._request.block]
+        weights = {ref.sha256: filled(ref.dtype, ref.shape) for ref in block.tensors}
+        stage = load_stage([Path(self._request.graph).read_bytes()], weights, self._runner.device)
+        for batch in self._request.batches:
+            dims = {**manifest.nominal, "batch": batch}
+            yield from self._measure(stage, block, dims, batch)
+
+    def _measure(self, stage: StageCall, block: BlockSpec, dims: Mapping[str, int], batch: int) -> Iterator[bool]:
+        self._runner.peak_bytes(reset=True)
+        inputs, first = warm_up(stage, block, dims, self._runner)
+        yield True
+        seconds: list[float] = []
+        for _ in range(FEWER_RUNS if first > LONG_S else RUNS):
+            seconds.append(self._runner.start(stage, inputs).wait()[1])
+            yield True
+        workspace = self._runner.peak_bytes() or block.workspace_bytes * batch
+        self._times.append(summary(self._request.block, batch, seconds, workspace))
+
+
+def read_manifest(path: Path) -> ModelManifest:
+    """The manifest in a file; `ManifestError` if it is malformed."""
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except msgspec.DecodeError:
+        raise ManifestError("the manifest is not JSON") from None
+    return ModelManifest.from_json(content)
+
+
+def summary(block: int, batch: int, seconds: Sequence[float], workspace_bytes: int) -> BlockTime:
+    """The median of some runs; `spread` is the median absolute deviation relative to it."""
+    middle = statistics.median(seconds)
+    deviation = statistics.median(abs(s - middle) for s in seconds)
+    return BlockTime(
+        block=block,
+        batch=batch,
+        seconds=middle,
+        spread=deviation / middle if middle else 0.0,
+        workspace_bytes=workspace_bytes,
+    )
+
+
+def filled(dtype: str, shape: Sequence[int]) -> torch.Tensor:
+    """A tensor of constants: floats `WEIGHT`, integers 0 (a valid index everywhere), booleans true."""
+    kind = DTYPES[dtype]
+    value: float | int | bool = WEIGHT if kind.is_floating_point else kind is torch.bool
+    return torch.full(tuple(shape), value, dtype=kind)
+
+
+def warm_up(
+    stage: StageCall, block: BlockSpec, dims: Mapping[str, int], runner: Runner
+) -> tuple[list[StageValue], float]:
+    """Inputs with which the block gives the shapes that its manifest promises, and the seconds of that first run.
+
+    The manifest does not say what a number that crosses a cut stands for; it is a size in nearly every model,
+    so the sizes are tried until the outputs fit. Raises `FailedError` when none does.
+    """
+    tensors = {v.name: filled(v.dtype, v.sizes(dims)) for v in block.inputs if v.kind == "tensor"}
+    wanted = [v.sizes(dims) for v in block.outputs if v.kind == "tensor"]
+    for guess in guesses(block.inputs, dims):
+        inputs = [tensors[v.name] if v.kind == "tensor" else guess[v.name] for v in block.inputs]
+        try:
+            outputs, seconds = runner.start(stage, inputs).wait()
+        except (RuntimeError, TypeError, ValueError, IndexError):
+            continue
+        if [tuple(v.shape) for v in outputs if isinstance(v, torch.Tensor)] == wanted:
+            return inputs, seconds
+    raise FailedError(f"block {block.name} gives other shapes than its manifest says, or cannot run at these sizes")
+
+
+def guesses(inputs: Sequence[ValueSpec], dims: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Values for the numbers among the inputs, likeliest first; at most `MAX_GUESSES`."""
+    sizes = list(dict.fromkeys([dims["batch"], *dims.values()])) if "batch" in dims else list(dims.values()) or [1]
+    kinds: dict[str, list[Any]] = {"int": sizes, "float": [1.0], "bool": [True, False]}
+    choices = {v.name: kinds[v.kind] for v in inputs if v.kind != "tensor"}
+    for values in itertools.islice(itertools.product(*choices.values()), MAX_GUESSES):
+        yield dict(zip(choices, values, strict=True))

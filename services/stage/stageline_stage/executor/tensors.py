@@ -1,0 +1,76 @@
+"""Between data frames and torch tensors, without copies where the kernels allow it.
+
+A kernel may choose its path by the alignment of its data, and so give other bits. torch's own allocator aligns to
+64 bytes; a received buffer that is not so aligned is therefore copied once. A received buffer is never
+written: stages hold only operators that do not write to their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Union
+
+import torch
+
+from stageline.data import Buffer, Scalar, Tensor, Value
+from stageline.dtypes import ITEMSIZE
+from stageline.errors import FailedError
+
+ALIGNMENT = 64
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
+NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
+
+StageValue = Union[torch.Tensor, bool, int, float]
+
+
+def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
+    """The tensor in a received buffer whose size was checked; it may share the buffer's memory."""
+    dtype = DTYPES[spec.dtype]
+    view = memoryview(buffer).cast("B")
+    if view.nbytes == 0:
+        return torch.empty(spec.shape, dtype=dtype)
+    raw = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
+    if dtype is torch.bool:  # any other byte than 0 and 1 would be undefined behaviour
+        return raw.ne(0).reshape(spec.shape)
+    if raw.data_ptr() % ALIGNMENT:
+        raw = raw.clone()
+    return raw.view(dtype).reshape(spec.shape)
+
+
+def received_values(specs: Iterable[Value], buffers: Iterable[Any]) -> list[StageValue]:
+    """The inputs of a stage from a header's values and its buffers."""
+    remaining = iter(buffers)
+    return [spec.value if isinstance(spec, Scalar) else received_tensor(spec, next(remaining)) for spec in specs]
+
+
+def outgoing_values(values: Sequence[Any]) -> tuple[tuple[Value, ...], list[Buffer]]:
+    """Header values and buffers of a stage's outputs, which must be on the CPU; the buffers share their memory.
+
+    Raises `FailedError` for an output that the wire does not carry.
+    """
+    specs: list[Value] = []
+    buffers: list[Buffer] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            specs.append(Tensor(_name(value.dtype), tuple(value.shape)))
+            buffers.append(tensor_buffer(value))
+        elif isinstance(value, bool | int | float):
+            specs.append(Scalar(value))
+        else:
+            raise FailedError(f"the stage gave a {type(value).__name__}, which cannot be sent: import the model again")
+    return tuple(specs), buffers
+
+
+def tensor_buffer(value: torch.Tensor) -> memoryview:
+    """The C-contiguous bytes of a CPU tensor; the view keeps the memory alive."""
+    if value.numel() == 0:
+        return memoryview(b"")
+    flat = value.detach().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy().data)
+
+
+def _name(dtype: torch.dtype) -> str:
+    name = NAMES.get(dtype)
+    if name is None:
+        raise FailedError(f"the stage gave a tensor of {dtype}, which cannot be sent: import the model again")
+    return name

@@ -54,13 +54,14 @@ class _Builder:
         self.root = torch.nn.Module()
         self._tensors = tensors
         self._device = device
-        self._weights: dict[str, str] = {}
+        self._weights: dict[str, fx.Node] = {}
+        self._made: dict[str, fx.Node] = {}
 
     def add(self, block: BlockGraph, inputs: Sequence[fx.Node]) -> list[fx.Node]:
         """Append a block whose inputs are the given nodes; returns the nodes of its outputs."""
         env = dict(zip(block.inputs, inputs, strict=True))
         for name, sha in block.tensors.items():
-            env[name] = self.graph.get_attr(self._weight(sha))
+            env[name] = self._weight(sha)
         for call in block.calls:
             env[call.name] = self._append(call, env)
         return [env[name] for name in block.outputs]
@@ -74,18 +75,23 @@ class _Builder:
         packed = self.graph.call_function(aten.contiguous.default, (outermost_first,))
         return self.graph.call_function(aten.permute.default, (packed, inverse))
 
-    def _weight(self, sha: str) -> str:
+    def _weight(self, sha: str) -> fx.Node:
         if sha not in self._weights:
             if sha not in self._tensors:
                 raise BlobMissingError(f"tensor {sha[:12]}… was not given to the stage: fetch it first")
-            self._weights[sha] = f"w{len(self._weights)}"
-            self.root.register_buffer(self._weights[sha], self._tensors[sha].to(self._device))
+            name = f"w{len(self._weights)}"
+            self.root.register_buffer(name, self._tensors[sha].to(self._device))
+            self._weights[sha] = self.graph.get_attr(name)
         return self._weights[sha]
 
     def _append(self, call: Call, env: Mapping[str, fx.Node]) -> fx.Node:
         args = tuple(self._bind(arg, env) for arg in call.args)
         kwargs = {key: self._bind(arg, env) for key, arg in call.kwargs.items()}
-        return self.graph.create_node("call_function", resolve(call.op), args, kwargs, name=call.name)
+        # Blocks compute cheap values again rather than send them. All calls are pure, so once per stage is enough.
+        key = repr((call.op, args, sorted(kwargs.items())))
+        if key not in self._made:
+            self._made[key] = self.graph.create_node("call_function", resolve(call.op), args, kwargs, name=call.name)
+        return self._made[key]
 
     def _bind(self, arg: Any, env: Mapping[str, fx.Node]) -> Any:
         if isinstance(arg, Ref):

@@ -130,7 +130,7 @@ class _Slicer:
         crossing: Sequence[fx.Node] = graph.find_nodes(op="placeholder", sort=True)
         for end in ends:
             after = outputs if end == len(cutter.calls) else cutter.live(end)
-            pieces.append(_Piece(cutter.calls[start:end], crossing, after))
+            pieces.append(_Piece(cutter.calls_between(start, end), crossing, after))
             crossing, start = after, end
         return pieces
 

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from stageline_stage.importer.flops import HEAVY, call_flops
+from stageline_stage.importer.recompute import Recompute
 from stageline_stage.importer.shapes import Symbols, memory_order, scalar_kind
 from stageline_stage.importer.views import packet
 
@@ -46,12 +47,22 @@ class Cutter:
         self.flops = [call_flops(node, symbols) for node in self.calls]
         self._symbols = symbols
         self._index = {node: i for i, node in enumerate(self.calls)}
-        self._values = [*graph.find_nodes(op="placeholder", sort=True), *self.calls]
-        self._last_use = {node: self._last(node) for node in self._values}
+        self._recompute = Recompute(self.calls, symbols)
+        kept = [node for node in self.calls if node not in self._recompute.values]
+        self._values = [*graph.find_nodes(op="placeholder", sort=True), *kept]
+        self._last_use = self._uses(graph)
         self._weights = [self._new_weight_bytes(node) for node in self.calls]
 
-    def _last(self, node: fx.Node) -> int:
-        return max((self._index.get(user, len(self.calls)) for user in node.users), default=-1)
+    def _uses(self, graph: fx.Graph) -> dict[fx.Node, int]:
+        last = dict.fromkeys(self._values, -1)
+        for user in graph.nodes:
+            if user in self._recompute.values or user.op not in ("call_function", "output"):
+                continue
+            for arg in user.all_input_nodes:
+                for source in self._recompute.sources(arg):
+                    if source in last:
+                        last[source] = max(last[source], self._index.get(user, len(self.calls)))
+        return last
 
     def _new_weight_bytes(self, node: fx.Node) -> int:
         weights = [arg for arg in node.all_input_nodes if arg.op == "get_attr"]
@@ -63,11 +74,11 @@ class Cutter:
 
     def live(self, position: int) -> tuple[fx.Node, ...]:
         """The values defined before a point and used after it."""
-        return tuple(
-            node
-            for node in self._values
-            if self._index.get(node, -1) < position <= self._last_use[node] and node.op != "get_attr"
-        )
+        return tuple(node for node in self._values if self._index.get(node, -1) < position <= self._last_use[node])
+
+    def calls_between(self, start: int, end: int) -> list[fx.Node]:
+        """The calls that a block over positions [start, end) makes, in order."""
+        return sorted(self._recompute.with_cones(self.calls[start:end]), key=self._index.__getitem__)
 
     def points(self) -> list[int]:
         """The chosen positions, ascending, without the two ends."""

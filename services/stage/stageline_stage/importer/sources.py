@@ -10,6 +10,7 @@ from stageline.errors import ModelImportError
 from stageline.manifest import MODEL_NAME, ModelManifest
 from stageline_stage.importer.assemble import Progress, import_module, no_progress
 from stageline_stage.importer.factory import load_factory
+from stageline_stage.importer.pt2 import import_pt2
 
 
 def import_model(
@@ -32,12 +33,33 @@ def import_model(
     kind = source_kind(source)
     if kind != "hf" and (random_weights is not None or task is not None):
         raise ModelImportError("random weights and a task can only be asked of a Hugging Face model (hf:…)")
+    if kind == "hf":
+        return _import_hf(source, name, random_weights, task, store, report)
     if kind == "factory":
         report("building the model", 0.0)
         module, signature = load_factory(source)
         chosen = name or model_name(source.rsplit(":", 1)[1])
         return import_module(module, signature, name=chosen, store=store, source=source, progress=report)
-    raise ModelImportError(f"{source!r} is no known kind of model source")
+    path = Path(source)
+    report("loading the archive", 0.0)
+    chosen = name or model_name(path.stem)
+    manifest = import_pt2(path, name=chosen, store=store, source=path.name)
+    report("done", 1.0)
+    return manifest
+
+
+def _import_hf(
+    source: str, name: str | None, seed: int | None, task: str | None, store: BlobStore, report: Progress
+) -> ModelManifest:
+    from stageline_stage.importer.hf import load_hf  # transformers takes seconds to import
+
+    location = source.removeprefix("hf:")
+    report("loading the model", 0.0)
+    shown = Path(location).resolve().name if Path(location).is_dir() else location
+    chosen = name or model_name(shown.rsplit("/", 1)[-1])
+    module, signature = load_hf(location, seed=seed, task=task)
+    described = f"hf:{shown}" if seed is None else f"hf:{shown} with random weights, seed {seed}"
+    return import_module(module, signature, name=chosen, store=store, source=described, progress=report)
 
 
 def source_kind(source: str) -> str:

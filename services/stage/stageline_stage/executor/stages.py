@@ -42,7 +42,7 @@ class Stages:
         return self._loaded.get(key)
 
     def load(self, message: Load) -> None:
-        """Read, check and join; the stage is served when this returns. Raises what `load_stage` and `load_tensor` do."""
+        """Read, check and join; the stage is served when this returns. Raises as `load_stage` and `load_tensor`."""
         if message.stage in self._loaded:
             return
         graphs = [self._graph(Path(name)) for name in message.graphs]

@@ -1,0 +1,51 @@
+"""The agent's connection to the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import zmq
+
+from stageline.errors import RemoteProtocolError
+from stageline.logs import Logger
+from stageline.messages import CONTROL, FromCoordinator
+from stageline.sockets import Socket, Sockets
+from stageline.wire import Decoder, Message, encode
+
+
+class ControlLink:
+    """A DEALER that can be made anew, so that nothing stale is queued for a coordinator that was away."""
+
+    def __init__(self, sockets: Sockets, address: str, name: str, log: Logger) -> None:
+        self._sockets, self._address = sockets, address
+        self._identity = f"agent:{name}".encode()
+        self._log = log
+        self._decode: Decoder[FromCoordinator] = Decoder(FromCoordinator)
+        self.socket: Socket = self._connect()
+
+    def reconnect(self) -> None:
+        """Drop the connection and everything queued on it, and connect again."""
+        self._sockets.release(self.socket)
+        self.socket = self._connect()
+
+    def send(self, message: Message) -> None:
+        """Queue a message; dropped when the queue is full, as it is only while nobody reads."""
+        try:
+            self.socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            self._log.warning("no room to send to the coordinator", message=type(message).__name__)
+
+    def received(self) -> Iterator[FromCoordinator]:
+        """All messages that have come; malformed ones are logged and skipped."""
+        while True:
+            try:
+                data = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                yield self._decode(data)
+            except RemoteProtocolError as error:
+                self._log.warning("malformed message from the coordinator", reason=error.message)
+
+    def _connect(self) -> Socket:
+        return self._sockets.connect(CONTROL, self._address, identity=self._identity)

@@ -1,0 +1,143 @@
+"""The agent's one executor slot: it carries out what the supervisor decides and tells what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Union
+
+import zmq
+
+from stageline.errors import ConfigError, RemoteProtocolError
+from stageline.logs import Logger
+from stageline.messages import LOCAL, ExecutorDown, ExecutorHello, Loaded, LoadFailed, Measured, Stop, ToAgent
+from stageline.service_main import EXIT_USAGE
+from stageline.sockets import Socket, Sockets
+from stageline.wire import Decoder, Message, encode
+from stageline_stage.process import ExecutorProcess, Launch
+from stageline_stage.supervision import Kill, Spawn, Supervisor
+
+
+@dataclass(frozen=True)
+class Died:
+    """The executor ended; `was_up` if the coordinator may know it."""
+
+    down: ExecutorDown
+    was_up: bool
+
+
+Happening = Union[ExecutorHello, Loaded, LoadFailed, Measured, Died]
+
+
+class ExecutorSlot:
+    """Owns the LOCAL socket and the child process."""
+
+    def __init__(self, socket: Socket, launch: Launch, supervisor: Supervisor, incarnation: str, log: Logger) -> None:
+        self.socket = socket
+        self.process: ExecutorProcess | None = None
+        self._launch, self._supervisor = launch, supervisor
+        self._incarnation, self._log = incarnation, log
+        self._decode: Decoder[ToAgent] = Decoder(ToAgent)
+        self._count = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether an executor is ready."""
+        return self.process is not None and self.process.hello is not None and self._supervisor.state == "up"
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process."""
+        return self.process is not None
+
+    @property
+    def restarts(self) -> int:
+        """Executors that ended so far."""
+        return self._supervisor.restarts
+
+    def send(self, message: Message) -> None:
+        """Tell the executor; dropped when it is not there (its death is reported on its own)."""
+        if self.process is None or self.process.hello is None:
+            return
+        try:
+            self.socket.send_multipart([self.process.executor.encode(), encode(message)], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            self._log.warning("cannot reach the executor", reason=error.strerror)
+
+    def received(self, now: float) -> Iterator[Happening]:
+        """What the executor said."""
+        while True:
+            try:
+                identity, data = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except ValueError:
+                continue
+            process = self.process
+            if process is None or identity != process.executor.encode():
+                continue  # the last words of one that has been reaped
+            try:
+                message = self._decode(data)
+            except RemoteProtocolError as error:
+                self._log.warning("malformed message from the executor", reason=error.message)
+                continue
+            self._supervisor.heard(now)
+            process.heard(message)
+            if isinstance(message, ExecutorHello):
+                self._supervisor.hello(now)
+                yield message
+            elif isinstance(message, Loaded | LoadFailed | Measured):
+                yield message
+
+    def watch(self, now: float) -> Iterator[Happening]:
+        """Reap, kill and start as the supervisor says; call after `received`. `ConfigError` if it cannot start."""
+        if self.process is not None and (code := self.process.ended()) is not None:
+            yield self._reap(self.process, code, now)
+        state = self.process.state if self.process is not None else ""
+        for step in self._supervisor.tick(now, state):
+            if isinstance(step, Spawn):
+                self._spawn(now)
+            elif isinstance(step, Kill):
+                self.kill(step.reason)
+
+    def stop(self) -> None:
+        """Have the executor finish what is queued and end; one that is not ready is killed."""
+        if self.process is not None and self.process.hello is None:
+            self.kill("killed: not ready")
+        self.send(Stop())
+        self._supervisor.stop()
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self._log.warning("killing the executor", executor=self.process.executor, reason=reason)
+            self.process.kill()
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self.process is not None:
+            self.process.close()
+            self.process = None
+
+    def _spawn(self, now: float) -> None:
+        self._count += 1
+        self.process = ExecutorProcess(self._launch, f"{self._incarnation[:6]}.{self._count}")
+        self._supervisor.spawned(now)
+        self._log.info("executor started", executor=self.process.executor, pid=self.process.pid)
+
+    def _reap(self, process: ExecutorProcess, code: int, now: float) -> Died:
+        was_up, computing = process.hello is not None, process.computing()
+        first = self._count == 1 and not was_up
+        reason = self._supervisor.exited(now, code)
+        process.close()
+        self.process = None
+        if first and code == EXIT_USAGE:
+            raise ConfigError("the executor cannot start with these settings; it says why above")
+        self._log.warning("executor ended", executor=process.executor, exit_code=code, reason=reason)
+        down = ExecutorDown(executor=process.executor, exit_code=code, reason=reason, computing=computing)
+        return Died(down, was_up)
+
+
+def bind_local(sockets: Sockets, incarnation: str) -> tuple[Socket, str]:
+    """The socket that executors connect to, and its address."""
+    return sockets.bind(LOCAL, f"ipc://@stageline-agent-{incarnation}")

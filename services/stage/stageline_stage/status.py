@@ -1,0 +1,66 @@
+"""What a worker shows on its HTTP port. Read by the server's threads, so values are replaced whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+
+@dataclass(frozen=True)
+class Status:
+    """A snapshot."""
+
+    joined: bool = False
+    executor_up: bool = False
+    leaving: bool = False
+    executor: str = ""
+    items_done: int = 0
+    busy_s: float = 0.0
+    queue_depth: int = 0
+    restarts: int = 0
+    stages: int = 0
+    bytes_fetched: int = 0
+    cache_bytes: int = 0
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the worker can serve now."""
+        detail = {"joined": self.joined, "executor": self.executor_up, "leaving": self.leaving, "stages": self.stages}
+        return self.joined and self.executor_up and not self.leaving, detail
+
+
+COUNTERS = {
+    "items_done": ("stageline_stage_items", "requests computed by the present executor"),
+    "busy_s": ("stageline_stage_busy_seconds", "seconds that the present executor computed"),
+    "restarts": ("stageline_stage_executor_restarts", "executors that ended"),
+    "bytes_fetched": ("stageline_stage_fetched_bytes", "bytes downloaded into the cache"),
+}
+GAUGES = {
+    "queue_depth": ("stageline_stage_queue_depth", "batches that wait"),
+    "stages": ("stageline_stage_stages", "stages loaded"),
+    "cache_bytes": ("stageline_stage_cache_bytes", "bytes in the cache"),
+    "joined": ("stageline_stage_joined", "1 while the coordinator knows this worker"),
+    "executor_up": ("stageline_stage_executor_up", "1 while an executor is ready"),
+}
+
+
+class _Collector:
+    def __init__(self, status: Callable[[], Status]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterator[Metric]:
+        status = self._status()
+        for field, (name, text) in COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=getattr(status, field))
+        for field, (name, text) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=float(getattr(status, field)))
+
+
+def registry(status: Callable[[], Status]) -> CollectorRegistry:
+    """The metrics of a worker."""
+    metrics = CollectorRegistry()
+    metrics.register(_Collector(status))
+    return metrics

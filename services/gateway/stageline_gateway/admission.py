@@ -1,0 +1,78 @@
+"""From a client's frame to a request that may enter the in-flight table, or the error that says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
+
+from stageline.data import Buffer, check_tensor
+from stageline.errors import InvalidInputError, ModelNotFoundError, RemoteProtocolError, UnavailableError
+from stageline.plan import ModelPlan
+from stageline.protocol import Infer
+from stageline_gateway.inflight import Request
+from stageline_gateway.routing import PlanView
+from stageline_gateway.signature import BATCH, check_inputs
+
+MAX_DEADLINE_S = 24 * 3600.0
+
+
+def find_model(view: PlanView, name: str) -> ModelPlan:
+    """The model's plan. Raises `ModelNotFoundError` naming those known, `UnavailableError` before the first plan."""
+    if view.plan is None:
+        raise UnavailableError("this gateway has no plan yet: is the coordinator up?", retry_after_s=0.5)
+    model = view.model(name)
+    if model is None:
+        known = ", ".join(view.names()) or "none yet"
+        raise ModelNotFoundError(f"no model is called {name!r:.80}; known: {known:.400}")
+    return model
+
+
+def admit(
+    model: ModelPlan, client: int, infer: Infer, buffers: Sequence[Buffer], now: float, default_deadline_s: float
+) -> Request:
+    """The request, with its inputs in the signature's order. Raises `InvalidInputError`."""
+    if not isfinite(infer.deadline_ms) or infer.deadline_ms < 0:
+        raise InvalidInputError(f"deadline_ms must be positive, or 0 for the default; got {infer.deadline_ms}")
+    order, sizes = check_inputs(model.signature, infer.inputs)
+    specs = [infer.inputs[i] for i in order]
+    parts = [buffers[i] for i in order]
+    for spec, part in zip(specs, parts, strict=True):
+        try:
+            check_tensor(spec.dtype, spec.shape, memoryview(part).nbytes)
+        except RemoteProtocolError as error:
+            raise InvalidInputError(f"input {spec.name!r}: {error}") from None
+    allowed = infer.deadline_ms / 1000 if infer.deadline_ms else default_deadline_s
+    return Request(
+        client=client,
+        id=infer.id,
+        model=infer.model,
+        manifest=model.manifest,
+        inputs=tuple(specs),
+        buffers=tuple(parts),
+        rows=sizes.get(BATCH, 1),
+        sizes=sizes,
+        arrived=now,
+        deadline=now + min(allowed, MAX_DEADLINE_S),
+        priority=infer.priority,
+        level=infer.level,
+        trace=infer.trace_id,
+        want_timings=infer.want_timings,
+        nbytes=sum(memoryview(part).nbytes for part in parts),
+    )
+
+
+def readmit(view: PlanView, request: Request) -> Request:
+    """The request under the current plan: the model may have been replaced or removed. Raises as `admit` does."""
+    model = find_model(view, request.model)
+    if model.manifest == request.manifest:
+        return request
+    order, sizes = check_inputs(model.signature, request.inputs)
+    return replace(
+        request,
+        manifest=model.manifest,
+        inputs=tuple(request.inputs[i] for i in order),
+        buffers=tuple(request.buffers[i] for i in order),
+        rows=sizes.get(BATCH, 1),
+        sizes=sizes,
+    )

@@ -1,0 +1,63 @@
+"""The batches that were dispatched: their credits, who waits for them, and which of them may still answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stageline.plan import Epoch
+from stageline_gateway.batching import Batch
+from stageline_gateway.routing import Router
+
+
+class BatchTable:
+    """A batch holds credits while it is live; given up, it is kept as long as a late result could still answer."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._batches: dict[int, Batch] = {}
+        self._last = 0
+
+    def next_id(self) -> int:
+        """A new batch number."""
+        self._last += 1
+        return self._last
+
+    def add(self, batch: Batch) -> None:
+        """A batch goes out."""
+        self._router.take(batch.model, batch.path, batch.nbytes)
+        self._batches[batch.id] = batch
+
+    def get(self, batch_id: int) -> Batch | None:
+        """The batch, None if nobody waits for it."""
+        return self._batches.get(batch_id)
+
+    def give_up(self, batch: Batch) -> None:
+        """Stop counting on it. A late result is still welcome while one of its requests is unanswered."""
+        if batch.live:
+            batch.live = False
+            self._router.release(batch.model, batch.path, batch.nbytes)
+        self._forget_if_useless(batch)
+
+    def finish(self, batch: Batch) -> None:
+        """It came back, or failed: nothing more will come of it."""
+        batch.pending.clear()
+        self.give_up(batch)
+
+    def request_left(self, batch_id: int, key: int) -> None:
+        """A request got its outcome. The batch keeps its credits, since executors may still work on it."""
+        batch = self._batches.get(batch_id)
+        if batch is not None:
+            batch.pending.discard(key)
+            self._forget_if_useless(batch)
+
+    def live(self) -> Iterator[Batch]:
+        """Those that hold credits."""
+        return iter([batch for batch in self._batches.values() if batch.live])
+
+    def oldest_epoch(self) -> Epoch | None:
+        """The oldest epoch that a live batch was dispatched under."""
+        return min((batch.epoch for batch in self._batches.values() if batch.live), default=None)
+
+    def _forget_if_useless(self, batch: Batch) -> None:
+        if not batch.live and not batch.pending:
+            self._batches.pop(batch.id, None)

@@ -1,0 +1,176 @@
+"""The gateway's link to the coordinator: hello, heartbeats, plans. Without a coordinator the last plan goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stageline import __version__
+from stageline.errors import ConfigError, RemoteProtocolError
+from stageline.logs import Logger
+from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, Welcome
+from stageline.plan import Digest, Epoch, Plan
+from stageline.sockets import Socket, Sockets
+from stageline.wire import Decoder, encode
+from stageline_gateway.readers import Reader
+
+SILENCE_S = 1.0
+"""Without a ping for so long, say hello again."""
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a pong says about this gateway."""
+
+    epoch: Epoch
+    oldest_in_flight: Epoch | None
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """What the coordinator tells others about this gateway."""
+
+    name: str
+    client: str
+    http: str
+
+
+class ControlLink:
+    """Loop thread only. `on_plan` gets every plan and digest as it comes; `beat` is asked for each pong."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sockets,
+        coordinator: str,
+        addresses: Addresses,
+        *,
+        on_plan: Callable[[Plan | Digest], None],
+        beat: Callable[[], Heartbeat],
+        log: Logger,
+    ) -> None:
+        self._loop = loop
+        self._sockets = sockets
+        self._addresses = addresses
+        self._on_plan = on_plan
+        self._beat = beat
+        self._log = log
+        self.incarnation = uuid.uuid4().hex
+        self.refused = ""
+        self._decode: Decoder[Any] = Decoder(CONTROL.to_connector)
+        self._decode_plan: Decoder[Plan | Digest] = Decoder(PLAN.to_connector)
+        self._plan_address = ""
+        self._plan_socket: Socket | None = None
+        self._plan_reader: Reader | None = None
+        self._requests = 0
+        self._heard = loop.time()
+        self._socket = sockets.connect(CONTROL, coordinator, identity=f"gateway:{addresses.name}".encode())
+        self._reader = Reader(loop, self._socket, self._received, copy=True)
+        self._say_hello()
+        self._watch = loop.call_later(SILENCE_S, self._look)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the coordinator was heard lately."""
+        return self._loop.time() - self._heard < 2 * SILENCE_S and bool(self._plan_address)
+
+    def fetch_plan(self) -> None:
+        """Ask for the current plan."""
+        self._requests += 1
+        self._send(GetPlan(self._requests))
+
+    def poll(self) -> None:
+        """Look at the sockets, whatever the descriptors said."""
+        self._reader.drain()
+        if self._plan_reader is not None:
+            self._plan_reader.drain()
+
+    def close(self) -> None:
+        """Stop; the sockets are closed by `Sockets`."""
+        self._watch.cancel()
+        self._reader.close()
+        if self._plan_reader is not None:
+            self._plan_reader.close()
+
+    def _send(self, message: Hello | GetPlan | Pong) -> None:
+        self._socket.send(encode(message))
+        self._loop.call_soon(self._reader.drain)
+
+    def _say_hello(self) -> None:
+        here = self._addresses
+        self._send(
+            Hello(
+                role="gateway",
+                name=here.name,
+                incarnation=self.incarnation,
+                version=__version__,
+                pid=os.getpid(),
+                http=here.http,
+                client_address=here.client,
+            )
+        )
+
+    def _look(self) -> None:
+        if self._loop.time() - self._heard >= SILENCE_S:
+            self._say_hello()
+        self._watch = self._loop.call_later(SILENCE_S, self._look)
+
+    def _received(self, frames: list[bytes]) -> None:
+        try:
+            message = self._decode(frames[-1])
+        except RemoteProtocolError as error:
+            self._log.warning("unknown control message ignored", error=error.message)
+            return
+        if isinstance(message, Ping):
+            self._heard = self._loop.time()
+            beat = self._beat()
+            self._send(
+                Pong(
+                    message.sequence,
+                    message.sent_s,
+                    self.incarnation,
+                    epoch=beat.epoch,
+                    oldest_in_flight=beat.oldest_in_flight,
+                )
+            )
+        elif isinstance(message, Welcome):
+            self._welcomed(message)
+        elif isinstance(message, PlanReply):
+            self._on_plan(message.plan)
+        elif isinstance(message, Rejoin):
+            self._say_hello()
+        elif isinstance(message, Refused):
+            self.refused = message.message
+            self._log.error("the coordinator refuses this gateway", code=message.code, reason=message.message)
+
+    def _welcomed(self, welcome: Welcome) -> None:
+        self._heard = self._loop.time()
+        self.refused = ""
+        self._log.info("joined", cluster=welcome.cluster, term=welcome.term)
+        if welcome.plan != self._plan_address:
+            self._subscribe(welcome.plan)
+        self.fetch_plan()
+
+    def _subscribe(self, address: str) -> None:
+        if self._plan_reader is not None and self._plan_socket is not None:
+            self._plan_reader.close()
+            self._sockets.release(self._plan_socket)
+        try:
+            self._plan_socket = self._sockets.connect(PLAN, address)
+        except ConfigError as error:
+            self._log.error("bad plan address", error=error.message)
+            return
+        self._plan_address = address
+        self._plan_reader = Reader(self._loop, self._plan_socket, self._broadcast, copy=True)
+
+    def _broadcast(self, frames: list[bytes]) -> None:
+        try:
+            message = self._decode_plan(frames[-1])
+        except RemoteProtocolError as error:
+            self._log.warning("unknown broadcast ignored", error=error.message)
+            return
+        self._on_plan(message)

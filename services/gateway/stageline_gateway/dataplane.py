@@ -1,0 +1,111 @@
+"""The gateway's data sockets: one PULL for results, one PUSH for each executor that a path may start at."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from stageline.data import Activation, Buffer, Failure, decode_frames, encode_frames
+from stageline.errors import ConfigError, RemoteProtocolError
+from stageline.logs import Logger
+from stageline.messages import DATA
+from stageline.sockets import Socket, Sockets
+from stageline_gateway.readers import Reader
+
+Receive = Callable[[Activation | Failure, Sequence[Buffer]], None]
+
+
+class DataPlane:
+    """Loop thread only. `receive` is called with each well-formed message; others are logged and dropped."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sockets: Sockets, host: str, receive: Receive, log: Logger
+    ) -> None:
+        self._loop = loop
+        self._sockets = sockets
+        self._receive = receive
+        self._log = log
+        self._senders: dict[str, _Sender] = {}
+        pull, self.endpoint = sockets.bind_data(host)
+        self._reader = Reader(loop, pull, self._received, copy=False)
+        self.malformed = 0
+
+    def send(self, address: str, header: Activation, buffers: Sequence[Buffer]) -> None:
+        """Push a batch to `address`; it waits here while the executor is not connected."""
+        sender = self._sender(address)
+        if sender is not None:
+            sender.send(encode_frames(header, buffers))
+
+    def keep_only(self, addresses: set[str]) -> None:
+        """Connect to those, and close the sockets to all others with whatever waits for them."""
+        for address in self._senders.keys() - addresses:
+            self._senders.pop(address).close()
+        for address in addresses:
+            self._sender(address)
+
+    def poll(self) -> None:
+        """Look at every socket, whatever the descriptors said."""
+        self._reader.drain()
+        for sender in self._senders.values():
+            sender.flush()
+
+    def close(self) -> None:
+        """Stop; the sockets are closed by `Sockets`."""
+        self._reader.close()
+        for sender in self._senders.values():
+            sender.close()
+        self._senders.clear()
+
+    def _sender(self, address: str) -> _Sender | None:
+        if address not in self._senders:
+            try:
+                socket = self._sockets.connect(DATA, address)
+            except ConfigError as error:
+                self._log.error("bad executor address", address=address, error=error.message)
+                return None
+            self._senders[address] = _Sender(self._loop, self._sockets, socket)
+        return self._senders[address]
+
+    def _received(self, frames: list[Any]) -> None:
+        try:
+            header, buffers = decode_frames([frame.buffer for frame in frames])
+        except RemoteProtocolError as error:
+            self.malformed += 1
+            self._log.warning("malformed data message dropped", error=error.message)
+            return
+        self._receive(header, buffers)
+
+
+class _Sender:
+    """A PUSH socket and what waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket) -> None:
+        self._loop = loop
+        self._sockets = sockets
+        self._socket = socket
+        self._waiting: deque[list[Buffer]] = deque()
+        self._fd = int(socket.getsockopt(zmq.FD))
+        loop.add_reader(self._fd, self.flush)
+
+    def send(self, frames: list[Buffer]) -> None:
+        self._waiting.append(frames)
+        self.flush()
+
+    def flush(self) -> None:
+        if not self._waiting:
+            self._socket.getsockopt(zmq.EVENTS)  # takes note of the change, so that the descriptor goes quiet
+        while self._waiting:
+            try:
+                self._socket.send_multipart(self._waiting[0], zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            self._waiting.popleft()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._sockets.release(self._socket)
+        self._waiting.clear()

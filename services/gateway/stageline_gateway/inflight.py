@@ -1,0 +1,165 @@
+"""The in-flight table: the one truth about accepted requests. Each leaves it exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from stageline.data import Buffer
+from stageline.errors import RejectedError
+from stageline.plan import Epoch
+from stageline.protocol import TensorSpec
+
+Rank = tuple[int, float, int]
+"""(priority, deadline, order of arrival): smaller is served first."""
+
+RETRY_AFTER_S = 0.1
+
+
+class State(Enum):
+    """Where a request is."""
+
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    DONE = "done"
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.DISPATCHED, State.DONE}),
+    State.DISPATCHED: frozenset({State.QUEUED, State.DONE}),
+    State.DONE: frozenset(),
+}
+"""QUEUED to DONE is also how a late first result ends a request that already waits for another try."""
+
+
+class IllegalTransitionError(Exception):
+    """A defect of the gateway: the request was moved to a state that it cannot reach."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """An accepted request: inputs in the order of the signature of the model whose manifest is `manifest`.
+
+    Times are seconds on the gateway's monotonic clock.
+    """
+
+    client: int
+    id: int
+    model: str
+    manifest: str
+    inputs: tuple[TensorSpec, ...]
+    buffers: tuple[Buffer, ...]
+    rows: int
+    sizes: dict[str, int]
+    arrived: float
+    deadline: float
+    priority: int = 0
+    level: int = 0
+    trace: str = ""
+    want_timings: bool = False
+    nbytes: int = 0
+
+
+@dataclass
+class Entry:
+    """A request in the table. `key` names it in batches; `current` is the batch that it waits for, 0 if none.
+
+    `batches` are all that may still answer it (a re-dispatched one included), `alone` that it shares no batch.
+    """
+
+    key: int
+    request: Request
+    state: State = State.QUEUED
+    attempts: int = 0
+    current: int = 0
+    batches: set[int] = field(default_factory=set)
+    epoch: Epoch = (0, 0)
+    alone: bool = False
+
+    @property
+    def rank(self) -> Rank:
+        """Its place in the queue, which a retry does not change."""
+        return (self.request.priority, self.request.deadline, self.key)
+
+
+class InFlightTable:
+    """Entries by key, and by client and client's id; bounded by count and bytes."""
+
+    def __init__(self, max_count: int, max_bytes: int) -> None:
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._entries: dict[int, Entry] = {}
+        self._by_client: dict[int, dict[int, int]] = {}
+        self._last = 0
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._entries.values()))
+
+    def add(self, request: Request) -> Entry:
+        """Accept a request. Raises `RejectedError` when the table is full."""
+        if len(self._entries) >= self._max_count:
+            raise RejectedError(
+                f"{len(self._entries)} requests are in flight, which is the limit: try again later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        if self.nbytes + request.nbytes > self._max_bytes:
+            raise RejectedError(
+                f"requests in flight hold {self.nbytes} of {self._max_bytes} bytes, {request.nbytes} more do not fit: "
+                "try again later",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._last += 1
+        entry = Entry(self._last, request)
+        self._entries[entry.key] = entry
+        self._by_client.setdefault(request.client, {})[request.id] = entry.key
+        self.nbytes += request.nbytes
+        return entry
+
+    def get(self, key: int) -> Entry | None:
+        """The entry, None once it has left."""
+        return self._entries.get(key)
+
+    def find(self, client: int, request_id: int) -> Entry | None:
+        """The client's unanswered request of that id."""
+        return self._entries.get(self._by_client.get(client, {}).get(request_id, 0))
+
+    def of_client(self, client: int) -> list[Entry]:
+        """The client's unanswered requests."""
+        return [self._entries[key] for key in self._by_client.get(client, {}).values()]
+
+    def dispatch(self, entry: Entry, batch: int, epoch: Epoch) -> None:
+        """It travels in `batch` now."""
+        _move(entry, State.DISPATCHED)
+        entry.attempts += 1
+        entry.current, entry.epoch = batch, epoch
+        entry.batches.add(batch)
+
+    def requeue(self, entry: Entry) -> None:
+        """It has to be dispatched again; a batch that may still answer it stays in `batches`."""
+        _move(entry, State.QUEUED)
+        entry.current = 0
+
+    def leave(self, entry: Entry) -> None:
+        """Its outcome is known: forget it."""
+        _move(entry, State.DONE)
+        del self._entries[entry.key]
+        mine = self._by_client[entry.request.client]
+        del mine[entry.request.id]
+        if not mine:
+            del self._by_client[entry.request.client]
+        self.nbytes -= entry.request.nbytes
+
+    def count(self, state: State) -> int:
+        """How many are in `state`."""
+        return sum(entry.state is state for entry in self._entries.values())
+
+
+def _move(entry: Entry, to: State) -> None:
+    if to not in TRANSITIONS[entry.state]:
+        raise IllegalTransitionError(f"request {entry.key} cannot go from {entry.state.value} to {to.value}")
+    entry.state = to

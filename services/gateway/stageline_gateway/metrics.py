@@ -1,0 +1,73 @@
+"""What /metrics shows. Counters are written by the loop; gauges are read from a snapshot that the loop renews."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from stageline_gateway import events as ev
+from stageline_gateway.engine import Engine
+from stageline_gateway.inflight import State
+
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Metrics:
+    """Loop thread only; `registry` may be read from any."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "stageline_gateway_requests", "Requests by outcome", ["model", "outcome"], registry=registry
+        )
+        self._latency = Histogram(
+            "stageline_gateway_latency_seconds",
+            "From arrival to answer",
+            ["model"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram(
+            "stageline_gateway_batch_requests", "Requests per batch", buckets=_BATCHES, registry=registry
+        )
+        self._in_flight = Gauge(
+            "stageline_gateway_in_flight", "Unanswered requests by state", ["state"], registry=registry
+        )
+        self._bytes = Gauge(
+            "stageline_gateway_in_flight_bytes", "Input bytes of unanswered requests", registry=registry
+        )
+        self._depth = Gauge("stageline_gateway_queue_depth", "Requests that wait", ["model"], registry=registry)
+        self._events = {
+            name: Counter(f"stageline_gateway_{name}", text, registry=registry)
+            for name, text in {
+                "dispatched": "Batches sent to a first stage",
+                "retried": "Requests that had to be dispatched again",
+                "overdue": "Batches that were not back in time",
+                "results_dropped": "Results and failures that nobody waited for",
+                "results_refused": "Results that did not fit their request",
+            }.items()
+        }
+        self._seen = dict.fromkeys(self._events, 0)
+
+    def observe(self, instruction: ev.Instruction) -> None:
+        """Count what the engine decided."""
+        if isinstance(instruction, ev.Answer):
+            self._requests.labels(instruction.model, "result").inc()
+            self._latency.labels(instruction.model).observe(instruction.seconds)
+        elif isinstance(instruction, ev.Refuse):
+            self._requests.labels(instruction.model, instruction.error.code).inc()
+        elif isinstance(instruction, ev.Dispatch):
+            self._batch.observe(len(instruction.header.ids))
+
+    def snapshot(self, engine: Engine) -> None:
+        """Renew the gauges and the engine's own counters."""
+        for state in (State.QUEUED, State.DISPATCHED):
+            self._in_flight.labels(state.value).set(engine.table.count(state))
+        self._bytes.set(engine.table.nbytes)
+        depths = engine.queue_depths()
+        for name in {*engine.view.names(), *depths}:
+            self._depth.labels(name).set(depths.get(name, 0))
+        for name, counter in self._events.items():
+            now = getattr(engine.stats, name)
+            counter.inc(now - self._seen[name])
+            self._seen[name] = now

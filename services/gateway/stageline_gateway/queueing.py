@@ -1,0 +1,94 @@
+"""One model's queue: by priority (lower numbers first, 0 is the default), then deadline, then arrival.
+
+Requests wait in groups of equal shape, because only those can share a batch. A group is ready when a full batch
+waits, or its oldest request has waited for the batch delay, or its first must run alone anyway.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from stageline_gateway.inflight import Rank
+
+
+@dataclass(frozen=True, order=True)
+class Waiting:
+    """A queued request of `rows` items that entered the queue at `since` (seconds)."""
+
+    rank: Rank
+    key: int = field(compare=False)
+    rows: int = field(compare=False)
+    since: float = field(compare=False)
+    alone: bool = field(compare=False, default=False)
+
+
+class ModelQueue:
+    """Batches hold up to `max_batch` items; a larger request makes a batch of its own."""
+
+    def __init__(self, max_batch: int, delay_s: float) -> None:
+        self.max_batch = max_batch
+        self._delay_s = delay_s
+        self._groups: dict[Hashable, list[Waiting]] = {}
+        self._where: dict[int, tuple[Hashable, Waiting]] = {}
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._where
+
+    def keys(self) -> list[int]:
+        """Everything that waits, in no order."""
+        return list(self._where)
+
+    def push(self, group: Hashable, item: Waiting) -> None:
+        """Let a request wait among those of equal `group`."""
+        insort(self._groups.setdefault(group, []), item)
+        self._where[item.key] = (group, item)
+
+    def remove(self, key: int) -> None:
+        """Take a request out; nothing happens if it does not wait here."""
+        found = self._where.pop(key, None)
+        if found is None:
+            return
+        group, item = found
+        items = self._groups[group]
+        del items[bisect_left(items, item)]
+        if not items:
+            del self._groups[group]
+
+    def next_batch(self, now: float) -> list[Waiting]:
+        """The ready batch whose first request ranks best; empty if none is ready. Nothing is removed."""
+        best: list[Waiting] = []
+        for items in self._groups.values():
+            if best and best[0].rank <= items[0].rank:
+                continue
+            members = self._members(items)
+            if self._ready_at(items, members) <= now:
+                best = members
+        return best
+
+    def wake_at(self, now: float) -> float | None:
+        """When the next group becomes ready that is not ready yet."""
+        times = [self._ready_at(items, self._members(items)) for items in self._groups.values()]
+        return min((t for t in times if t > now), default=None)
+
+    def _members(self, items: list[Waiting]) -> list[Waiting]:
+        members = [items[0]]
+        if items[0].alone:
+            return members
+        rows = items[0].rows
+        for item in items[1:]:
+            if item.alone or rows + item.rows > self.max_batch:
+                break
+            members.append(item)
+            rows += item.rows
+        return members
+
+    def _ready_at(self, items: list[Waiting], members: list[Waiting]) -> float:
+        full = len(members) < len(items) or sum(m.rows for m in members) >= self.max_batch
+        if full or members[0].alone:
+            return float("-inf")
+        return min(m.since for m in members) + self._delay_s

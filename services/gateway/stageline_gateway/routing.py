@@ -1,0 +1,202 @@
+"""Which plan is current, who lives, and which path a batch takes: one live replica per stage with enough credit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from math import ceil
+
+from stageline.data import Hop
+from stageline.plan import Digest, Endpoint, Epoch, ModelPlan, NodeState, NodeView, Plan, PlanStage, Replica, StageKey
+from stageline_gateway.batching import Path
+
+
+class Applied(Enum):
+    """What became of a plan or digest."""
+
+    STALE = "stale"
+    CHANGED = "changed"
+    BEHIND = "behind"
+    """The digest speaks of a plan that we have not got: fetch it."""
+
+
+class PlanView:
+    """The newest plan, and the nodes as the newest digest of its term shows them."""
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self._sequence: tuple[int, int] = (0, -1)
+        self._digest: Digest | None = None
+        self._states: dict[str, NodeState] = {}
+        self._running: set[tuple[str, str]] = set()
+
+    @property
+    def epoch(self) -> Epoch:
+        """Of the plan; (0, 0) before the first."""
+        return self.plan.epoch if self.plan else (0, 0)
+
+    def apply_plan(self, plan: Plan) -> Applied:
+        """Take the plan if it is newer. A digest of the same plan that came first knows the nodes better."""
+        if self.plan is not None and plan.epoch <= self.plan.epoch:
+            return Applied.STALE
+        self.plan = plan
+        digest = self._digest
+        known = digest is not None and digest.term == plan.term and digest.version >= plan.version
+        self._see(digest.nodes if digest is not None and known else plan.nodes)
+        return Applied.CHANGED
+
+    def apply_digest(self, digest: Digest) -> Applied:
+        """Take the nodes if the digest is newer and of our plan's term.
+
+        A restarted coordinator does not know its nodes at once: until it has published a plan in its new term, the
+        nodes are believed to be as they were.
+        """
+        if (digest.term, digest.sequence) <= self._sequence:
+            return Applied.STALE
+        self._sequence = (digest.term, digest.sequence)
+        self._digest = digest
+        behind = (digest.term, digest.version) > self.epoch
+        if digest.term == self.epoch[0]:
+            self._see(digest.nodes)
+            return Applied.BEHIND if behind else Applied.CHANGED
+        return Applied.BEHIND if behind and digest.version > 0 else Applied.STALE
+
+    def _see(self, nodes: tuple[NodeView, ...]) -> None:
+        self._states = {view.node: view.state for view in nodes}
+        self._running = {(view.node, executor) for view in nodes for executor in view.executors}
+
+    def model(self, name: str) -> ModelPlan | None:
+        """The current plan of a model."""
+        return self.plan.model(name) if self.plan else None
+
+    def names(self) -> list[str]:
+        """All models, sorted."""
+        return sorted(m.name for m in self.plan.models) if self.plan else []
+
+    def alive(self, replica: Replica) -> bool:
+        """Whether it may still answer what it was sent: suspects may, the gone do not."""
+        state = self._states.get(replica.node, "gone")
+        return state != "gone" and (replica.node, replica.executor) in self._running
+
+    def usable(self, stage: PlanStage) -> list[Replica]:
+        """Replicas that new work may go to; those on draining nodes only if there is no other."""
+        there = [r for r in stage.replicas if self.alive(r)]
+        by_state = {s: [r for r in there if self._states[r.node] == s] for s in ("alive", "draining")}
+        return by_state["alive"] or by_state["draining"]
+
+    def obstacle(self, model: ModelPlan) -> str:
+        """Why nothing can be dispatched for `model` now; empty if it can."""
+        if model.status != "serving" or not model.stages:
+            return model.reason or f"the model is {model.status}"
+        for i, stage in enumerate(model.stages):
+            if not self.usable(stage):
+                nodes = ", ".join(sorted({r.node for r in stage.replicas})) or "none"
+                return f"no live worker for stage {i + 1} of {len(model.stages)} (planned on {nodes})"
+        return ""
+
+
+class Router:
+    """Picks paths and keeps the credits: batches and bytes in flight for each replica of each stage.
+
+    `window` batches (0: two per stage) and `window_bytes` are the allowance of one path. A stage that has fewer
+    replicas than the widest is on several paths, so its replicas get as many times more. One batch always fits.
+    """
+
+    def __init__(self, view: PlanView, window: int, window_bytes: int) -> None:
+        self._view = view
+        self._window = window
+        self._window_bytes = window_bytes
+        self._batches: Counter[tuple[StageKey, str, str]] = Counter()
+        self._bytes: Counter[tuple[StageKey, str, str]] = Counter()
+        self._load: Counter[tuple[str, str]] = Counter()
+        self._late: Counter[tuple[str, str]] = Counter()
+
+    def find(self, model: ModelPlan, nbytes: int) -> Path | None:
+        """The least loaded path with credit for a batch of `nbytes`, or None."""
+        if self._view.obstacle(model):
+            return None
+        live = [self._view.usable(stage) for stage in model.stages]
+        widest = max(map(len, live))
+        path: list[Replica] = []
+        for stage, replicas in zip(model.stages, live, strict=True):
+            share = ceil(widest / len(replicas))
+            fitting = [r for r in replicas if self._fits(model, stage, r, nbytes, share)]
+            if not fitting:
+                return None
+            path.append(min(fitting, key=lambda r: (self._late[_who(r)], self._load[_who(r)], r.node, r.executor)))
+        return tuple(path)
+
+    def take(self, model: ModelPlan, path: Path, nbytes: int) -> None:
+        """A batch goes out on `path`."""
+        for stage, replica in zip(model.stages, path, strict=True):
+            credit = (model.key(stage), *_who(replica))
+            self._batches[credit] += 1
+            self._bytes[credit] += nbytes
+            self._load[_who(replica)] += 1
+
+    def release(self, model: ModelPlan, path: Path, nbytes: int) -> None:
+        """The batch came back, or is given up."""
+        for stage, replica in zip(model.stages, path, strict=True):
+            credit = (model.key(stage), *_who(replica))
+            _less(self._batches, credit, 1)
+            _less(self._bytes, credit, nbytes)
+            _less(self._load, _who(replica), 1)
+
+    def ahead(self, path: Path) -> int:
+        """Batches in flight at the busiest replica of `path`."""
+        return max(self._load[_who(r)] for r in path)
+
+    def blame(self, path: Path) -> None:
+        """A batch was late or failed here: prefer others until one comes back."""
+        for replica in path:
+            self._late[_who(replica)] += 1
+
+    def trust(self, path: Path) -> None:
+        """A batch came back."""
+        for replica in path:
+            self._late.pop(_who(replica), None)
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """Credits in use: batches and bytes, summed over stages. Both are 0 when nothing is in flight."""
+        return self._batches.total(), self._bytes.total()
+
+    def _fits(self, model: ModelPlan, stage: PlanStage, replica: Replica, nbytes: int, share: int) -> bool:
+        credit = (model.key(stage), *_who(replica))
+        window = (self._window or 2 * len(model.stages)) * share
+        if self._batches[credit] == 0:
+            return True
+        return self._batches[credit] < window and self._bytes[credit] + nbytes <= self._window_bytes * share
+
+
+def hops(model: ModelPlan, path: Path, sender_host: str) -> tuple[Hop, ...]:
+    """The source route; each address is the one that its sender reaches the executor at."""
+    route: list[Hop] = []
+    host = sender_host
+    for stage, replica in zip(model.stages, path, strict=True):
+        address = replica.endpoint.address_from(host)
+        route.append(Hop(model.key(stage), address, replica.node, replica.executor))
+        host = replica.endpoint.host
+    return tuple(route)
+
+
+def reply_address(path: Path, reply: Endpoint) -> str:
+    """Where the last executor of `path` sends the outcome."""
+    return reply.address_from(path[-1].endpoint.host)
+
+
+def first_addresses(plan: Plan, sender_host: str) -> set[str]:
+    """Every address that a batch may be sent to first."""
+    stages = [model.stages[0] for model in plan.models if model.stages]
+    return {replica.endpoint.address_from(sender_host) for stage in stages for replica in stage.replicas}
+
+
+def _who(replica: Replica) -> tuple[str, str]:
+    return (replica.node, replica.executor)
+
+
+def _less(counter: Counter[tuple[StageKey, str, str]] | Counter[tuple[str, str]], key: object, by: int) -> None:
+    table: Counter[object] = counter  # type: ignore[assignment]
+    table[key] -= by
+    if table[key] <= 0:
+        del table[key]

@@ -1,0 +1,214 @@
+"""The gateway process: startup, main loop, shutdown. It carries events to the engine and its instructions out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from stageline import __version__, logs
+from stageline.config import GatewayConfig
+from stageline.data import Activation, Buffer, Failure
+from stageline.errors import StagelineError
+from stageline.http import StatusServer
+from stageline.lifecycle import StopSignals
+from stageline.plan import Digest, Plan
+from stageline.protocol import VERSIONS, Accepted, Describe, Described, Infer, Limits, ServerHello
+from stageline.service_main import announce
+from stageline.sockets import Sockets
+from stageline_gateway import events as ev
+from stageline_gateway.clients import ClientPort, error_message
+from stageline_gateway.control import Addresses, ControlLink, Heartbeat
+from stageline_gateway.dataplane import DataPlane
+from stageline_gateway.engine import Engine, Identity
+from stageline_gateway.metrics import Metrics
+from stageline_gateway.routing import first_addresses
+from stageline_gateway.settings import Settings
+
+KEEPALIVE_S = 10.0
+HOUSEKEEPING_S = 0.2
+DRAIN_POLL_S = 0.02
+
+
+def run(config: GatewayConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigError` when a port is taken."""
+    log = logs.configure(service="gateway", level=config.log_level, style=config.log_format, gateway=config.name)
+    with StopSignals() as stop:
+        asyncio.run(Gateway(config, log).serve(stop))
+
+
+class Gateway:
+    """Ties the engine to its sockets. Everything but /healthz, /readyz and /metrics happens in the loop's thread."""
+
+    def __init__(self, config: GatewayConfig, log: logs.Logger) -> None:
+        self._config = config
+        self._log = log
+        self._sockets = Sockets()
+        self._metrics = Metrics()
+        self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
+        self._wake: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._engine: Engine
+        self._data: DataPlane
+        self._control: ControlLink
+        self._clients: ClientPort
+        self._actions: dict[type, Callable[[Any], None]] = {
+            ev.Accept: lambda do: self._clients.send(do.client, Accepted(do.id)),
+            ev.Answer: lambda do: self._clients.send(do.client, do.result, do.buffers),
+            ev.Refuse: lambda do: self._clients.send(do.client, error_message(do.id, do.error)),
+            ev.Disconnect: lambda do: self._clients.disconnect(do.client, do.error),
+            ev.Dispatch: lambda do: self._data.send(do.address, do.header, do.buffers),
+            ev.WakeAt: self._wake_at,
+            ev.FetchPlan: lambda do: self._control.fetch_plan(),
+        }
+
+    async def serve(self, stop: StopSignals) -> None:
+        """Start, serve until a signal, drain, stop."""
+        self._loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        status = StatusServer(self._config.host, self._config.http_port, lambda: self._ready, self._metrics.registry)
+        try:
+            await self._start(status.address)
+            self._loop.add_reader(stop.fileno(), self._signalled, stop, stopped)
+            await self._until(stopped)
+            self._loop.remove_reader(stop.fileno())
+            await self._drain()
+        finally:
+            status.close()
+            self._sockets.close()
+
+    # --- startup and shutdown -------------------------------------------------------------------------------
+
+    async def _start(self, http: str) -> None:
+        config, loop = self._config, self._loop
+        self._data = DataPlane(loop, self._sockets, config.host, self._from_executor, self._log)
+        limits = Limits(
+            config.max_request_bytes, config.max_in_flight, default_deadline_ms=float(config.default_deadline_ms)
+        )
+        hello = ServerHello(VERSIONS, f"stageline {__version__}", config.name, limits, keepalive_s=KEEPALIVE_S)
+        self._clients = ClientPort(loop, hello, self)
+        client = await self._clients.listen(config.host, config.port)
+        self._control = ControlLink(
+            loop,
+            self._sockets,
+            config.coordinator,
+            Addresses(config.name, client, http),
+            on_plan=self._from_coordinator,
+            beat=lambda: Heartbeat(self._engine.view.epoch, self._engine.oldest_in_flight),
+            log=self._log,
+        )
+        identity = Identity(f"{config.name}/{self._control.incarnation}", self._data.endpoint)
+        self._engine = Engine(_settings(config), identity)
+        announce(config.ready_file, {"client": client, "http": http, "name": config.name})
+        self._log.info("listening", client=client, http=http, coordinator=config.coordinator)
+
+    def _signalled(self, stop: StopSignals, stopped: asyncio.Event) -> None:
+        stop.drain()
+        if stop.requested:
+            stopped.set()
+
+    async def _until(self, stopped: asyncio.Event) -> None:
+        while not stopped.is_set():
+            self._housekeeping()
+            try:
+                await asyncio.wait_for(stopped.wait(), HOUSEKEEPING_S)
+            except asyncio.TimeoutError:
+                continue
+
+    async def _drain(self) -> None:
+        self._feed(ev.DrainBegan())
+        self._housekeeping()
+        self._log.info("draining", in_flight=len(self._engine.table))
+        end = self._loop.time() + self._config.drain_s
+        while len(self._engine.table) and self._loop.time() < end:
+            await asyncio.sleep(DRAIN_POLL_S)
+        self._feed(ev.DrainEnded())
+        await self._clients.close()
+        if self._wake is not None:
+            self._wake.cancel()
+        self._control.close()
+        self._data.close()
+        self._log.info("stopped")
+
+    def _housekeeping(self) -> None:
+        self._data.poll()
+        self._control.poll()
+        self._metrics.snapshot(self._engine)
+        self._ready = self._readiness()
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        engine = self._engine
+        if engine.draining:
+            return False, {"reason": "stopping"}
+        if engine.view.plan is None:
+            why = self._control.refused or "no plan yet: the coordinator has not answered"
+            return False, {"reason": why}
+        models = {m.name: engine.view.obstacle(m) or "serving" for m in engine.view.plan.models}
+        ready = "serving" in models.values()
+        detail: dict[str, Any] = {
+            "models": models,
+            "epoch": list(engine.view.epoch),
+            "coordinator": "connected" if self._control.connected else "away: the last plan goes on",
+        }
+        return ready, detail if models else {"reason": "no models are registered", **detail}
+
+    # --- events in ------------------------------------------------------------------------------------------
+
+    def infer(self, client: int, message: Infer, buffers: Sequence[Buffer]) -> None:
+        """A request came."""
+        self._feed(ev.RequestArrived(client, message, buffers))
+
+    def cancel(self, client: int, request_id: int) -> None:
+        """A client gives up a request."""
+        self._feed(ev.CancelRequested(client, request_id))
+
+    def describe(self, client: int, message: Describe) -> None:
+        """A client asks for models."""
+        try:
+            found = tuple(self._engine.describe(message.model))
+        except StagelineError as error:
+            self._clients.send(client, error_message(message.id, error))
+            return
+        self._clients.send(client, Described(message.id, found))
+
+    def gone(self, client: int) -> None:
+        """A connection is closed."""
+        self._feed(ev.ClientGone(client))
+
+    def _from_executor(self, header: Activation | Failure, buffers: Sequence[Buffer]) -> None:
+        self._feed(ev.ResultArrived(header, buffers) if isinstance(header, Activation) else ev.FailureArrived(header))
+
+    def _from_coordinator(self, message: Plan | Digest) -> None:
+        before = self._engine.view.epoch
+        self._feed(ev.PlanApplied(message) if isinstance(message, Plan) else ev.DigestApplied(message))
+        plan = self._engine.view.plan
+        if plan is not None and plan.epoch != before:
+            self._data.keep_only(first_addresses(plan, self._data.endpoint.host))
+            self._ready = self._readiness()
+            self._log.info("plan applied", term=plan.term, version=plan.version, models=self._engine.view.names())
+
+    # --- instructions out -----------------------------------------------------------------------------------
+
+    def _feed(self, event: ev.Event) -> None:
+        for instruction in self._engine.handle(event, self._loop.time()):
+            self._metrics.observe(instruction)
+            self._actions[type(instruction)](instruction)
+
+    def _wake_at(self, do: ev.WakeAt) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = self._loop.call_at(do.time, self._feed, ev.Tick())
+
+
+def _settings(config: GatewayConfig) -> Settings:
+    return Settings(
+        max_in_flight=config.max_in_flight,
+        max_in_flight_bytes=config.max_in_flight_bytes,
+        max_batch=config.max_batch,
+        batch_delay_s=config.batch_delay_ms / 1000,
+        window=config.window,
+        window_bytes=config.window_bytes,
+        default_deadline_s=config.default_deadline_ms / 1000,
+        max_attempts=config.max_attempts,
+        drain_s=config.drain_s,
+    )

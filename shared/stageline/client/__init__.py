@@ -1,0 +1,9 @@
+"""Python clients of the native protocol: `Client` (blocking, thread-safe) and `AsyncClient` (asyncio)."""
+
+from __future__ import annotations
+
+from stageline.client.asynchronous import AsyncClient
+from stageline.client.core import InferResult
+from stageline.client.sync import Client
+
+__all__ = ["AsyncClient", "Client", "InferResult"]

@@ -1,0 +1,195 @@
+"""What both clients share, without I/O: the handshake, request numbers, frames out, answers in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Union
+
+import numpy.typing as npt
+
+from stageline.client.tensors import Array, from_wire, to_wire
+from stageline.data import Buffer
+from stageline.errors import (
+    ConfigError,
+    InvalidInputError,
+    RemoteProtocolError,
+    StagelineError,
+)
+from stageline.errors import from_wire as error_from_wire
+from stageline.framing import Frame, FrameReader
+from stageline.protocol import (
+    MAX_DESCRIBED_BYTES,
+    VERSION,
+    Accepted,
+    Cancel,
+    ClientHello,
+    Describe,
+    Described,
+    Error,
+    Infer,
+    ModelInfo,
+    Ping,
+    Pong,
+    Result,
+    ServerHello,
+    Timings,
+    decode_to_client,
+    encode_frame,
+    split_body,
+)
+
+GRACE_S = 10.0
+"""How long after its deadline an answer is still waited for: the gateway is the one to say that it passed."""
+
+
+@dataclass(frozen=True)
+class InferResult:
+    """An answer. `batch` items shared the batch it was computed in, `attempts` dispatches were needed."""
+
+    outputs: dict[str, Array]
+    batch: int
+    attempts: int
+    timings: Timings | None
+    request_id: int
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Greeted:
+    """The handshake is over."""
+
+    hello: ServerHello
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Request `id` has its outcome."""
+
+    id: int
+    value: InferResult | dict[str, ModelInfo] | StagelineError
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The server ended the connection, for this reason."""
+
+    error: StagelineError
+
+
+ClientEvent = Union[Greeted, Finished, Broken]
+
+
+class ClientCore:
+    """One connection's state. Give it what was received; write what it returns, in order.
+
+    Raises `RemoteProtocolError` when the server breaks the protocol: close the connection then.
+    """
+
+    def __init__(self, *, name: str = "", token: str = "", user: str = "") -> None:
+        self.reader = FrameReader(max_header=MAX_DESCRIBED_BYTES)
+        self.hello: ServerHello | None = None
+        self._identity = (name, token, user)
+        self._ids = count(1)
+
+    def greeting(self) -> list[Buffer]:
+        """The client's answer to `Greeted`."""
+        name, token, user = self._identity
+        return encode_frame(ClientHello(VERSION, name, token, user))
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, npt.ArrayLike],
+        *,
+        priority: int = 0,
+        deadline_s: float | None = None,
+        trace_id: str = "",
+    ) -> tuple[int, list[Buffer]]:
+        """The request's number and frame. Raises `InvalidInputError` for what the gateway would not take anyhow."""
+        if deadline_s is not None and not deadline_s > 0:
+            raise InvalidInputError(f"deadline_s must be positive, got {deadline_s}")
+        specs, buffers = to_wire(inputs)
+        size = sum(memoryview(b).nbytes for b in buffers)
+        if self.hello is not None and size > self.hello.limits.max_request_bytes:
+            limit = self.hello.limits.max_request_bytes
+            raise InvalidInputError(f"the request has {size} bytes, the gateway takes {limit}: send a smaller batch")
+        number = next(self._ids)
+        message = Infer(
+            number,
+            model,
+            specs,
+            priority=priority,
+            deadline_ms=0.0 if deadline_s is None else deadline_s * 1000,
+            trace_id=trace_id,
+            want_timings=True,
+        )
+        return number, encode_frame(message, buffers)
+
+    def describe(self, model: str | None) -> tuple[int, list[Buffer]]:
+        """The request's number and frame."""
+        number = next(self._ids)
+        return number, encode_frame(Describe(number, model))
+
+    def cancel(self, number: int) -> list[Buffer]:
+        """The frame that gives up a request."""
+        return encode_frame(Cancel(number))
+
+    def ping(self) -> list[Buffer]:
+        """A sign of life, which is answered with one."""
+        return encode_frame(Ping())
+
+    def patience(self, deadline_s: float | None) -> float:
+        """Seconds after which even the gateway's word that the deadline passed is overdue."""
+        default = self.hello.limits.default_deadline_ms / 1000 if self.hello else 0.0
+        return (deadline_s or default or 60.0) + GRACE_S
+
+    def received(self, frames: Sequence[Frame]) -> list[ClientEvent]:
+        """What the frames say."""
+        events = [self._event(frame) for frame in frames]
+        return [event for event in events if event is not None]
+
+    def _event(self, frame: Frame) -> ClientEvent | None:
+        message: Any = decode_to_client(frame.header)
+        if isinstance(message, Error):
+            retry = None if message.retry_after_ms is None else message.retry_after_ms / 1000
+            error = error_from_wire(message.code, message.message, retry_after_s=retry, node=message.node)
+            return Finished(message.id, error) if message.id else Broken(error)
+        if isinstance(message, ServerHello):
+            return self._greet(message)
+        if self.hello is None:
+            raise RemoteProtocolError("the server must begin with ServerHello: is this a Stageline gateway?")
+        if isinstance(message, Result):
+            return Finished(message.id, _result(message, frame.body))
+        if isinstance(message, Described):
+            return Finished(message.id, {model.name: model for model in message.models})
+        if not isinstance(message, (Accepted, Pong)):
+            raise RemoteProtocolError(f"the server sent {type(message).__name__}")
+        return None
+
+    def _greet(self, hello: ServerHello) -> Greeted:
+        if self.hello is not None:
+            raise RemoteProtocolError("the server said hello twice")
+        if VERSION not in hello.versions:
+            theirs = ", ".join(map(str, hello.versions))
+            raise RemoteProtocolError(f"the gateway speaks protocol {theirs}, this client {VERSION}: upgrade one")
+        self.hello = hello
+        return Greeted(hello)
+
+
+def _result(message: Result, body: memoryview) -> InferResult:
+    try:
+        parts = split_body(message.outputs, body)
+    except InvalidInputError as error:
+        raise RemoteProtocolError(f"the answer to request {message.id} is malformed: {error}") from None
+    outputs = {spec.name: from_wire(spec, part) for spec, part in zip(message.outputs, parts, strict=True)}
+    return InferResult(outputs, message.batch, message.attempts, message.timings, message.id, message.level)
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """``host:port`` (``tcp://`` before it is fine). Raises `ConfigError`."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"a gateway's address looks like 127.0.0.1:7710, got {address!r:.80}")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,106 @@
+"""Client frames out of a byte stream: no I/O here, used by the gateway and by both clients.
+
+The reader lends out the memory that the next bytes are to be received into (`socket.recv_into`,
+`asyncio.BufferedProtocol`), so a large body is written once, straight from the kernel to where it stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from stageline.data import Buffer
+from stageline.errors import RemoteProtocolError
+from stageline.protocol import MAX_BODY_BYTES, MAX_HEADER_BYTES, PREFIX
+
+_SCRATCH_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A received frame; `body` is writable memory of its own, which nothing else refers to."""
+
+    header: bytes
+    body: memoryview
+
+
+class _Part(Enum):
+    LENGTHS = "lengths"
+    HEADER = "header"
+    BODY = "body"
+
+
+class FrameReader:
+    """Collects frames. A length beyond a limit raises `RemoteProtocolError` before anything is allocated for it.
+
+    After an error the stream is out of step: close the connection.
+    """
+
+    def __init__(self, *, max_header: int = MAX_HEADER_BYTES, max_body: int = MAX_BODY_BYTES) -> None:
+        self.max_header = max_header
+        self.max_body = max_body
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._direct = False
+        self._header = b""
+        self._body_length = 0
+        self._part = _Part.LENGTHS
+        self._target = bytearray(PREFIX.size)
+        self._filled = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no frame has begun: the stream may end here."""
+        return self._part is _Part.LENGTHS and self._filled == 0
+
+    def get_buffer(self) -> memoryview:
+        """Where to put the next bytes; never empty. Tell `buffer_updated` how many came."""
+        self._direct = len(self._target) - self._filled >= _SCRATCH_BYTES
+        return memoryview(self._target)[self._filled :] if self._direct else self._scratch
+
+    def buffer_updated(self, count: int) -> list[Frame]:
+        """`count` bytes were put into the buffer lent out last; the frames that are complete now."""
+        if not self._direct:
+            return self.feed(self._scratch[:count])
+        self._filled += count
+        return self._turn()
+
+    def feed(self, data: Buffer) -> list[Frame]:
+        """The frames that `data` completes."""
+        rest = memoryview(data)
+        frames: list[Frame] = []
+        while rest:
+            moved = min(len(rest), len(self._target) - self._filled)
+            self._target[self._filled : self._filled + moved] = rest[:moved]
+            self._filled += moved
+            rest = rest[moved:]
+            frames += self._turn()
+        return frames
+
+    def _turn(self) -> list[Frame]:
+        """Go on to the next part if this one is full."""
+        if self._filled < len(self._target):
+            return []
+        if self._part is _Part.LENGTHS:
+            header, self._body_length = PREFIX.unpack(self._target)
+            self._check(header, self._body_length)
+            self._expect(_Part.HEADER, header)
+            return []
+        if self._part is _Part.HEADER:
+            self._header = bytes(self._target)
+            if self._body_length:
+                self._expect(_Part.BODY, self._body_length)
+                return []
+            frame = Frame(self._header, memoryview(b""))
+        else:
+            frame = Frame(self._header, memoryview(self._target))
+        self._expect(_Part.LENGTHS, PREFIX.size)
+        return [frame]
+
+    def _expect(self, part: _Part, size: int) -> None:
+        self._part, self._target, self._filled = part, bytearray(size), 0
+
+    def _check(self, header: int, body: int) -> None:
+        if not 0 < header <= self.max_header:
+            raise RemoteProtocolError(f"a header of {header} bytes; 1 to {self.max_header} are allowed")
+        if body > self.max_body:
+            raise RemoteProtocolError(f"a body of {body} bytes exceeds the limit of {self.max_body}")

@@ -21,7 +21,7 @@ from stageline_stage.importer.clean import module_path, plain_graph
 from stageline_stage.importer.cut import Cutter
 from stageline_stage.importer.export import Signature, export_module
 from stageline_stage.importer.flops import HEAVY
-from stageline_stage.importer.naming import block_names, output_names
+from stageline_stage.importer.naming import block_names, input_names, output_names
 from stageline_stage.importer.shapes import Symbols, memory_order, symbol_names
 from stageline_stage.importer.views import packet
 from stageline_stage.importer.workspace import peak_bytes
@@ -77,8 +77,9 @@ def import_program(
     progress("cutting", 0.4)
     module = plain_graph(program)
     nominal = {dim: 1 if dim == "batch" else size.nominal for dim, size in dims.items()}
-    symbols = Symbols(symbol_names(module.graph, dynamic), nominal)
-    blocks = _Slicer(module, symbols, output_names(program), store).blocks(progress)
+    inputs = input_names(program)
+    symbols = Symbols(symbol_names(module.graph, inputs, dynamic), nominal)
+    blocks = _Slicer(module, symbols, inputs, output_names(program), store).blocks(progress)
     manifest = ModelManifest(
         name=name,
         inputs=blocks[0].inputs,
@@ -105,9 +106,18 @@ class _Piece:
 class _Slicer:
     """Cuts a graph into pieces and stores each: one JSON graph and one file per tensor."""
 
-    def __init__(self, module: fx.GraphModule, symbols: Symbols, outputs: Sequence[str], store: BlobStore) -> None:
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        symbols: Symbols,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        store: BlobStore,
+    ) -> None:
         self._module = module
         self._symbols = symbols
+        placeholders = module.graph.find_nodes(op="placeholder")
+        self._input_names = {node.name: name for node, name in zip(placeholders, inputs, strict=True)}
         self._output_names = outputs
         self._store = store
         self._cutter = Cutter(module.graph, symbols)
@@ -146,18 +156,21 @@ class _Slicer:
         )
         data = encode(graph)
         decode(data)
-        out_names = self._output_names if is_last else [node.name for node in piece.outputs]
+        out_names = self._output_names if is_last else [self._name(node) for node in piece.outputs]
         flops = self._cutter.flops_of(piece.calls)
         return BlockSpec(
             name=name,
             graph=self._store.put_bytes(data),
             graph_bytes=len(data),
             tensors=tuple({ref.sha256: ref for ref in refs.values()}.values()),
-            inputs=tuple(self._spec(node.name, node) for node in piece.inputs),
+            inputs=tuple(self._spec(self._name(node), node) for node in piece.inputs),
             outputs=tuple(self._spec(n, node) for n, node in zip(out_names, piece.outputs, strict=True)),
             flops=flops,
             workspace_bytes=peak_bytes(piece.inputs, piece.calls, piece.outputs, self._symbols),
         )
+
+    def _name(self, node: fx.Node) -> str:
+        return self._input_names.get(node.name, node.name)
 
     def _spec(self, name: str, node: fx.Node) -> ValueSpec:
         return self._symbols.spec(name, node.meta.get("val"))

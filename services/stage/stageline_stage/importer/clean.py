@@ -24,7 +24,9 @@ def plain_graph(program: ExportedProgram) -> fx.GraphModule:
     """
     module = _unlifted(program)
     if not _functionalise(module.graph):
-        module = _unlifted(program.run_decompositions({}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = _unlifted(program.run_decompositions({}))
     _check(module.graph)
     return module
 

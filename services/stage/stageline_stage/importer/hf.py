@@ -5,6 +5,7 @@ No code from the repository is run (`trust_remote_code` stays off) and no pickle
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
@@ -162,9 +163,8 @@ def _callable(model: nn.Module, config: Any, missing: set[str]) -> tuple[nn.Modu
     return Named(model, list(signature.inputs), outputs, options), signature
 
 
-def _parameters(model: nn.Module) -> tuple[str, ...]:
-    code = getattr(type(model).forward, "__wrapped__", type(model).forward).__code__
-    return tuple(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+def _parameters(model: nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def _image(config: Any) -> Signature:

@@ -50,6 +50,22 @@ def output_names(program: ExportedProgram) -> list[str]:
     return names
 
 
+def input_names(program: ExportedProgram) -> list[str]:
+    """The names that callers use for the inputs, in the order of the graph's placeholders.
+
+    A placeholder's own name differs where the caller's is taken, e.g. `input` by Python itself.
+    """
+    placeholders = program.graph_signature.user_inputs
+    dummy = pytree.tree_unflatten(list(range(len(placeholders))), program.call_spec.in_spec)
+    names: list[str] = []
+    for path, position in pytree.tree_flatten_with_path(dummy)[0]:
+        placeholder = str(placeholders[position])
+        keys = [_key(entry) for entry in path[1:]]
+        given_by_name = _key(path[0]) == "1"
+        names.append(_distinct("_".join(keys) if given_by_name else placeholder, names))
+    return names
+
+
 def _key(entry: object) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):

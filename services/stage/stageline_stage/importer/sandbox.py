@@ -25,6 +25,7 @@ from stageline.errors import ModelError, ModelImportError
 from stageline.manifest import DimRange, canonical_json
 from stageline_stage.importer.assemble import import_program
 from stageline_stage.importer.export import BATCH, MAX_BATCH, Signature, export_module
+from stageline_stage.importer.naming import input_names
 
 PR_SET_NO_NEW_PRIVS, CLONE_NEWNET, NOBODY = 38, 0x40000000, 65534
 MAX_SEQUENCE, NOMINAL_SIZE = 4096, 128
@@ -93,15 +94,16 @@ def _dynamic(program: torch.export.ExportedProgram) -> tuple[dict[str, dict[int,
     names: dict[Any, str] = {}
     dynamic: dict[str, dict[int, str]] = {}
     dims: dict[str, DimRange] = {}
+    inputs = dict(zip(program.graph_signature.user_inputs, input_names(program), strict=True))
     for node in program.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
-        if node.name not in program.graph_signature.user_inputs or not isinstance(value, torch.Tensor):
+        if node.name not in inputs or not isinstance(value, torch.Tensor):
             continue
         for axis, size in enumerate(value.shape):
             if isinstance(size, torch.SymInt):
                 symbol = size.node.expr
                 names.setdefault(symbol, _size_name(axis, value, set(names.values())))
-                dynamic.setdefault(node.target, {})[axis] = names[symbol]
+                dynamic.setdefault(inputs[node.name], {})[axis] = names[symbol]
                 dims[names[symbol]] = _range(program, symbol, is_batch=names[symbol] == "batch")
     return dynamic, dims or {"batch": BATCH}
 

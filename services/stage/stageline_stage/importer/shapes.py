@@ -120,12 +120,12 @@ def _example(size: Any) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
-def symbol_names(graph: fx.Graph, dynamic: Mapping[str, Mapping[int, str]]) -> dict[Any, str]:
+def symbol_names(graph: fx.Graph, inputs: Sequence[str], dynamic: Mapping[str, Mapping[int, str]]) -> dict[Any, str]:
     """Which symbol of the graph is which named dimension, from the placeholders' shapes."""
     names: dict[Any, str] = {}
-    for node in graph.find_nodes(op="placeholder"):
+    for node, given_name in zip(graph.find_nodes(op="placeholder"), inputs, strict=True):
         value = node.meta.get("val")
-        for axis, name in dynamic.get(node.target, {}).items():
+        for axis, name in dynamic.get(given_name, {}).items():
             if isinstance(value, torch.Tensor) and isinstance(value.shape[axis], torch.SymInt):
                 names.setdefault(_expression(value.shape[axis]), name)
     return names

@@ -1,23 +1,44 @@
-"""Which blocks still have to be measured for which request. Pure: events in, messages out."""
+"""Which blocks still have to be measured for which request. Pure: events in, messages out.
+
+Blocks are measured one after the other, so that the first one missing from an answer is the one that failed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Union
 
 from stageline.messages import BlockTime, Measure, Measured, Profiled, ProfileRequest
+
+Step = Union[Measure, Profiled]
+"""For the executor, or for the coordinator."""
 
 
 @dataclass
 class _Job:
     request: ProfileRequest
-    waiting: set[int]
+    waiting: list[int]
+    manifest_file: str = ""
+    graphs: Mapping[int, str] = field(default_factory=dict)
     times: list[BlockTime] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
+    @property
+    def next(self) -> Measure:
+        """The measurement that is due."""
+        block = self.waiting[0]
+        return Measure(
+            manifest=self.request.manifest,
+            manifest_path=self.manifest_file,
+            block=block,
+            graph=self.graphs[block],
+            batches=self.request.batches,
+        )
+
 
 class Profiling:
-    """Requests under way. Requests for the same model are measured one after the other."""
+    """Requests under way."""
 
     def __init__(self) -> None:
         self._jobs: list[_Job] = []
@@ -26,62 +47,51 @@ class Profiling:
         """A new request; False if the same one is under way already."""
         if any(job.request == request for job in self._jobs):
             return False
-        self._jobs.append(_Job(request, set(request.blocks)))
+        self._jobs.append(_Job(request, list(dict.fromkeys(request.blocks))))
         return True
 
-    def fetched(self, request: ProfileRequest, manifest_file: str, graphs: Mapping[int, str]) -> list[Measure]:
-        """Manifest and graphs are in the cache: what the executor shall measure."""
-        job = self._job(request)
+    def fetched(
+        self, request: ProfileRequest, manifest_file: str, graphs: Mapping[int, str], fingerprint: str
+    ) -> list[Step]:
+        """Manifest and graphs are in the cache."""
+        job = next((job for job in self._jobs if job.request == request), None)
         if job is None:
             return []
+        job.manifest_file, job.graphs = manifest_file, graphs
+        return [self._go_on(job, fingerprint)]
+
+    def measured(self, answer: Measured, fingerprint: str) -> list[Step]:
+        """A block was measured, or could not be."""
+        steps: list[Step] = []
+        for job in list(self._jobs):
+            due = job.graphs and job.waiting[:1] == [answer.block]
+            if job.request.manifest == answer.manifest and due:
+                job.waiting.pop(0)
+                job.times += answer.times
+                job.errors += [answer.error] if answer.error else []
+                steps.append(self._go_on(job, fingerprint))
+        return steps
+
+    def failed(self, request: ProfileRequest, error: str, fingerprint: str) -> list[Step]:
+        """The blobs of a request cannot be had."""
+        return [self._end(job, fingerprint, error) for job in list(self._jobs) if job.request == request]
+
+    def executor_down(self, fingerprint: str) -> list[Step]:
+        """The executor died, and all measurements with it."""
         return [
-            Measure(
-                manifest=request.manifest,
-                manifest_path=manifest_file,
-                block=block,
-                graph=graphs[block],
-                batches=request.batches,
-            )
-            for block in sorted(job.waiting)
+            self._end(job, fingerprint, f"the executor ended while block {job.waiting[0]} was to be measured")
+            for job in list(self._jobs)
         ]
 
-    def measured(self, answer: Measured, fingerprint: str) -> list[Profiled]:
-        """A block was measured, or could not be."""
-        done: list[Profiled] = []
-        for job in [j for j in self._jobs if j.request.manifest == answer.manifest and answer.block in j.waiting]:
-            job.waiting.discard(answer.block)
-            job.times += answer.times
-            job.errors += [answer.error] if answer.error else []
-            if not job.waiting:
-                self._jobs.remove(job)
-                done.append(_answer(job, fingerprint))
-        return done
+    def _go_on(self, job: _Job, fingerprint: str) -> Step:
+        return job.next if job.waiting else self._end(job, fingerprint)
 
-    def failed(self, request: ProfileRequest, error: str, fingerprint: str) -> list[Profiled]:
-        """The blobs of a request cannot be had."""
-        job = self._job(request)
-        if job is None:
-            return []
+    def _end(self, job: _Job, fingerprint: str, error: str = "") -> Profiled:
         self._jobs.remove(job)
-        job.errors.append(error)
-        return [_answer(job, fingerprint)]
-
-    def executor_down(self, fingerprint: str) -> list[Profiled]:
-        """The executor died, and all measurements with it."""
-        jobs, self._jobs = self._jobs, []
-        for job in jobs:
-            blocks = ", ".join(map(str, sorted(job.waiting)[:8]))
-            job.errors.append(f"the executor ended while blocks {blocks} were being measured")
-        return [_answer(job, fingerprint) for job in jobs]
-
-    def _job(self, request: ProfileRequest) -> _Job | None:
-        return next((job for job in self._jobs if job.request == request), None)
-
-
-def _answer(job: _Job, fingerprint: str) -> Profiled:
-    return Profiled(
-        manifest=job.request.manifest,
-        fingerprint=fingerprint,
-        times=tuple(sorted(job.times, key=lambda time: (time.block, time.batch))),
-        error="; ".join(job.errors[:4]),
-    )
+        errors = [*job.errors, *([error] if error else [])]
+        return Profiled(
+            manifest=job.request.manifest,
+            fingerprint=fingerprint,
+            times=tuple(job.times),
+            error="; ".join(errors[:4]),
+        )

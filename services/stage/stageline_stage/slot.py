@@ -10,7 +10,19 @@ import zmq
 
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
-from stageline.messages import LOCAL, ExecutorDown, ExecutorHello, Loaded, LoadFailed, Measured, Stop, ToAgent
+from stageline.messages import (
+    LOCAL,
+    ExecutorDown,
+    ExecutorHello,
+    ExecutorInfo,
+    Loaded,
+    LoadFailed,
+    Measured,
+    Progress,
+    Stop,
+    ToAgent,
+)
+from stageline.plan import StageKey
 from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, Message, encode
@@ -49,6 +61,15 @@ class ExecutorSlot:
     def runs(self) -> bool:
         """Whether there is a process."""
         return self.process is not None
+
+    @property
+    def progress(self) -> Progress | None:
+        """The executor's last report."""
+        return self.process.progress if self.process is not None else None
+
+    def info(self, loaded: set[StageKey]) -> ExecutorInfo | None:
+        """The executor as the coordinator gets to know it, if it is ready."""
+        return self.process.info(loaded) if self.process is not None else None
 
     @property
     def restarts(self) -> int:

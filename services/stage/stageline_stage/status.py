@@ -9,6 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from stageline.messages import Progress
+
 
 @dataclass(frozen=True)
 class Status:
@@ -17,14 +19,26 @@ class Status:
     joined: bool = False
     executor_up: bool = False
     leaving: bool = False
-    executor: str = ""
-    items_done: int = 0
-    busy_s: float = 0.0
-    queue_depth: int = 0
+    progress: Progress | None = None
     restarts: int = 0
     stages: int = 0
     bytes_fetched: int = 0
     cache_bytes: int = 0
+
+    @property
+    def items_done(self) -> int:
+        """By the present executor."""
+        return self.progress.items_done if self.progress else 0
+
+    @property
+    def busy_s(self) -> float:
+        """Of the present executor."""
+        return self.progress.busy_s if self.progress else 0.0
+
+    @property
+    def queue_depth(self) -> int:
+        """Of the present executor."""
+        return self.progress.queue_depth if self.progress else 0
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether the worker can serve now."""

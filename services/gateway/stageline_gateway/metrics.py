@@ -6,7 +6,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from stageline_gateway import events as ev
 from stageline_gateway.engine import Engine
-from stageline_gateway.inflight import State
 
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -61,11 +60,11 @@ class Metrics:
 
     def snapshot(self, engine: Engine) -> None:
         """Renew the gauges and the engine's own counters."""
-        for state in (State.QUEUED, State.DISPATCHED):
-            self._in_flight.labels(state.value).set(engine.table.count(state))
-        self._bytes.set(engine.table.nbytes)
-        depths = engine.queue_depths()
-        for name in {*engine.view.names(), *depths}:
+        for state, count in engine.in_flight.items():
+            self._in_flight.labels(state.value).set(count)
+        self._bytes.set(engine.in_flight_bytes)
+        depths = engine.queue_depths
+        for name in {*(m.name for m in engine.plan.models), *depths} if engine.plan else depths:
             self._depth.labels(name).set(depths.get(name, 0))
         for name, counter in self._events.items():
             now = getattr(engine.stats, name)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stageline.data import Activation, Failure, Tensor
-from stageline.errors import (
-    DeadlineError,
-    FailedError,
-    RemoteProtocolError,
-    StagelineError,
-    UnavailableError,
-)
+from stageline.errors import DeadlineError, FailedError, StagelineError, UnavailableError
 from stageline.protocol import Result, StageTiming, Timings
 from stageline_gateway import events as ev
 from stageline_gateway.batching import Batch, split
+from stageline_gateway.core import Core
+from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.inflight import Entry, State
 from stageline_gateway.signature import check_outputs
 from stageline_gateway.timers import Timer
-
-if TYPE_CHECKING:
-    from stageline_gateway.engine import Engine
 
 BACKOFF_S = 0.05
 """Before a request goes out again after a failure; doubled each time, so that a broken stage is not hammered."""
@@ -29,89 +20,90 @@ BACKOFF_S = 0.05
 class Outcomes:
     """The half of the engine that ends or repeats what was dispatched."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, core: Core, dispatcher: Dispatcher) -> None:
+        self._core = core
+        self._dispatcher = dispatcher
 
     # --- results --------------------------------------------------------------------------------------------
 
     def result(self, event: ev.ResultArrived, now: float) -> None:
         """The first valid result answers; what nobody waits for is dropped."""
-        engine, header = self._engine, event.header
+        core, header = self._core, event.header
         batch = self._batch_of(header)
         if batch is None:
-            engine.stats.results_dropped += 1
+            core.stats.results_dropped += 1
             return
         problem = _mismatch(header, batch) or check_outputs(batch.model.signature, header.values, batch.sizes)
         if problem:
-            engine.stats.results_refused += 1
+            core.stats.results_refused += 1
             self._repeat(batch, now, f"a stage returned a result that does not fit: {problem}", backoff=True)
             return
-        engine.router.trust(batch.path)
+        core.router.trust(batch.path)
         start = 0
         for key, rows in zip(batch.keys, batch.rows, strict=True):
-            entry = engine.table.get(key)
+            entry = core.table.get(key)
             if entry is not None:
-                self._answer(entry, batch, event, start, now)
+                self._answer(entry, batch, event, (start, rows), now)
             start += rows
-        engine.batches.finish(batch)
+        core.batches.finish(batch)
 
-    def _answer(self, entry: Entry, batch: Batch, event: ev.ResultArrived, start: int, now: float) -> None:
+    def _answer(self, entry: Entry, batch: Batch, event: ev.ResultArrived, part: tuple[int, int], now: float) -> None:
         request = entry.request
         tensors = [value for value in event.header.values if isinstance(value, Tensor)]
-        specs, parts = split(batch.model.signature.outputs, tensors, event.buffers, start, request.rows)
+        specs, parts = split(batch.model.signature.outputs, tensors, event.buffers, *part)
         timings = _timings(entry, batch, event.header, now) if request.want_timings else None
         answer = Result(request.id, specs, sum(batch.rows), entry.attempts, event.header.level, timings)
-        self._engine.leave(entry)
-        self._engine.emit(ev.Answer(request.client, answer, parts, request.model, now - request.arrived))
+        self._core.leave(entry)
+        self._core.emit(ev.Answer(request.client, answer, parts, request.model, now - request.arrived))
 
     def _batch_of(self, header: Activation | Failure) -> Batch | None:
-        return self._engine.batches.get(header.batch) if header.gateway == self._engine.identity.name else None
+        return self._core.batches.get(header.batch) if header.gateway == self._core.identity.name else None
 
     # --- failures -------------------------------------------------------------------------------------------
 
     def failure(self, event: ev.FailureArrived, now: float) -> None:
         """Repeat what another try may cure; a batch that fails as such is repeated one request at a time."""
-        engine, failure = self._engine, event.failure
+        core, failure = self._core, event.failure
         batch = self._batch_of(failure)
         if batch is None or not batch.live:
-            engine.stats.results_dropped += 1
+            core.stats.results_dropped += 1
             return
         if failure.retryable:
-            engine.router.blame(tuple(r for r in batch.path if r.executor == failure.executor))
+            core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor))
             self._repeat(batch, now, failure.message, node=failure.node, backoff=True)
             return
         waiting = self._current(batch)
-        engine.batches.finish(batch)
+        core.batches.finish(batch)
         for entry in waiting:
             if len(batch.keys) > 1:
                 entry.alone = True
                 self._again(entry, now, failure.message, node=failure.node)
             else:
-                engine.refuse(entry, _as_error(failure), now)
+                core.refuse(entry, _as_error(failure), now)
 
     def check_paths(self, now: float) -> None:
         """Repeat every batch whose path has lost a replica."""
-        for batch in self._engine.batches.live():
-            dead = next((r for r in batch.path if not self._engine.view.alive(r)), None)
+        for batch in self._core.batches.live():
+            dead = next((r for r in batch.path if not self._core.view.alive(r)), None)
             if dead is not None:
                 self._repeat(batch, now, "the worker died", node=dead.node)
 
     def overdue(self, batch_id: int, now: float) -> None:
         """A batch that is not back in time is sent again, to be safe."""
-        batch = self._engine.batches.get(batch_id)
+        batch = self._core.batches.get(batch_id)
         if batch is None or not batch.live or now < batch.overdue_at:
             return
-        self._engine.stats.overdue += 1
-        self._engine.router.blame(batch.path)
+        self._core.stats.overdue += 1
+        self._core.router.blame(batch.path)
         self._repeat(batch, now, "no worker answered in time")
 
     def deadline(self, key: int, now: float) -> None:
         """The request's time is over, whatever it waits for."""
-        engine, entry = self._engine, self._engine.table.get(key)
+        core, entry = self._core, self._core.table.get(key)
         if entry is None:
             return
-        model = engine.view.model(entry.request.model)
-        obstacle = engine.view.obstacle(model) if model is not None else ""
+        model = core.view.model(entry.request.model)
+        obstacle = core.view.obstacle(model) if model is not None else ""
         allowed = entry.request.deadline - entry.request.arrived
         error: StagelineError
         if entry.state is State.QUEUED and obstacle:
@@ -122,42 +114,40 @@ class Outcomes:
         else:
             where = "in the queue" if entry.state is State.QUEUED else "while it was computed"
             error = DeadlineError(f"the deadline of {allowed:.3g} s passed {where}")
-        engine.refuse(entry, error, now)
+        core.refuse(entry, error, now)
 
-    def readmit(self, now: float) -> None:
-        """After a new plan: what waits is checked against the model as it is now."""
-        for entry in self._engine.table:
-            if entry.state is State.QUEUED and self._engine.dequeue(entry):
-                self._engine.enqueue(entry, now)
-
-    def duplicate(self, request_id: int) -> StagelineError:
-        """For a client that uses an id again before it has the answer."""
-        return RemoteProtocolError(f"request id {request_id} is already in flight on this connection")
+    def hasten_old(self, now: float) -> None:
+        """A newer plan is in force: what is still on an older one when it is retired must be sent again."""
+        core = self._core
+        for batch in core.batches.live():
+            if batch.epoch < core.view.epoch:
+                batch.overdue_at = min(batch.overdue_at, now + core.settings.drain_s)
+                core.timers.add(batch.overdue_at, Timer.OVERDUE, batch.id)
 
     # --- again ----------------------------------------------------------------------------------------------
 
     def _current(self, batch: Batch) -> list[Entry]:
-        entries = [self._engine.table.get(key) for key in batch.keys]
+        entries = [self._core.table.get(key) for key in batch.keys]
         return [entry for entry in entries if entry is not None and entry.current == batch.id]
 
     def _repeat(self, batch: Batch, now: float, reason: str, *, node: str | None = None, backoff: bool = False) -> None:
         waiting = self._current(batch)
-        self._engine.batches.give_up(batch)
+        self._core.batches.give_up(batch)
         for entry in waiting:
             self._again(entry, now, reason, node=node, backoff=backoff)
 
     def _again(self, entry: Entry, now: float, reason: str, *, node: str | None, backoff: bool = False) -> None:
-        engine = self._engine
-        if entry.attempts >= engine.settings.max_attempts:
+        core = self._core
+        if entry.attempts >= core.settings.max_attempts:
             text = f"the request failed {entry.attempts} times; the last time: {reason}"
-            engine.refuse(entry, FailedError(text, node=node), now)
+            core.refuse(entry, FailedError(text, node=node), now)
             return
-        engine.stats.retried += 1
-        engine.table.requeue(entry)
+        core.stats.retried += 1
+        core.table.requeue(entry)
         if backoff:
-            engine.timers.add(now + BACKOFF_S * 2 ** (entry.attempts - 1), Timer.BACKOFF, entry.key)
+            core.timers.add(now + BACKOFF_S * 2 ** (entry.attempts - 1), Timer.BACKOFF, entry.key)
         else:
-            engine.enqueue(entry, now)
+            self._dispatcher.enqueue(entry, now)
 
 
 def _mismatch(header: Activation, batch: Batch) -> str:

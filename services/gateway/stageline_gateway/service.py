@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,17 +18,18 @@ from stageline.protocol import VERSIONS, Accepted, Describe, Described, Infer, L
 from stageline.service_main import announce
 from stageline.sockets import Sockets
 from stageline_gateway import events as ev
-from stageline_gateway.clients import ClientPort, error_message
+from stageline_gateway.clients import ClientPort
+from stageline_gateway.connection import error_message
 from stageline_gateway.control import Addresses, ControlLink, Heartbeat
+from stageline_gateway.core import Identity
 from stageline_gateway.dataplane import DataPlane
-from stageline_gateway.engine import Engine, Identity
+from stageline_gateway.engine import Engine
 from stageline_gateway.metrics import Metrics
 from stageline_gateway.routing import first_addresses
 from stageline_gateway.settings import Settings
 
 KEEPALIVE_S = 10.0
 HOUSEKEEPING_S = 0.2
-DRAIN_POLL_S = 0.02
 
 
 def run(config: GatewayConfig) -> None:
@@ -48,6 +50,7 @@ class Gateway:
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop
+        self._drained: asyncio.Event
         self._engine: Engine
         self._data: DataPlane
         self._control: ControlLink
@@ -65,6 +68,8 @@ class Gateway:
     async def serve(self, stop: StopSignals) -> None:
         """Start, serve until a signal, drain, stop."""
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(self._defect)
+        self._drained = asyncio.Event()
         stopped = asyncio.Event()
         status = StatusServer(self._config.host, self._config.http_port, lambda: self._ready, self._metrics.registry)
         try:
@@ -94,7 +99,7 @@ class Gateway:
             config.coordinator,
             Addresses(config.name, client, http),
             on_plan=self._from_coordinator,
-            beat=lambda: Heartbeat(self._engine.view.epoch, self._engine.oldest_in_flight),
+            beat=lambda: Heartbeat(self._engine.epoch, self._engine.oldest_in_flight),
             log=self._log,
         )
         identity = Identity(f"{config.name}/{self._control.incarnation}", self._data.endpoint)
@@ -107,6 +112,9 @@ class Gateway:
         if stop.requested:
             stopped.set()
 
+    def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._log.error("defect", what=context.get("message", ""), exc_info=context.get("exception"))
+
     async def _until(self, stopped: asyncio.Event) -> None:
         while not stopped.is_set():
             self._housekeeping()
@@ -118,10 +126,9 @@ class Gateway:
     async def _drain(self) -> None:
         self._feed(ev.DrainBegan())
         self._housekeeping()
-        self._log.info("draining", in_flight=len(self._engine.table))
-        end = self._loop.time() + self._config.drain_s
-        while len(self._engine.table) and self._loop.time() < end:
-            await asyncio.sleep(DRAIN_POLL_S)
+        self._log.info("draining", in_flight=sum(self._engine.in_flight.values()))
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._drained.wait(), self._config.drain_s)
         self._feed(ev.DrainEnded())
         await self._clients.close()
         if self._wake is not None:
@@ -140,17 +147,15 @@ class Gateway:
         engine = self._engine
         if engine.draining:
             return False, {"reason": "stopping"}
-        if engine.view.plan is None:
-            why = self._control.refused or "no plan yet: the coordinator has not answered"
-            return False, {"reason": why}
-        models = {m.name: engine.view.obstacle(m) or "serving" for m in engine.view.plan.models}
-        ready = "serving" in models.values()
-        detail: dict[str, Any] = {
+        if engine.plan is None:
+            return False, {"reason": self._control.refused or "no plan yet: the coordinator has not answered"}
+        models = {model.name: model.reason or "serving" for model in engine.describe()}
+        detail = {
             "models": models,
-            "epoch": list(engine.view.epoch),
+            "epoch": list(engine.epoch),
             "coordinator": "connected" if self._control.connected else "away: the last plan goes on",
         }
-        return ready, detail if models else {"reason": "no models are registered", **detail}
+        return "serving" in models.values(), detail if models else {"reason": "no models are registered", **detail}
 
     # --- events in ------------------------------------------------------------------------------------------
 
@@ -179,13 +184,13 @@ class Gateway:
         self._feed(ev.ResultArrived(header, buffers) if isinstance(header, Activation) else ev.FailureArrived(header))
 
     def _from_coordinator(self, message: Plan | Digest) -> None:
-        before = self._engine.view.epoch
+        before = self._engine.epoch
         self._feed(ev.PlanApplied(message) if isinstance(message, Plan) else ev.DigestApplied(message))
-        plan = self._engine.view.plan
+        plan = self._engine.plan
         if plan is not None and plan.epoch != before:
             self._data.keep_only(first_addresses(plan, self._data.endpoint.host))
             self._ready = self._readiness()
-            self._log.info("plan applied", term=plan.term, version=plan.version, models=self._engine.view.names())
+            self._log.info("plan applied", term=plan.term, version=plan.version, models=[m.name for m in plan.models])
 
     # --- instructions out -----------------------------------------------------------------------------------
 
@@ -193,6 +198,8 @@ class Gateway:
         for instruction in self._engine.handle(event, self._loop.time()):
             self._metrics.observe(instruction)
             self._actions[type(instruction)](instruction)
+        if self._engine.draining and self._engine.idle:
+            self._drained.set()
 
     def _wake_at(self, do: ev.WakeAt) -> None:
         if self._wake is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from enum import IntEnum
 
 
 class Timer(IntEnum):
-    """What a timer is about."""
+    """What a timer is about: `key` is a request, a batch for OVERDUE, nothing for BATCH."""
 
     DEADLINE = 0
     OVERDUE = 1
@@ -20,6 +21,9 @@ class Timers:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, Timer, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def add(self, time: float, what: Timer, key: int = 0) -> None:
         """Ask for a wake-up."""
@@ -36,3 +40,8 @@ class Timers:
     def next(self) -> float | None:
         """When the next one is due."""
         return self._heap[0][0] if self._heap else None
+
+    def keep(self, matters: Callable[[Timer, int], bool]) -> None:
+        """Forget all others."""
+        self._heap = [timer for timer in self._heap if matters(timer[1], timer[2])]
+        heapq.heapify(self._heap)

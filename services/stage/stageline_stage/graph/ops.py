@@ -55,6 +55,7 @@ _PYTHON: dict[str, Callable[..., Any]] = {
     **{f"py.{name}": getattr(torch, name) for name in ("sym_max", "sym_min", "sym_not", "sym_float", "sym_int")},
     **{f"py.{name}": getattr(math, name) for name in ("floor", "ceil", "trunc")},
 }
+_UNARY = frozenset(f"py.{n}" for n in "neg pos abs sym_not sym_float sym_int floor ceil trunc".split())  # noqa: SIM905
 _PYTHON_NAMES = {function: name for name, function in _PYTHON.items()}
 
 # Arguments by which an operator that is otherwise pure would train or draw random numbers, by position.
@@ -115,8 +116,8 @@ def check_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None
         if len(args) > len(positional) or unknown:
             raise UnsupportedOperatorError(f"operator {name} is called with arguments that it does not have")
         _check_missing(name, known, len(args), kwargs)
-    elif kwargs or not 1 <= len(args) <= 2:
-        raise UnsupportedOperatorError(f"operator {name} takes one or two arguments")
+    elif kwargs or len(args) != (1 if name in _UNARY else 2):
+        raise UnsupportedOperatorError(f"operator {name} is called with the wrong number of arguments")
     if name in _MUST_BE:
         position, argument_name, wanted = _MUST_BE[name]
         given = args[position] if position < len(args) else kwargs.get(argument_name, wanted)

@@ -1,0 +1,125 @@
+"""The content-addressed store: bytes checked, downloads resumed, old blobs evicted, a full disk said plainly."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stageline.blobs import BlobStore
+from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
+
+
+def sha_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs")
+
+
+def test_equal_bytes_are_stored_once(store: BlobStore, tmp_path: Path) -> None:
+    sha = store.put_bytes(b"weights")
+    (tmp_path / "copy").write_bytes(b"weights")
+    assert store.put_file(tmp_path / "copy") == sha == sha_of(b"weights")
+    assert store.read(sha) == b"weights"
+    assert store.path(sha) == store.root / sha[:2] / sha
+    assert store.total_bytes == 7
+    assert BlobStore(store.root).total_bytes == 7
+
+
+def test_an_empty_blob(store: BlobStore) -> None:
+    assert store.read(store.put_bytes(b"")) == b""
+
+
+def test_a_missing_blob(store: BlobStore) -> None:
+    with pytest.raises(BlobMissingError, match="fetch it again"):
+        store.path("0" * 64)
+    with pytest.raises(BlobMissingError):
+        store.commit("0" * 64)
+
+
+@pytest.mark.parametrize("check", ["verify", "read"])
+def test_a_damaged_blob_is_removed(store: BlobStore, check: str) -> None:
+    sha = store.put_bytes(b"weights")
+    store.path(sha).write_bytes(b"weightz")
+    with pytest.raises(BlobCorruptError):
+        getattr(store, check)(sha)
+    assert not store.has(sha)
+    assert store.total_bytes == 0
+
+
+@pytest.mark.parametrize("sha", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 63 + "\n", "é" * 64])
+def test_addresses_are_checked_before_any_path_is_built(store: BlobStore, sha: str) -> None:
+    for call in (store.has, store.path, store.read, store.partial_size, store.commit):
+        with pytest.raises(StoreError, match="no blob address"):
+            call(sha)
+
+
+def test_a_download_resumes_after_a_restart(store: BlobStore) -> None:
+    data = os.urandom(3000)
+    sha = sha_of(data)
+    assert store.append(sha, 0, data[:1000]) == 1000
+    again = BlobStore(store.root)
+    assert again.partial_size(sha) == 1000
+    with pytest.raises(StoreError, match="continues at byte 1000, not 0"):
+        again.append(sha, 0, data)
+    again.append(sha, 1000, data[1000:])
+    assert not again.has(sha)
+    assert again.commit(sha).read_bytes() == data
+    assert again.partial_size(sha) == 0
+    assert again.total_bytes == 3000
+
+
+def test_a_download_with_wrong_bytes_is_discarded(store: BlobStore) -> None:
+    sha = sha_of(b"right")
+    store.append(sha, 0, b"wrong")
+    with pytest.raises(BlobCorruptError):
+        store.commit(sha)
+    assert not store.has(sha)
+    assert store.partial_size(sha) == 0
+    assert store.total_bytes == 0
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, max_bytes=250)
+    old, older = store.put_bytes(b"a" * 100), store.put_bytes(b"b" * 100)
+    os.utime(store.path(older), ns=(1, 1))
+    os.utime(store.root / old[:2] / old, ns=(2, 2))
+    new = store.put_bytes(b"c" * 100)
+    assert (store.has(older), store.has(old), store.has(new)) == (False, True, True)
+
+
+def test_pinned_blobs_stay(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, max_bytes=250)
+    pinned, other = store.put_bytes(b"a" * 100), store.put_bytes(b"b" * 100)
+    os.utime(store.path(pinned), ns=(1, 1))
+    store.pin({pinned})
+    store.put_bytes(b"c" * 100)
+    assert store.has(pinned)
+    assert not store.has(other)
+
+
+def test_what_cannot_fit_is_refused_and_evicts_nothing(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, max_bytes=250)
+    kept = store.put_bytes(b"a" * 100)
+    store.pin({kept})
+    loose = store.put_bytes(b"b" * 100)
+    with pytest.raises(StoreError, match="200 more bytes are needed"):
+        store.put_bytes(b"c" * 200)
+    assert store.has(kept)
+    assert store.has(loose)
+
+
+def test_a_full_disk_is_named(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(StoreError, match=r"the disk is full: .* needs 7 more bytes"):
+        store.put_bytes(b"weights")

@@ -18,7 +18,7 @@ from torch import fx, nn
 from stageline.blobs import BlobStore
 from stageline.manifest import ModelManifest
 from stageline_stage.graph.rebuild import load_stage
-from stageline_stage.importer import Signature, export_module, import_module
+from stageline_stage.importer import Signature, import_module, unsplit
 from stageline_stage.importer.hf import load_hf
 from stageline_stage.tensorfile import load_tensor
 from stageline_stage.zoo import resnet50
@@ -90,7 +90,7 @@ def bring(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, nn.Module,
     def build(name: str, module: nn.Module, signature: Signature) -> Imported:
         store = BlobStore(tmp_path_factory.mktemp(name) / "blobs")
         manifest = import_module(module, signature, name=name, store=store)
-        return Imported(manifest, store, export_module(module, signature).module(check_guards=False))
+        return Imported(manifest, store, unsplit(module, signature))
 
     return build
 

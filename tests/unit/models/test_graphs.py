@@ -147,7 +147,7 @@ def test_what_is_no_graph(data: bytes) -> None:
         decode(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_change_is_read_or_refused(data: st.DataObject) -> None:
     obj = json.loads(encode(GRAPH))

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stageline.dims import dim_size
@@ -68,6 +68,7 @@ def test_the_digest_ignores_the_name_only() -> None:
     assert ModelManifest.from_json({**data, "source": "other"}).digest != EXAMPLE.digest
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_change_is_read_or_refused(data: st.DataObject) -> None:
     obj = copy.deepcopy(EXAMPLE.to_json())
@@ -86,6 +87,7 @@ def test_any_change_is_read_or_refused(data: st.DataObject) -> None:
     assert ModelManifest.from_json(manifest.to_json()) == manifest
 
 
+@settings(deadline=None)
 @given(JSON)
 def test_any_json_is_read_or_refused(obj: Any) -> None:
     with pytest.raises(ManifestError):
@@ -132,6 +134,7 @@ def test_other_expressions_are_refused(text: str) -> None:
         dim_size(text, {"batch": 4})
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abtchseqn0123456789+-*/%(), _x.", max_size=40))
 def test_any_expression_is_a_size_or_refused(text: str) -> None:
     with contextlib.suppress(ManifestError):

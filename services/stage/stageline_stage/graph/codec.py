@@ -124,17 +124,7 @@ def decode(data: bytes) -> BlockGraph:
 
     Raises `ManifestError`, or `UnsupportedOperatorError` for an operator outside the allow-list.
     """
-    if len(data) > MAX_GRAPH_BYTES:
-        raise ManifestError(f"block graph is larger than {MAX_GRAPH_BYTES} bytes")
-    try:
-        obj = json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError("block graph is not JSON") from error
-    version = obj.get("format") if isinstance(obj, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise ManifestError(f"block graph has format {version}, but this Stageline reads up to {FORMAT}: upgrade it")
-    fields = Fields(obj, "graph", ("format", "inputs", "orders", "outputs", "tensors", "nodes"))
-    fields.integer("format", FORMAT, FORMAT)
+    fields = _parse(data)
     defined: set[str] = set()
     inputs = tuple(_define(name, defined, "graph.inputs") for name in fields.array("inputs", MAX_LIST))
     orders = _orders(fields, inputs)
@@ -158,6 +148,21 @@ def _orders(fields: Fields, inputs: tuple[str, ...]) -> dict[str, tuple[int, ...
         if name not in inputs or not axes or sorted(order) != list(range(len(order))):
             raise fields.bad(f"orders.{name:.80}", "a permutation of the axes of an input")
     return {name: tuple(order) for name, order in orders.items()}
+
+
+def _parse(data: bytes) -> Fields:
+    if len(data) > MAX_GRAPH_BYTES:
+        raise ManifestError(f"block graph is larger than {MAX_GRAPH_BYTES} bytes")
+    try:
+        obj = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError("block graph is not JSON") from error
+    version = obj.get("format") if isinstance(obj, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise ManifestError(f"block graph has format {version}, but this Stageline reads up to {FORMAT}: upgrade it")
+    fields = Fields(obj, "graph", ("format", "inputs", "orders", "outputs", "tensors", "nodes"))
+    fields.integer("format", FORMAT, FORMAT)
+    return fields
 
 
 def _no_constant(text: str) -> Any:

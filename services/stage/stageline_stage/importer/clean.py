@@ -14,7 +14,7 @@ from stageline_stage.graph.ops import ALLOWED_PACKETS, op_name, resolve
 from stageline_stage.importer.views import is_view, packet
 
 _CHECKS = ("_assert_", "sym_constrain_range", "_guard")
-_EVAL_IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout")
+_EVAL_IDENTITIES = ("dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout")
 
 
 def plain_graph(program: ExportedProgram) -> fx.GraphModule:

@@ -81,6 +81,17 @@ def export_module(module: nn.Module, signature: Signature) -> ExportedProgram:
         raise ModelImportError(_explain(error)) from error
 
 
+def unsplit(module: nn.Module, signature: Signature) -> nn.Module:
+    """The exported program as one module, called with the inputs by name: what every split must equal.
+
+    Compare in eager mode, under `torch.inference_mode()`, at the same batch size and number of threads.
+    """
+    program = export_module(module, signature)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return program.module(check_guards=False)
+
+
 def _explain(error: Exception) -> str:
     reason = " ".join(str(error).split("\n\n")[0].split())[:400]
     where = user_frame(error)

@@ -30,6 +30,7 @@ from stageline_stage.importer.naming import input_names
 PR_SET_NO_NEW_PRIVS, CLONE_NEWNET, NOBODY = 38, 0x40000000, 65534
 MAX_SEQUENCE, NOMINAL_SIZE = 4096, 128
 CPU_SECONDS = 600
+MEMORY_BYTES = 16 << 30
 
 
 def main() -> None:
@@ -62,6 +63,7 @@ def _drop_privileges(folder: Path, max_file_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES + 8 * max_file_bytes,) * 2)
     if os.geteuid() != 0:
         return
     libc.unshare(CLONE_NEWNET)

@@ -17,6 +17,9 @@ class BatchTable:
         self._batches: dict[int, Batch] = {}
         self._last = 0
 
+    def __len__(self) -> int:
+        return len(self._batches)
+
     def next_id(self) -> int:
         """A new batch number."""
         self._last += 1

@@ -109,6 +109,11 @@ class Engine:
         return self._core.router.held
 
     @property
+    def batches_kept(self) -> int:
+        """Batches that are remembered: in flight, or given up but perhaps still to answer."""
+        return len(self._core.batches)
+
+    @property
     def idle(self) -> bool:
         """Whether every request is answered."""
         return not len(self._core.table)

@@ -91,7 +91,7 @@ class Outcomes:
     def overdue(self, batch_id: int, now: float) -> None:
         """A batch that is not back in time is sent again, to be safe."""
         batch = self._core.batches.get(batch_id)
-        if batch is None or not batch.live or now < batch.overdue_at:
+        if batch is None or not batch.live:
             return
         self._core.stats.overdue += 1
         self._core.router.blame(batch.path)

@@ -68,8 +68,7 @@ class ValueSpec:
 def read_values(fields: Fields, key: str) -> tuple[ValueSpec, ...]:
     """The list of values in field `key`, names distinct."""
     values = tuple(
-        ValueSpec.from_json(item, f"{fields.where}.{key}[{i}]")
-        for i, item in enumerate(fields.array(key, MAX_VALUES))
+        ValueSpec.from_json(item, f"{fields.where}.{key}[{i}]") for i, item in enumerate(fields.array(key, MAX_VALUES))
     )
     if len({value.name for value in values}) != len(values):
         raise fields.bad(key, "a list of values with distinct names")
@@ -108,9 +107,7 @@ class TensorRef:
         dtype, shape = fields.text("dtype"), tuple(fields.array("shape", MAX_RANK))
         if dtype not in ITEMSIZE:
             raise fields.bad("dtype", f"one of {', '.join(ITEMSIZE)}")
-        if any(
-            isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_INT for size in shape
-        ):
+        if any(isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= MAX_INT for size in shape):
             raise fields.bad("shape", "a list of sizes")
         nbytes = fields.integer("nbytes")
         if nbytes != prod(shape) * ITEMSIZE[dtype]:

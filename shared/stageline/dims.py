@@ -57,6 +57,4 @@ def _value(node: ast.expr, sizes: Mapping[str, int]) -> int:
         call = _CALLS.get(node.func.id)
         if call is not None and not node.keywords:
             return call(_value(node.args[0], sizes), _value(node.args[1], sizes))
-    raise ManifestError(
-        f"size expression has {ast.unparse(node)!r:.60}, which is not a known size or operation"
-    )
+    raise ManifestError(f"size expression has {ast.unparse(node)!r:.60}, which is not a known size or operation")

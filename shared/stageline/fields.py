@@ -19,9 +19,7 @@ class Fields:
     keys must be exactly `required`, plus any of `optional`.
     """
 
-    def __init__(
-        self, obj: object, where: str, required: Collection[str], optional: Collection[str] = ()
-    ) -> None:
+    def __init__(self, obj: object, where: str, required: Collection[str], optional: Collection[str] = ()) -> None:
         self.where = where
         if not isinstance(obj, dict):
             raise ManifestError(f"{where} must be a JSON object, not {type(obj).__name__}")
@@ -44,11 +42,7 @@ class Fields:
     def text(self, key: str, pattern: str = r".*", max_length: int = 256) -> str:
         """A string that matches `pattern` as a whole and is at most `max_length` characters long."""
         value = self._obj[key]
-        if (
-            not isinstance(value, str)
-            or len(value) > max_length
-            or not re.fullmatch(pattern, value, re.DOTALL)
-        ):
+        if not isinstance(value, str) or len(value) > max_length or not re.fullmatch(pattern, value, re.DOTALL):
             wanted = f"a string of at most {max_length} characters"
             raise self.bad(key, wanted if pattern == r".*" else f"{wanted} that matches {pattern}")
         return value
@@ -84,10 +78,6 @@ class Fields:
     def mapping(self, key: str, max_length: int) -> dict[str, Any]:
         """An object of at most `max_length` entries."""
         value = self._obj[key]
-        if (
-            not isinstance(value, dict)
-            or len(value) > max_length
-            or not all(isinstance(k, str) for k in value)
-        ):
+        if not isinstance(value, dict) or len(value) > max_length or not all(isinstance(k, str) for k in value):
             raise self.bad(key, f"an object of at most {max_length} entries")
         return value

@@ -66,9 +66,7 @@ class ModelManifest:
             raise ManifestError("the last block's outputs must equal the model's outputs")
         for i in range(len(self.blocks) - 1):
             if self.blocks[i].outputs != self.blocks[i + 1].inputs:
-                raise ManifestError(
-                    f"manifest.blocks[{i}].outputs must equal the inputs of the block after it"
-                )
+                raise ManifestError(f"manifest.blocks[{i}].outputs must equal the inputs of the block after it")
 
     @property
     def nominal(self) -> dict[str, int]:
@@ -154,9 +152,7 @@ class ModelManifest:
         )
         version = obj.get("format") if isinstance(obj, dict) else None
         if isinstance(version, int) and version > FORMAT:
-            raise ManifestError(
-                f"manifest.format is {version}, but this Stageline reads up to {FORMAT}: upgrade it"
-            )
+            raise ManifestError(f"manifest.format is {version}, but this Stageline reads up to {FORMAT}: upgrade it")
         fields = Fields(obj, "manifest", keys)
         dims = fields.mapping("dims", MAX_DIMS)
         for name in dims:

@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket as system
 import uuid
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,7 @@ class Sockets:
     def close(self) -> None:
         """Close every socket and both contexts."""
         for socket in self._open:
-            if not socket.closed:
-                socket.disable_monitor()
-                socket.close()
+            _close(socket)
         self._open.clear()
         self._control.term()
         self._data.term()
@@ -120,9 +119,7 @@ class Sockets:
         """Close one socket early."""
         if socket in self._open:
             self._open.remove(socket)
-        if not socket.closed:
-            socket.disable_monitor()
-            socket.close()
+        _close(socket)
 
     def _make(self, channel: Channel, kind: int) -> Socket:
         bulk = channel in (DATA, BLOBS)
@@ -154,9 +151,24 @@ def _specialise(socket: Socket, channel: Channel, kind: int) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 0)
 
 
+_monitors: weakref.WeakKeyDictionary[Socket, Socket] = weakref.WeakKeyDictionary()
+
+
+def _close(socket: Socket) -> None:
+    if socket.closed:
+        return
+    monitor = _monitors.pop(socket, None)
+    socket.disable_monitor()
+    socket.close()
+    if monitor is not None and not monitor.closed:  # pyzmq leaves it to the garbage collector; term() waits for it
+        monitor.close()
+
+
 def disconnect_monitor(socket: Socket) -> Socket:
     """A monitor socket that becomes readable when `socket` gains or loses a connection; read with `read_monitor`."""
-    return socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+    monitor: Socket = socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+    _monitors[socket] = monitor
+    return monitor
 
 
 def read_monitor(monitor: Socket) -> tuple[bool, str]:

@@ -1,0 +1,88 @@
+"""Settings: one precedence, and errors that name the setting and where it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig, default_data_dir, load
+from stageline.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "gateway: {max_batch: 2}\n")
+    environ = {"STAGELINE_MAX_BATCH": "3"}
+    assert load(GatewayConfig, flags={}, environ={}).max_batch == 8
+    assert load(GatewayConfig, flags={}, environ={}, file=file).max_batch == 2
+    assert load(GatewayConfig, flags={}, environ=environ, file=file).max_batch == 3
+    assert load(GatewayConfig, flags={"max_batch": "4"}, environ=environ, file=file).max_batch == 4
+
+
+def test_the_environment_may_name_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "stage: {threads: 2}\n")
+    assert load(StageConfig, flags={}, environ={"STAGELINE_CONFIG": str(file)}).threads == 2
+
+
+def test_only_the_services_own_section_counts(tmp_path: Path) -> None:
+    file = write(tmp_path / "c.yaml", "gateway: {port: 1}\ncoordinator: {port: 2}\n")
+    assert load(GatewayConfig, flags={}, environ={}, file=file).port == 1
+    assert load(CoordinatorConfig, flags={}, environ={}, file=file).port == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("gateway: {max_bach: 2}", "unknown setting gateway.max_bach; known: "),
+        ("gatway: {}", "unknown section gatway"),
+        ("gateway: [1]", "section gateway must map settings to values"),
+        ("gateway: {max_batch: many}", "max_batch in "),
+        ("- 1", "unknown section"),
+        ("gateway: {", "is not valid YAML"),
+    ],
+)
+def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml") as caught:
+        load(GatewayConfig, flags={}, environ={}, file=write(tmp_path / "c.yaml", text))
+    assert wanted in str(caught.value)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the config file"):
+        load(GatewayConfig, flags={}, environ={}, file=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "wanted"),
+    [
+        ({"max_batch": "x"}, {}, "--max-batch"),
+        ({}, {"STAGELINE_MAX_BATCH": "x"}, "STAGELINE_MAX_BATCH"),
+        ({"log_level": "loud"}, {}, "--log-level"),
+        ({"port": "65536"}, {}, "port must be between 0 and 65535"),
+        ({"window": "-1"}, {}, "window must not be negative"),
+        ({"coordinator": "localhost:7700"}, {}, "coordinator must look like tcp://"),
+        ({"host": "0.0.0.0"}, {}, "refusing to listen on 0.0.0.0"),
+    ],
+)
+def test_a_bad_value_names_its_origin(flags: dict[str, str], environ: dict[str, str], wanted: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(GatewayConfig, flags=flags, environ=environ)
+    assert wanted in str(caught.value)
+
+
+def test_paths_expand_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(StageConfig, flags={"cache_dir": "~/cache"}, environ={}).cache_dir == tmp_path / "cache"
+
+
+def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert default_data_dir() == tmp_path / "stageline"
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_data_dir() == tmp_path / ".local/share/stageline"

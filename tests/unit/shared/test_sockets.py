@@ -1,0 +1,104 @@
+"""The socket factory: loopback only, the options that no socket may be without, nothing left open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import zmq
+
+from stageline.errors import ConfigError
+from stageline.messages import BLOBS, CHANNELS, CONTROL, DATA, PLAN, TOPIC_PLAN
+from stageline.sockets import Sockets, check_loopback, disconnect_monitor, host_key, read_monitor
+
+WAIT_MS = 10_000
+
+
+@pytest.fixture
+def sockets() -> Iterator[Sockets]:
+    made = Sockets()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "127.9.9.9:0", "[::1]:0", "localhost:5", "ipc://@x"])
+def test_loopback_is_allowed(address: str) -> None:
+    check_loopback(address)
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:1", "tcp://*:0", "192.168.1.7:80", "[::]:0", "example.org:1"])
+def test_anything_else_is_refused(address: str, sockets: Sockets) -> None:
+    with pytest.raises(ConfigError, match="refusing to listen"):
+        check_loopback(address)
+    with pytest.raises(ConfigError, match="refusing to listen"):
+        sockets.bind(CONTROL, address)
+
+
+@pytest.mark.parametrize("channel", CHANNELS, ids=lambda c: c.name)
+def test_no_socket_lingers_or_takes_messages_of_any_size(channel: object, sockets: Sockets) -> None:
+    bound, address = sockets.bind(channel, "tcp://127.0.0.1:0")  # type: ignore[arg-type]
+    connected = sockets.connect(channel, address)  # type: ignore[arg-type]
+    for socket in (bound, connected):
+        assert socket.getsockopt(zmq.LINGER) == 0
+        assert socket.getsockopt(zmq.MAXMSGSIZE) > 0
+
+
+def test_bulk_and_control_do_not_share_a_context(sockets: Sockets) -> None:
+    control, _ = sockets.bind(CONTROL, "tcp://127.0.0.1:0")
+    plan, _ = sockets.bind(PLAN, "tcp://127.0.0.1:0")
+    data, _ = sockets.bind(DATA, "tcp://127.0.0.1:0")
+    blobs, _ = sockets.bind(BLOBS, "tcp://127.0.0.1:0")
+    assert control.context is plan.context
+    assert data.context is blobs.context
+    assert control.context is not data.context
+
+
+def test_a_busy_port_says_so(sockets: Sockets) -> None:
+    _, address = sockets.bind(CONTROL, "tcp://127.0.0.1:0")
+    with pytest.raises(ConfigError, match="choose another port"):
+        sockets.bind(CONTROL, address)
+
+
+def test_a_malformed_address_says_so(sockets: Sockets) -> None:
+    with pytest.raises(ConfigError, match="want tcp://HOST:PORT"):
+        sockets.connect(CONTROL, "nonsense")
+
+
+def test_a_subscriber_hears_whole_topics_only(sockets: Sockets) -> None:
+    publisher, address = sockets.bind(PLAN, "tcp://127.0.0.1:0")
+    subscriber = sockets.connect(PLAN, address)
+    while not subscriber.poll(20):
+        publisher.send_multipart([b"planet", b"no"])
+        publisher.send_multipart([TOPIC_PLAN, b"yes"])
+    assert subscriber.recv_multipart() == [TOPIC_PLAN, b"yes"]
+
+
+def test_data_goes_over_ipc_on_one_host_and_tcp_otherwise(sockets: Sockets) -> None:
+    receiver, endpoint = sockets.bind_data("127.0.0.1")
+    assert endpoint.host == host_key()
+    assert endpoint.address_from(host_key()).startswith("ipc://@")
+    assert endpoint.address_from("elsewhere") == endpoint.tcp
+    for address in (endpoint.tcp, endpoint.ipc):
+        sender = sockets.connect(DATA, address)
+        assert sender.poll(WAIT_MS, zmq.POLLOUT)
+        sender.send(address.encode())
+        assert receiver.poll(WAIT_MS)
+        assert receiver.recv() == address.encode()
+
+
+def test_a_monitor_sees_the_peer_come_and_go(sockets: Sockets) -> None:
+    bound, address = sockets.bind(DATA, "tcp://127.0.0.1:0")
+    connected = sockets.connect(DATA, address)
+    monitor = disconnect_monitor(connected)
+    assert monitor.poll(WAIT_MS)
+    assert read_monitor(monitor) == (True, address)
+    sockets.release(bound)
+    assert monitor.poll(WAIT_MS)
+    assert read_monitor(monitor) == (False, address)
+
+
+def test_close_closes_everything() -> None:
+    made = Sockets()
+    bound, _ = made.bind(CONTROL, "tcp://127.0.0.1:0")
+    made.close()
+    assert bound.closed

@@ -1,0 +1,122 @@
+"""Control messages byte for byte: what a peer of another version sends and expects.
+
+A change of these bytes is a change of the protocol: add optional fields, never rename or retype one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from stageline.errors import RemoteProtocolError
+from stageline.messages import (
+    BlobPut,
+    ExecutorInfo,
+    FromBlobs,
+    FromCoordinator,
+    GetPlan,
+    Hello,
+    NodeInfo,
+    Ping,
+    Prepare,
+    Retire,
+    ToBlobs,
+    ToCoordinator,
+    Welcome,
+)
+from stageline.plan import Digest, Endpoint, NodeView, Plan, StageKey
+from stageline.wire import MAX_CONTROL_BYTES, Decoder, Message, encode
+
+SHA = "ab" * 32
+STAGE = StageKey(manifest=SHA, start=0, end=3)
+
+GOLDEN: list[tuple[object, Message, str]] = [
+    (ToCoordinator, GetPlan(id=7), "82a174a7476574506c616ea2696407"),
+    (FromCoordinator, Ping(sequence=1, sent_s=0.5), "83a174a450696e67a873657175656e636501a673656e745f73cb3fe0000000000000"),
+]
+
+
+def test_small_messages_are_these_bytes() -> None:
+    for channel, message, golden in GOLDEN:
+        assert encode(message).hex() == golden
+        assert Decoder(channel)(bytes.fromhex(golden)) == message
+
+
+def test_hello_is_a_map_of_its_fields_without_defaults() -> None:
+    node = NodeInfo(
+        memory_bytes=1 << 30,
+        fingerprint="f",
+        device="cpu",
+        host="h",
+        executors=(ExecutorInfo(executor="e", pid=2, endpoint=Endpoint(tcp="tcp://127.0.0.1:1")),),
+    )
+    hello = Hello(role="agent", name="n", incarnation="i", pid=1, node=node)
+    assert msgspec.msgpack.decode(encode(hello)) == {
+        "t": "Hello",
+        "role": "agent",
+        "name": "n",
+        "incarnation": "i",
+        "pid": 1,
+        "node": {
+            "memory_bytes": 1 << 30,
+            "fingerprint": "f",
+            "device": "cpu",
+            "host": "h",
+            "executors": [{"executor": "e", "pid": 2, "endpoint": {"tcp": "tcp://127.0.0.1:1"}}],
+        },
+    }
+    assert Decoder(ToCoordinator)(encode(hello)) == hello
+
+
+@pytest.mark.parametrize(
+    ("channel", "message"),
+    [
+        (FromCoordinator, Welcome(term=1, plan="tcp://a:1", blobs="tcp://a:2", ping_interval_s=0.1, cluster="c")),
+        (FromCoordinator, Prepare(term=1, version=2, stages=(STAGE,))),
+        (FromCoordinator, Retire(term=1, version=2, keep=(STAGE,))),
+        (ToBlobs, BlobPut(id=1, sha256=SHA, offset=0, total=9)),
+        (Plan | Digest, Plan(term=1, version=2)),
+        (Plan | Digest, Digest(term=1, version=2, sequence=3, nodes=(NodeView(node="n", incarnation="i", state="gone"),))),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_messages_survive_the_wire(channel: object, message: Message) -> None:
+    assert Decoder(channel)(encode(message)) == message
+
+
+def test_fields_of_a_newer_peer_are_ignored() -> None:
+    newer = msgspec.msgpack.encode({"t": "GetPlan", "id": 1, "colour": "blue", "depth": {"a": [1]}})
+    assert Decoder(ToCoordinator)(newer) == GetPlan(id=1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"\x81",
+        msgspec.msgpack.encode([1]),
+        msgspec.msgpack.encode({"t": "Unheard"}),
+        msgspec.msgpack.encode({"id": 1}),
+        msgspec.msgpack.encode({"t": "GetPlan"}),
+        msgspec.msgpack.encode({"t": "GetPlan", "id": "1"}),
+        msgspec.msgpack.encode({"t": "GetPlan", "id": msgspec.msgpack.Ext(5, b"x")}),
+        msgspec.msgpack.encode({"t": "GetPlan", "id": 1}) + b"\x00",
+        msgspec.msgpack.encode({"t": "Welcome", "term": 1}),
+        b"\x91" * 5000,
+        b"\xdd\xff\xff\xff\xff",
+    ],
+)
+def test_anything_else_is_refused(data: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        Decoder(ToCoordinator)(data)
+
+
+def test_a_message_of_the_other_direction_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError):
+        Decoder(FromBlobs)(encode(BlobPut(id=1, sha256=SHA, offset=0, total=9)))
+
+
+def test_a_message_beyond_the_limit_is_refused_unread() -> None:
+    with pytest.raises(RemoteProtocolError, match="exceeds the limit"):
+        Decoder(ToCoordinator)(bytes(MAX_CONTROL_BYTES + 1))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from stageline_stage.departure import Departure
 from stageline_stage.membership import DUPLICATE_PATIENCE_S, Membership
 
@@ -12,7 +14,7 @@ def steps(membership: Membership, start: float, end: float) -> list[tuple[float,
 def test_hello_is_repeated_with_backoff_until_welcome() -> None:
     membership = Membership(0.0)
     times = [now for now, _ in steps(membership, 0.0, 10.0)]
-    gaps = [round(b - a, 1) for a, b in zip(times, times[1:], strict=False)]
+    gaps = [round(b - a, 1) for a, b in pairwise(times)]
     assert times[0] == 0.0 and gaps[:4] == [0.5, 1.0, 2.0, 2.0]
     membership.welcomed(10.0)
     assert membership.joined(10.0) and membership.tick(10.0) == "wait"

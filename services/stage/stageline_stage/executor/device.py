@@ -39,7 +39,7 @@ class Runner(Protocol):
         """Begin a batch; raises what the stage raises."""
 
     def peak_bytes(self, reset: bool = False) -> int:
-        """Largest device memory since the last reset, in bytes; 0 where unknown."""
+        """Device memory in bytes that batches have taken at once since the last reset; 0 where unknown."""
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -96,6 +96,7 @@ class CudaRunner:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._baseline = 0
         cuda: Any = torch.cuda
         self._copy_in, self._compute, self._copy_out = (cuda.Stream(device) for _ in range(3))
         self._clock: Callable[[], Any] = lambda: cuda.Event(enable_timing=True)
@@ -125,11 +126,12 @@ class CudaRunner:
             raise
 
     def peak_bytes(self, reset: bool = False) -> int:
-        """Of torch's caching allocator."""
-        peak = torch.cuda.max_memory_allocated(self.device)
+        """Of torch's caching allocator, what was allocated at the last reset (weights) left out."""
+        peak = torch.cuda.max_memory_allocated(self.device) - self._baseline
         if reset:
+            self._baseline = torch.cuda.memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-        return peak
+        return max(0, peak)
 
 
 class _CudaRunning:

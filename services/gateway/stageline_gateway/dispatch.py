@@ -80,7 +80,7 @@ class Dispatcher:
         batch = self._batch(model, entries, path, cost, attempt, now)
         for entry in entries:
             core.dequeue(entry)
-            core.table.dispatch(entry, batch.id, batch.epoch)
+            core.table.dispatch(entry, batch.id)
         core.batches.add(batch)
         core.timers.add(batch.overdue_at, Timer.OVERDUE, batch.id)
         self._send(batch, entries, attempt)

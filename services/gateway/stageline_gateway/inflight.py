@@ -8,7 +8,6 @@ from enum import Enum
 
 from stageline.data import Buffer
 from stageline.errors import RejectedError
-from stageline.plan import Epoch
 from stageline.protocol import TensorSpec
 
 Rank = tuple[int, float, int]
@@ -74,7 +73,6 @@ class Entry:
     attempts: int = 0
     current: int = 0
     batches: set[int] = field(default_factory=set)
-    epoch: Epoch = (0, 0)
     alone: bool = False
 
     @property
@@ -132,11 +130,11 @@ class InFlightTable:
         """The client's unanswered requests."""
         return [self._entries[key] for key in self._by_client.get(client, {}).values()]
 
-    def dispatch(self, entry: Entry, batch: int, epoch: Epoch) -> None:
+    def dispatch(self, entry: Entry, batch: int) -> None:
         """It travels in `batch` now."""
         _move(entry, State.DISPATCHED)
         entry.attempts += 1
-        entry.current, entry.epoch = batch, epoch
+        entry.current = batch
         entry.batches.add(batch)
 
     def requeue(self, entry: Entry) -> None:

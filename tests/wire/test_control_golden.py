@@ -32,7 +32,11 @@ STAGE = StageKey(manifest=SHA, start=0, end=3)
 
 GOLDEN: list[tuple[object, Message, str]] = [
     (ToCoordinator, GetPlan(id=7), "82a174a7476574506c616ea2696407"),
-    (FromCoordinator, Ping(sequence=1, sent_s=0.5), "83a174a450696e67a873657175656e636501a673656e745f73cb3fe0000000000000"),
+    (
+        FromCoordinator,
+        Ping(sequence=1, sent_s=0.5),
+        "83a174a450696e67a873657175656e636501a673656e745f73cb3fe0000000000000",
+    ),
 ]
 
 
@@ -76,7 +80,10 @@ def test_hello_is_a_map_of_its_fields_without_defaults() -> None:
         (FromCoordinator, Retire(term=1, version=2, keep=(STAGE,))),
         (ToBlobs, BlobPut(id=1, sha256=SHA, offset=0, total=9)),
         (Plan | Digest, Plan(term=1, version=2)),
-        (Plan | Digest, Digest(term=1, version=2, sequence=3, nodes=(NodeView(node="n", incarnation="i", state="gone"),))),
+        (
+            Plan | Digest,
+            Digest(term=1, version=2, sequence=3, nodes=(NodeView(node="n", incarnation="i", state="gone"),)),
+        ),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -112,8 +112,8 @@ class Sockets:
         for socket in self._open:
             _close(socket)
         self._open.clear()
-        self._control.term()
-        self._data.term()
+        for context in (self._control, self._data):
+            context.destroy(linger=0)  # not term(): it would wait for ever for a monitor that somebody still holds
 
     def release(self, socket: Socket) -> None:
         """Close one socket early."""

@@ -12,18 +12,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 
+from stageline import __version__
 from stageline.admin import AdminClient
 from stageline.embedded.processes import read_stat
 from stageline.embedded.shutdown import stop
 from stageline.embedded.state import ClusterState, ProcessRecord, ServiceRole, find, new_state, save
-from stageline.errors import ClusterError, ConfigError, NotReadyError, StoreError
+from stageline.errors import CancelledError, ClusterError, ConfigError, NotReadyError, StoreError
 
 MODULES: dict[ServiceRole, str] = {
     "coordinator": "stageline_coordinator",
@@ -84,11 +84,14 @@ class Cluster:
         stop(self.state, reap=self.exited)
 
 
-def start(spec: ClusterSpec, progress: Progress = lambda text: None) -> Cluster:
+def start(
+    spec: ClusterSpec, progress: Progress = lambda text: None, *, should_stop: Callable[[], bool] = lambda: False
+) -> Cluster:
     """Start the cluster and wait until every worker and the gateway have registered.
 
     Raises `ClusterError` if one runs on that data directory, `NotReadyError` naming the log and the setting when
-    something does not come up in time; whatever was started is stopped again.
+    something does not come up in time, `CancelledError` once `should_stop` says so; whatever was started is then
+    stopped again.
     """
     data_dir = spec.data_dir.absolute()
     with _starting(data_dir):
@@ -98,7 +101,7 @@ def start(spec: ClusterSpec, progress: Progress = lambda text: None) -> Cluster:
                 f"a cluster already runs on {data_dir} (pids {', '.join(str(p.pid) for p in running.processes)}): "
                 f"stop it with `stageline down --data-dir {data_dir}`, or use another --data-dir"
             )
-        launcher = _Launcher(spec, data_dir, progress)
+        launcher = _Launcher(spec, data_dir, progress, should_stop)
         try:
             return launcher.run()
         except BaseException:
@@ -125,13 +128,14 @@ def _starting(data_dir: Path) -> Iterator[None]:
 
 
 class _Launcher:
-    def __init__(self, spec: ClusterSpec, data_dir: Path, progress: Progress) -> None:
+    def __init__(self, spec: ClusterSpec, data_dir: Path, progress: Progress, should_stop: Callable[[], bool]) -> None:
         self._spec = spec
+        self._should_stop = should_stop
         self._dir = data_dir
         self._progress = progress
         self._deadline = time.monotonic() + spec.ready_timeout_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], version("stageline")), {})
+        self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], __version__), {})
 
     def run(self) -> Cluster:
         self._progress("starting the coordinator")
@@ -214,7 +218,9 @@ class _Launcher:
         return max(0.1, self._deadline - time.monotonic())
 
     def _check(self, what: str, name: str) -> None:
-        """Raise if a process has ended or the time is over."""
+        """Raise if a process has ended, the time is over or the user wants to stop."""
+        if self._should_stop():
+            raise CancelledError("interrupted while starting: nothing is left running")
         for child, code in self.cluster.exited().items():
             raise NotReadyError(f"{child} ended with {_status(code)} while starting{_last_line(self._log(child))}")
         if time.monotonic() > self._deadline:

@@ -56,11 +56,9 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
         return self.boot == boot_id() and any(process.running for process in self.processes)
 
     @property
-    def serving(self) -> bool:
-        """Whether its coordinator runs and all of it has been up."""
-        return (
-            bool(self.coordinator) and self.alive and any(p.role == "coordinator" and p.running for p in self.processes)
-        )
+    def usable(self) -> bool:
+        """Whether all of it has been up and some of it still runs: requests need no coordinator, for one."""
+        return bool(self.coordinator) and self.alive
 
     def process(self, name: str) -> ProcessRecord | None:
         """The process called `name`."""

@@ -1,0 +1,8 @@
+"""`stageline demo`."""
+
+import click
+
+
+@click.command()
+def demo() -> None:
+    """Demo."""

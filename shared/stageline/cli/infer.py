@@ -1,0 +1,154 @@
+"""`stageline infer`: one request from files, its answer to a file or the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stageline.cli.options import Where, connect, json_option, location_options
+from stageline.cli.output import emit_json, emit_table
+from stageline.errors import ConfigError, NoClusterError, StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from stageline.client import InferResult
+
+    Array = npt.NDArray[np.generic]
+
+TOP = 5
+
+
+@click.command()
+@click.argument("model")
+@click.option("--input", "inputs", multiple=True, required=True, metavar="NAME=FILE.npy", help="An input; repeatable.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write all outputs to this .npz file.")
+@click.option("--priority", type=int, default=0, show_default=True, help="Lower numbers are served first.")
+@click.option("--deadline-ms", type=float, help="Give up after so many milliseconds [default: the gateway's].")
+@location_options
+@json_option
+def infer(
+    model: str,
+    inputs: Sequence[str],
+    output: Path | None,
+    priority: int,
+    deadline_ms: float | None,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Run MODEL on arrays from .npy files; dimension 0 of each is the batch.
+
+    \b
+    Example:
+      stageline infer resnet50 --input pixel_values=image.npy --output logits.npz
+    """
+    if deadline_ms is not None and not deadline_ms > 0:
+        raise ConfigError(f"--deadline-ms must be positive, got {deadline_ms:g}")
+    arrays = dict(read_input(text) for text in inputs)
+    from stageline.client import Client
+
+    with Client(gateway_address(where), name="cli") as client:
+        begun = time.monotonic()
+        result = client.infer(
+            model, arrays, priority=priority, deadline_s=None if deadline_ms is None else deadline_ms / 1000
+        )
+        elapsed_ms = 1000 * (time.monotonic() - begun)
+    if output is not None:
+        write_outputs(output, result.outputs)
+    if as_json:
+        emit_json(_as_json(model, result, elapsed_ms, output))
+    else:
+        _print(result, elapsed_ms, output)
+
+
+def gateway_address(where: Where) -> str:
+    """The gateway's client address: as named, or a live one that the coordinator knows."""
+    location = where()
+    if location.gateway:
+        return location.gateway
+    with connect(location) as admin:
+        for gateway in admin.nodes().gateways:
+            if gateway.state == "alive" and gateway.client_address:
+                return gateway.client_address
+    raise NoClusterError("the coordinator knows no live gateway: start one with `stageline-gateway`")
+
+
+def read_input(text: str) -> tuple[str, Array]:
+    """NAME=FILE.npy to name and array; never unpickles. Raises `ConfigError`."""
+    import numpy as np
+
+    name, equals, file = text.partition("=")
+    if not name or not equals or not file:
+        raise ConfigError(f"--input wants NAME=FILE.npy, got {text!r}")
+    try:
+        array = np.load(file, allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file} for input {name}: {error.strerror or error}") from None
+    except (ValueError, EOFError):
+        raise ConfigError(f"{file} is no .npy file of plain numbers: write it with numpy.save") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ConfigError(f"{file} holds several arrays: give one .npy file per input")
+    return name, array
+
+
+def write_outputs(path: Path, outputs: dict[str, Any]) -> None:
+    """One array per output. Raises `StoreError`."""
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.savez(file, **outputs)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error.strerror}): choose another --output") from None
+
+
+def top_values(array: Array, count: int = TOP) -> list[tuple[int, float]]:
+    """The largest values of the first item's last axis, with their positions."""
+    import numpy as np
+
+    if array.dtype.kind not in "fiu" or array.size == 0 or array.ndim == 0:
+        return []
+    row = array[0] if array.ndim > 1 else array
+    flat = np.asarray(row, dtype=np.float64).reshape(-1, row.shape[-1] if row.ndim else 1)[-1]
+    best = np.argsort(-flat, kind="stable")[:count]
+    return [(int(i), float(flat[i])) for i in best]
+
+
+def _as_json(model: str, result: InferResult, elapsed_ms: float, output: Path | None) -> dict[str, Any]:
+    return {
+        "model": model,
+        "outputs": [
+            {
+                "name": name,
+                "dtype": array.dtype.name,
+                "shape": list(array.shape),
+                "top": [{"index": i, "value": value} for i, value in top_values(array)],
+            }
+            for name, array in result.outputs.items()
+        ],
+        "batch": result.batch,
+        "attempts": result.attempts,
+        "elapsed_ms": round(elapsed_ms, 3),
+        "output": str(output) if output else None,
+    }
+
+
+def _print(result: InferResult, elapsed_ms: float, output: Path | None) -> None:
+    rows = [
+        (
+            name,
+            array.dtype.name,
+            " x ".join(map(str, array.shape)),
+            "  ".join(f"{i}: {v:.4g}" for i, v in top_values(array)),
+        )
+        for name, array in result.outputs.items()
+    ]
+    emit_table("", ("output", "dtype", "shape", "largest (first item)"), rows)
+    where = f"; written to {output}" if output else ""
+    click.echo(f"answered in {elapsed_ms:.1f} ms{where}")

@@ -1,0 +1,172 @@
+"""`stageline status`, `nodes list` and `plan show`: what runs, and where each model is placed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
+from stageline.cli.output import emit_json, emit_table, note, size
+from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
+from stageline.cli.processes import process_rows
+from stageline.errors import NoClusterError
+from stageline.locate import Location
+from stageline.messages import ModelRow, NodeList, NodeRow
+from stageline.plan import Plan
+
+STATUS_TIMEOUT_S = 5.0
+
+
+@click.command()
+@location_options
+@json_option
+def status(where: Where, as_json: bool) -> int:
+    """Show processes with pids and states, nodes, models and the plan's epoch.
+
+    \b
+    Example:
+      stageline status --json
+    """
+    location = where()
+    problem, listing, models, plan = "", NodeList(id=0, nodes=()), tuple[ModelRow, ...](), None
+    try:
+        with connect(location, STATUS_TIMEOUT_S) as admin:
+            listing, models, plan = admin.nodes(), admin.models(), admin.plan()
+    except NoClusterError as error:
+        if location.state is None:
+            raise
+        problem = str(error)
+    processes = process_rows(location.state, listing)
+    if as_json:
+        emit_json(_status_json(location, processes, listing, models, plan, problem))
+    else:
+        _print_status(location, processes, models, plan)
+        if problem:
+            note(f"stageline: {problem}")
+    return EXIT_NO_CLUSTER if problem else 0
+
+
+def _status_json(
+    location: Location,
+    processes: list[dict[str, Any]],
+    listing: NodeList,
+    models: tuple[ModelRow, ...],
+    plan: Plan | None,
+    problem: str,
+) -> dict[str, Any]:
+    return {
+        "cluster": listing.cluster or (location.state.id if location.state else ""),
+        "data_dir": location.state.data_dir if location.state else None,
+        "coordinator": location.coordinator,
+        "gateway": location.gateway or next((g.client_address for g in listing.gateways if g.state == "alive"), ""),
+        "epoch": list(plan.epoch) if plan else None,
+        "processes": processes,
+        "nodes": [node_json(node) for node in listing.nodes],
+        "models": msgspec.to_builtins(models),
+        "problem": problem,
+    }
+
+
+def _print_status(
+    location: Location, processes: list[dict[str, Any]], models: tuple[ModelRow, ...], plan: Plan | None
+) -> None:
+    columns = ("process", "role", "pid", "state", "address", "http")
+    rows = [[p["name"], p["role"], p["pid"], p["state"], p["address"], p["http"]] for p in processes]
+    emit_table("Processes", columns, rows, right=("pid",))
+    if models:
+        emit_table("Models", MODEL_COLUMNS, model_rows(models), right=("blocks", "weights"))
+    if plan is not None:
+        click.echo(f"plan {plan.term}.{plan.version}; coordinator {location.coordinator}")
+
+
+MODEL_COLUMNS = ("model", "state", "blocks", "weights", "reason")
+
+
+def model_rows(models: tuple[ModelRow, ...]) -> list[list[str]]:
+    """Registered models as cells."""
+    return [[m.name, m.status, str(m.blocks), size(m.weight_bytes), m.reason] for m in models]
+
+
+@click.group()
+def nodes() -> None:
+    """Look at the stage workers."""
+
+
+@nodes.command("list")
+@location_options
+@json_option
+def list_nodes(where: Where, as_json: bool) -> None:
+    """List the workers, what they offer and what they have done.
+
+    \b
+    Example:
+      stageline nodes list
+    """
+    with connect(where()) as admin:
+        listing = admin.nodes()
+    if as_json:
+        emit_json([node_json(node) for node in listing.nodes])
+        return
+    columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "cpu")
+    emit_table("", columns, [_node_row(node) for node in listing.nodes], right=("memory", "pid", "items", "queue"))
+
+
+def node_json(node: NodeRow) -> dict[str, Any]:
+    """A node as JSON."""
+    return {
+        "node": node.node,
+        "state": node.state,
+        "incarnation": node.incarnation,
+        "device": node.device,
+        "cpu": node.cpu,
+        "memory_bytes": node.memory_bytes,
+        "pid": node.pid,
+        "http": node.http,
+        "executors": [
+            {"executor": e.executor, "pid": e.pid, "stages": [str(stage) for stage in e.loaded]} for e in node.executors
+        ],
+        "progress": [{**msgspec.structs.asdict(p)} for p in node.progress],
+    }
+
+
+def _node_row(node: NodeRow) -> list[str]:
+    return [
+        node.node,
+        node.state,
+        node.device,
+        size(node.memory_bytes),
+        str(node.pid or ""),
+        " ".join(f"{e.executor}({e.pid})" for e in node.executors),
+        " ".join(str(stage) for e in node.executors for stage in e.loaded),
+        str(sum(p.items_done for p in node.progress)),
+        str(sum(p.queue_depth for p in node.progress)),
+        node.cpu,
+    ]
+
+
+@click.group()
+def plan() -> None:
+    """Look at the placement."""
+
+
+@plan.command("show")
+@location_options
+@json_option
+def show_plan(where: Where, as_json: bool) -> None:
+    """Show which blocks of each model run on which node; a star marks the slowest stage of a model.
+
+    \b
+    Example:
+      stageline plan show
+    """
+    with connect(where()) as admin:
+        current = admin.plan()
+    if as_json:
+        emit_json({"epoch": list(current.epoch), "models": [model_json(model) for model in current.models]})
+        return
+    emit_table(f"Plan {current.term}.{current.version}", PLAN_COLUMNS, plan_rows(current), right=PLAN_RIGHT)
+    for model in current.models:
+        if model.status != "serving":
+            note(f"{model.name} is {model.status}: {model.reason or 'wait a little'}")

@@ -1,0 +1,142 @@
+"""`stageline models`: import, list, show and remove models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from stageline.cli.catalogue import open_catalogue
+from stageline.cli.importing import importing
+from stageline.cli.inspect import MODEL_COLUMNS, model_rows
+from stageline.cli.options import Where, json_option, location_options
+from stageline.cli.output import emit_json, emit_table, note, quantity, reporting, size
+from stageline.errors import ConfigError
+from stageline.manifest import ModelManifest
+from stageline.messages import ModelRow
+
+
+@click.group()
+def models() -> None:
+    """Import models and look at them."""
+
+
+@models.command("add")
+@click.argument("source")
+@click.option("--name", help="Name to serve it under [default: made from SOURCE].")
+@click.option("--random-weights", type=int, metavar="SEED", help="Build from the config alone, with weights by seed.")
+@click.option("--task", help="Kind of Hugging Face model, when its config leaves it open.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the cluster serves it.")
+@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for that.")
+@location_options
+@json_option
+def add(
+    source: str,
+    name: str | None,
+    random_weights: int | None,
+    task: str | None,
+    wait: bool,
+    timeout: float,
+    where: Where,
+    as_json: bool,
+) -> None:
+    """Import a model and register it.
+
+    SOURCE is a Hugging Face directory or hub id (hf:ORG/NAME), a torch.export archive (.pt2) or a Python factory
+    (module:callable). Only what the coordinator lacks is uploaded. Where no cluster runs,
+    the model is registered in the data directory and served by the next `stageline up`.
+
+    \b
+    Example:
+      stageline models add hf:microsoft/resnet-50 --name resnet50
+      stageline models add stageline_stage.zoo:resnet50 --name r50 --no-wait
+    """
+    if timeout <= 0:
+        raise ConfigError(f"--timeout must be positive, got {timeout:g}")
+    with open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
+        with importing(source, name=name, random_weights=random_weights, task=task, progress=report) as (found, blobs):
+            manifest = catalogue.put(found, blobs, report)
+        row = catalogue.wait(found.name, manifest, timeout, report) if wait else catalogue.row(found.name)
+    if as_json:
+        emit_json({**found.describe(), **_row_json(row)})
+        return
+    click.echo(f"{found.name} is {row.status}: {len(found.blocks)} blocks, {size(found.weight_bytes)} of weights")
+
+
+@models.command("list")
+@location_options
+@json_option
+def list_models(where: Where, as_json: bool) -> None:
+    """List the registered models.
+
+    \b
+    Example:
+      stageline models list --json
+    """
+    with open_catalogue(where) as catalogue:
+        rows = catalogue.models()
+    if as_json:
+        emit_json([_row_json(row) for row in rows])
+        return
+    emit_table("", MODEL_COLUMNS, model_rows(rows), right=("blocks", "weights"))
+
+
+@models.command("show")
+@click.argument("name")
+@location_options
+@json_option
+def show(name: str, where: Where, as_json: bool) -> None:
+    """Show a model's inputs, outputs and blocks; sizes of -1 are dynamic.
+
+    \b
+    Example:
+      stageline models show resnet50 --json
+    """
+    with open_catalogue(where) as catalogue:
+        row = catalogue.row(name)
+        manifest = catalogue.manifest(row)
+    if as_json:
+        emit_json({**manifest.describe(), "manifest": row.manifest, "status": row.status, "reason": row.reason})
+        return
+    _print_model(manifest, row)
+
+
+@models.command("remove")
+@click.argument("name")
+@location_options
+@json_option
+def remove(name: str, where: Where, as_json: bool) -> None:
+    """Stop serving a model and forget it.
+
+    \b
+    Example:
+      stageline models remove resnet50
+    """
+    with open_catalogue(where) as catalogue:
+        catalogue.remove(name)
+    if as_json:
+        emit_json({"removed": name})
+    else:
+        click.echo(f"removed {name}")
+
+
+def _row_json(row: ModelRow) -> dict[str, Any]:
+    return dict(msgspec.structs.asdict(row))
+
+
+def _print_model(manifest: ModelManifest, row: ModelRow) -> None:
+    described = manifest.describe()
+    note(f"{row.name} is {row.status}{': ' + row.reason if row.reason else ''}; from {manifest.source or 'a program'}")
+    values = [
+        (kind, value["name"], value["dtype"], " x ".join(map(str, value["shape"])))
+        for kind, key in (("input", "inputs"), ("output", "outputs"))
+        for value in described[key]
+    ]
+    emit_table("Signature", ("", "name", "dtype", "shape"), values)
+    blocks = [
+        (str(i), block["name"], size(block["weight_bytes"]), quantity(block["flops"]), size(block["cut_bytes"]))
+        for i, block in enumerate(described["blocks"])
+    ]
+    columns = ("block", "name", "weights", "FLOPs", "crossing the cut after it")
+    emit_table("Blocks", columns, blocks, right=("block", *columns[2:]))

@@ -1,0 +1,94 @@
+"""What the commands share: how errors become one line and an exit code, and how a cluster is named."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from stageline.admin import AdminClient
+from stageline.errors import CancelledError, ConfigError, ConnectionLostError, NoClusterError, StagelineError
+from stageline.locate import COORDINATOR_VARIABLE, GATEWAY_VARIABLE, Location, locate
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NO_CLUSTER = 3
+EXIT_INTERRUPTED = 130
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    it failed: the message says what and what to do
+  2    a flag, setting or argument is wrong
+  3    no cluster was found, or it does not answer
+  130  interrupted
+"""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def exit_code(error: StagelineError) -> int:
+    """The exit code of a command that ends with `error`."""
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    if isinstance(error, CancelledError):
+        return EXIT_INTERRUPTED
+    if isinstance(error, (NoClusterError, ConnectionLostError)):
+        return EXIT_NO_CLUSTER
+    return EXIT_FAILED
+
+
+def one_line(text: str) -> str:
+    """The message without line breaks."""
+    return " ".join(text.split())
+
+
+def json_option(command: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+
+
+def data_dir_option(text: str) -> Callable[[F], F]:
+    """`--data-dir`."""
+    return click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help=text)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The cluster that the flags of a command name; call it to find that cluster."""
+
+    coordinator: str | None = None
+    gateway: str | None = None
+    data_dir: Path | None = None
+
+    def __call__(self) -> Location:
+        """Raises `NoClusterError` when there is none."""
+        return locate(coordinator=self.coordinator, gateway=self.gateway, data_dir=self.data_dir, environ=os.environ)
+
+    @property
+    def by_address(self) -> bool:
+        """Whether an address was given, so that no data directory on this machine can be meant."""
+        given = (self.coordinator, self.gateway, os.environ.get(COORDINATOR_VARIABLE), os.environ.get(GATEWAY_VARIABLE))
+        return self.data_dir is None and any(given)
+
+
+def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--coordinator`, `--gateway` and `--data-dir`, given to the command as `where`."""
+
+    @functools.wraps(command)
+    def wrapped(coordinator: str | None, gateway: str | None, data_dir: Path | None, **rest: Any) -> Any:
+        return command(where=Where(coordinator, gateway, data_dir), **rest)
+
+    wrapped = click.option("--gateway", help="Client address of a gateway, tcp://HOST:PORT.")(wrapped)
+    wrapped = click.option("--coordinator", help="Control address of the coordinator, tcp://HOST:PORT.")(wrapped)
+    return data_dir_option("The embedded cluster that runs on this directory.")(wrapped)
+
+
+def connect(location: Location, timeout_s: float = 10.0) -> AdminClient:
+    """A connection to the cluster's coordinator."""
+    return AdminClient(location.control, timeout_s=timeout_s)

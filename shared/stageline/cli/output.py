@@ -1,0 +1,76 @@
+"""What commands print: JSON for scripts, rich on a terminal, plain tab-separated lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+Report = Callable[[str, float], None]
+"""Called with what is being done now and the fraction done, in [0, 1]."""
+
+
+def emit_json(value: Any) -> None:
+    """Print indented JSON."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
+    """Print a table; `right` names the columns to align right. In a pipe: a header and tab-separated lines."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            click.echo("\t".join(str(cell) for cell in row))
+        return
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    Console().print(table)
+
+
+def note(text: str) -> None:
+    """One line for people, on stderr, so that stdout stays clean for scripts."""
+    click.echo(text, err=True)
+
+
+@contextmanager
+def reporting(text: str, *, quiet: bool = False) -> Iterator[Report]:
+    """A progress bar on stderr while the block runs; nothing when stderr is no terminal, or `quiet`."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step, fraction: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(text, total=1.0)
+
+        def report(step: str, fraction: float) -> None:
+            progress.update(task, description=f"{text}: {step}" if step else text, completed=fraction)
+
+        yield report
+
+
+def size(count: int) -> str:
+    """Bytes for people, in powers of 1024."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return ""
+
+
+def quantity(count: float) -> str:
+    """A large number for people, in powers of 1000."""
+    for unit in ("", " k", " M", " G"):
+        if abs(count) < 1000:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} T"

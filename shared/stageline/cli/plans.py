@@ -1,0 +1,77 @@
+"""A plan as table rows and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageline.cli.output import size
+from stageline.plan import ModelPlan, Plan, PlanStage
+
+PLAN_COLUMNS = ("model", "stage", "blocks", "node", "weights", "compute ms", "bytes out", "")
+PLAN_RIGHT = ("stage", "weights", "compute ms", "bytes out")
+BOTTLENECK = "* bottleneck"
+
+
+def plan_rows(plan: Plan) -> list[list[str]]:
+    """One row per stage."""
+    rows = []
+    for model in plan.models:
+        slowest = bottleneck(model)
+        for number, stage in enumerate(model.stages):
+            rows.append(
+                [
+                    model.name,
+                    str(number),
+                    _blocks(stage),
+                    " ".join(replica.node for replica in stage.replicas),
+                    size(stage.weight_bytes),
+                    f"{1000 * stage.compute_s:.2f}",
+                    size(stage.output_bytes),
+                    BOTTLENECK if number == slowest else "",
+                ]
+            )
+    return rows
+
+
+def bottleneck(model: ModelPlan) -> int:
+    """The number of the stage that computes longest per item, its replicas sharing the work; -1 without stages."""
+    times = [stage.compute_s / max(1, len(stage.replicas)) for stage in model.stages]
+    return times.index(max(times)) if times else -1
+
+
+def model_json(model: ModelPlan) -> dict[str, Any]:
+    """A model's placement; seconds and bytes are those of one item."""
+    return {
+        "name": model.name,
+        "manifest": model.manifest,
+        "status": model.status,
+        "reason": model.reason,
+        "bottleneck_s": model.bottleneck_s,
+        "bound_s": model.bound_s,
+        "input_bytes": model.input_bytes,
+        "bottleneck_stage": bottleneck(model) if model.stages else None,
+        "stages": [
+            {
+                "stage": number,
+                "start": stage.start,
+                "end": stage.end,
+                "first_block": stage.first_block,
+                "last_block": stage.last_block,
+                "nodes": [replica.node for replica in stage.replicas],
+                "executors": [replica.executor for replica in stage.replicas],
+                "weight_bytes": stage.weight_bytes,
+                "compute_s": stage.compute_s,
+                "output_bytes": stage.output_bytes,
+            }
+            for number, stage in enumerate(model.stages)
+        ],
+    }
+
+
+def _blocks(stage: PlanStage) -> str:
+    """Blocks half-open, with names where known."""
+    span = f"{stage.start}-{stage.end}"
+    if not stage.first_block:
+        return span
+    names = stage.first_block if stage.first_block == stage.last_block else f"{stage.first_block}…{stage.last_block}"
+    return f"{span} {names}"

@@ -1,0 +1,56 @@
+"""Which cluster a command means: flags, then the environment, then the newest one that `stageline up` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stageline.embedded.state import ClusterState, find, running
+from stageline.errors import NoClusterError
+
+COORDINATOR_VARIABLE = "STAGELINE_COORDINATOR"
+GATEWAY_VARIABLE = "STAGELINE_GATEWAY"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a cluster is: addresses, empty where unknown; `state` if it is an embedded one of this machine."""
+
+    coordinator: str = ""
+    gateway: str = ""
+    state: ClusterState | None = None
+
+    @property
+    def control(self) -> str:
+        """The coordinator's address; `NoClusterError` where unknown."""
+        if not self.coordinator:
+            raise NoClusterError("the coordinator's address is not known: name it with --coordinator")
+        return self.coordinator
+
+
+def locate(
+    *, coordinator: str | None, gateway: str | None, data_dir: Path | None, environ: Mapping[str, str]
+) -> Location:
+    """The cluster that the flags name, or else the environment, or else the newest that runs.
+
+    Raises `NoClusterError` when there is none.
+    """
+    if data_dir is not None:
+        state = find(data_dir.absolute())
+        if state is None or not state.usable:
+            raise NoClusterError(f"no cluster runs on {data_dir}: start it with `stageline up --data-dir {data_dir}`")
+        return Location(coordinator or state.coordinator, gateway or state.gateway, state)
+    if coordinator or gateway:
+        return Location(coordinator or "", gateway or "", _state_of(coordinator or ""))
+    coordinator, gateway = environ.get(COORDINATOR_VARIABLE), environ.get(GATEWAY_VARIABLE)
+    if coordinator or gateway:
+        return Location(coordinator or "", gateway or "", _state_of(coordinator or ""))
+    newest = next((state for state in running() if state.usable), None)
+    if newest is None:
+        raise NoClusterError("no running cluster: start one with `stageline up`, or name one with --coordinator")
+    return Location(newest.coordinator, newest.gateway, newest)
+
+
+def _state_of(coordinator: str) -> ClusterState | None:
+    return next((state for state in running() if coordinator and state.coordinator == coordinator), None)

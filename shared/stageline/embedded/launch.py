@@ -82,6 +82,8 @@ class Cluster:
     def stop(self) -> None:
         """Stop everything; harmless when it was stopped already."""
         stop(self.state, reap=self.exited)
+        for child in self._children.values():
+            child.wait()  # ended, but perhaps not collected yet
 
 
 def start(

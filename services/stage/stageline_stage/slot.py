@@ -154,7 +154,8 @@ class ExecutorSlot:
         self.process = None
         if first and code == EXIT_USAGE:
             raise ConfigError("the executor cannot start with these settings; it says why above")
-        self._log.warning("executor ended", executor=process.executor, exit_code=code, reason=reason)
+        log = self._log.info if self._supervisor.state == "ended" else self._log.warning
+        log("executor ended", executor=process.executor, exit_code=code, reason=reason)
         down = ExecutorDown(executor=process.executor, exit_code=code, reason=reason, computing=computing)
         return Died(down, was_up)
 

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames
+from stageline.errors import ManifestError
+from stageline.plan import StageKey
+from stageline_stage.blackbox import BlackBox
+from stageline_stage.executor.compute import (
+    Batch,
+    Computer,
+    Outbox,
+    Outgoing,
+    is_out_of_memory,
+    next_message,
+    reason_of,
+)
+from stageline_stage.executor.device import CpuRunner
+from stageline_stage.executor.queue import Urgency, WorkQueue
+
+KEY = StageKey(manifest="a" * 64, start=0, end=1)
+
+
+class Log:
+    """Swallows what is logged."""
+
+    def warning(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+
+def header(hop: int = 0, ids: tuple[int, ...] = (1, 2)) -> Activation:
+    path = (Hop(KEY, "ipc://@stageline-a", "n1", "e1"), Hop(KEY, "ipc://@stageline-b", "n2", "e2"))
+    values = (Tensor("float32", (len(ids), 1)),)
+    return Activation(DATA_VERSION, "g", 7, ids, (1,) * len(ids), 1, (1, 1), path, hop, "tcp://127.0.0.1:9", values)
+
+
+def decoded(outgoing: Any) -> Any:
+    assert isinstance(outgoing, Outgoing)
+    return decode_frames(outgoing.frames)
+
+
+def compute(stage: Any, *batches: Batch, blackbox: BlackBox | None = None) -> tuple[list[Any], Computer]:
+    box = blackbox or BlackBox.create()
+    queue: WorkQueue[Any] = WorkQueue()
+    outbox = Outbox()
+    for batch in batches:
+        queue.put(Urgency.of_batch(0, 0), batch)
+    queue.close()
+    computer = Computer(
+        node="n1",
+        executor="e1",
+        queue=queue,
+        stages=type("Stages", (), {"get": lambda _, key: stage})(),
+        runner=CpuRunner(torch.device("cpu")),
+        outbox=outbox,
+        blackbox=box,
+        log=Log(),  # type: ignore[arg-type]
+    )
+    computer.run()
+    return outbox.take(), computer
+
+
+def batch() -> Batch:
+    return Batch(header(), [torch.ones(2, 1).numpy().data], 0.0)
+
+
+def test_the_outcome_goes_to_the_next_hop_and_the_last_to_the_gateway() -> None:
+    first = next_message(header(0), [torch.ones(2, 3)], 0.5, 0.25)
+    assert first.address == "ipc://@stageline-b"
+    following, (buffer,) = decoded(first)
+    assert following.hop == 1 and following.values == (Tensor("float32", (2, 3)),) and len(buffer) == 24
+    assert (following.timings[0].queue_us, following.timings[0].compute_us) == (500_000, 250_000)
+    last = next_message(following, [torch.ones(2, 1)], 0.0, 0.0)
+    assert last.address == "tcp://127.0.0.1:9"
+    assert decoded(last)[0].finished and len(decoded(last)[0].timings) == 2
+
+
+def test_while_a_stage_runs_its_requests_are_noted() -> None:
+    box, seen = BlackBox.create(), []
+
+    def stage(x: torch.Tensor) -> tuple[torch.Tensor]:
+        seen.append(box.read())
+        return (x,)
+
+    _, computer = compute(stage, batch(), blackbox=box)
+    assert seen == [(1, 2)] and box.read() == ()
+    assert computer.activity.items_done == 2 and computer.activity.computing == ()
+
+
+def test_a_stage_that_is_not_loaded_is_a_retryable_failure() -> None:
+    (posted,), _ = compute(None, batch())
+    failure, _ = decoded(posted)
+    assert isinstance(failure, Failure) and failure.code == "not_loaded" and failure.retryable
+    assert posted.address == "tcp://127.0.0.1:9" and failure.batch == 7
+
+
+@pytest.mark.parametrize(("error", "retryable"), [(RuntimeError("bad"), False), (MemoryError(), True)])
+def test_an_error_of_a_stage_fails_its_batch_only(error: Exception, retryable: bool) -> None:
+    outcomes = [error, None]
+
+    def stage(x: torch.Tensor) -> tuple[torch.Tensor]:
+        outcome = outcomes.pop(0)
+        if outcome is not None:
+            raise outcome
+        return (x + 1,)
+
+    (failed, fine), _ = compute(stage, batch(), batch())
+    failure, _ = decoded(failed)
+    assert failure.code == "failed" and failure.retryable is retryable and failure.node == "n1"
+    assert decoded(fine)[0].hop == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RuntimeError("sizes 3 and 4 differ\nException raised from /build/x.cpp"), "sizes 3 and 4 differ"),
+        (RuntimeError("cannot open /home/someone/file"), "RuntimeError"),
+        (ValueError(""), "ValueError"),
+        (ManifestError("a block has 3/4 inputs"), "a block has 3/4 inputs"),
+    ],
+)
+def test_clients_see_no_paths(error: Exception, text: str) -> None:
+    assert reason_of(error) == text
+
+
+def test_running_out_of_memory_is_recognised() -> None:
+    assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -21,12 +22,23 @@ import pytest
 import zmq
 
 from stageline.data import Activation, Failure, Tensor, Timing, decode_frames, encode_frames
-from stageline.messages import CONTROL, DATA, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Rejoin, Welcome
-from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN
+from stageline.messages import (
+    CONTROL,
+    DATA,
+    PLAN,
+    TOPIC_DIGEST,
+    TOPIC_PLAN,
+    GetPlan,
+    Hello,
+    Ping,
+    PlanReply,
+    Pong,
+    Rejoin,
+    Welcome,
+)
 from stageline.plan import (
     Digest,
     DimRange,
-    Endpoint,
     ModelPlan,
     NodeView,
     Plan,
@@ -39,11 +51,14 @@ from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
 
 WAIT_S = 20.0
-SIGNATURE = Signature(
-    inputs=(ValueSpec("x", "float32", ("batch", 4)),),
-    outputs=(ValueSpec("y", "float32", ("batch", 4)),),
-    dims={"batch": DimRange(1, 64, 1)},
-)
+
+
+def signature(width: int) -> Signature:
+    return Signature(
+        inputs=(ValueSpec("x", "float32", ("batch", width)),),
+        outputs=(ValueSpec("y", "float32", ("batch", width)),),
+        dims={"batch": DimRange(1, 64, 1)},
+    )
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
@@ -127,6 +142,7 @@ class FakeCluster:
         self.states: dict[str, str] = {}
         self.plan: Plan | None = None
         self.silent = False
+        self.muted = False
         self.hellos: list[Hello] = []
         self.pongs: list[Pong] = []
         self.peers: set[bytes] = set()
@@ -153,7 +169,7 @@ class FakeCluster:
 
         self.call(make)
 
-    def publish(self, stages: list[list[str]], *, status: str = "serving", reason: str = "", name: str = "m") -> Plan:
+    def publish(self, stages: list[list[str]], *, status: str = "serving", reason: str = "", width: int = 4) -> Plan:
         """A new plan with one model; `stages` names the nodes of each stage."""
 
         def make() -> Plan:
@@ -161,7 +177,7 @@ class FakeCluster:
                 PlanStage(i, i + 1, tuple(self.executors[n].replica for n in nodes), compute_s=0.001, output_bytes=16)
                 for i, nodes in enumerate(stages)
             )
-            model = ModelPlan(name, "ab" * 32, SIGNATURE, status, reason, planned, input_bytes=16)  # type: ignore[arg-type]
+            model = ModelPlan("m", "ab" * 32, signature(width), status, reason, planned, input_bytes=16)  # type: ignore[arg-type]
             version = self.plan.version + 1 if self.plan else 1
             self.plan = Plan(1, version, (model,), self._views())
             self._broadcast()
@@ -246,7 +262,7 @@ class FakeCluster:
         self.pub.send_multipart([TOPIC_DIGEST, encode(digest)])
 
     def _broadcast(self) -> None:
-        if self.plan is not None:
+        if self.plan is not None and not self.muted:
             self.pub.send_multipart([TOPIC_PLAN, encode(self.plan)])
 
     def rejoin(self) -> None:
@@ -280,6 +296,21 @@ class GatewayProcess:
         address: str = self.ready["http"]
         return address
 
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and text of a page of the HTTP port."""
+        connection = http.client.HTTPConnection(self.http.removeprefix("http://"), timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    def metric(self, name: str) -> float:
+        """The sum over all label values of a metric, -1 if there is none."""
+        lines = [line for line in self.get("/metrics")[1].splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines) if lines else -1.0
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
@@ -287,6 +318,16 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(WAIT_S)
+
+
+@pytest.fixture
+def serving(cluster: FakeCluster, start_gateway: Callable[..., GatewayProcess]) -> GatewayProcess:
+    """A gateway in front of two stages: worker a, then b or c."""
+    cluster.add("a", "b", "c")
+    cluster.publish([["a"], ["b", "c"]])
+    gateway = start_gateway()
+    eventually(lambda: gateway.get("/readyz")[0] == 200, "the gateway is ready")
+    return gateway
 
 
 @pytest.fixture(name="eventually")

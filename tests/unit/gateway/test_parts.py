@@ -30,7 +30,7 @@ class TestTable:
             entry = table.add(request())
             entry.state = start
             move = getattr(table, moves[end])
-            arguments = (entry, 1, (1, 1)) if end is State.DISPATCHED else (entry,)
+            arguments = (entry, 1) if end is State.DISPATCHED else (entry,)
             if end in TRANSITIONS[start]:
                 move(*arguments)
                 assert entry.state is end
@@ -50,7 +50,7 @@ class TestTable:
         table = InFlightTable(10, 100)
         entry = table.add(request())
         before = entry.rank
-        table.dispatch(entry, 1, (1, 1))
+        table.dispatch(entry, 1)
         table.requeue(entry)
         assert entry.rank == before
         assert (entry.attempts, entry.current, entry.batches) == (1, 0, {1})

@@ -1,0 +1,137 @@
+"""The clients' shared core, without a connection."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stageline import protocol as p
+from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
+from stageline.client.tensors import from_wire, to_wire
+from stageline.dtypes import NUMPY_NAME
+from stageline.errors import ConfigError, DeadlineError, InvalidInputError, RejectedError, RemoteProtocolError
+from stageline.framing import FrameReader
+
+HELLO = p.ServerHello((1,), "s", "g", p.Limits(1000, 4, default_deadline_ms=2000.0), keepalive_s=1.0)
+
+
+def say(core, message, *buffers):
+    return core.received(core.reader.feed(b"".join(p.encode_frame(message, buffers))))
+
+
+@pytest.fixture
+def core():
+    made = ClientCore(name="test", token="t", user="u")
+    assert say(made, HELLO) == [Greeted(HELLO)]
+    return made
+
+
+def sent(pieces):
+    (frame,) = FrameReader().feed(b"".join(pieces))
+    return p.decode_to_server(frame.header), bytes(frame.body)
+
+
+def test_the_greeting_says_who_we_are(core):
+    assert sent(core.greeting()) == (p.ClientHello(1, "test", "t", "u"), b"")
+
+
+def test_a_request_and_its_answer(core):
+    number, pieces = core.infer("m", {"x": np.array([[1, 2]], np.int16)}, priority=3, deadline_s=0.5)
+    message, body = sent(pieces)
+    assert message == p.Infer(
+        number, "m", (p.TensorSpec("x", "int16", (1, 2)),), priority=3, deadline_ms=500.0, want_timings=True
+    )
+    assert body == b"\1\0\2\0"
+    answer = p.Result(number, (p.TensorSpec("y", "int8", (2, 1)),), batch=4, attempts=2)
+    (event,) = say(core, answer, b"\5\6")
+    assert isinstance(event, Finished)
+    assert event.id == number
+    assert event.value.outputs["y"].tolist() == [[5], [6]]
+    assert (event.value.batch, event.value.attempts) == (4, 2)
+
+
+def test_errors_regain_their_class(core):
+    (event,) = say(core, p.Error(3, "rejected", "later", retry_after_ms=1500.0))
+    assert isinstance(event.value, RejectedError)
+    assert event.value.retry_after_s == 1.5
+    (event,) = say(core, p.Error(3, "deadline", "too late"))
+    assert isinstance(event.value, DeadlineError)
+    (event,) = say(core, p.Error(0, "remote_protocol", "no"))
+    assert isinstance(event, Broken)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [p.Result(1, (p.TensorSpec("y", "int8", (3,)),)), p.Result(1, (p.TensorSpec("y", "odd", (0,)),)), HELLO],
+)
+def test_a_server_that_breaks_the_protocol(core, message):
+    with pytest.raises(RemoteProtocolError):
+        say(core, message, *([b"12"] if isinstance(message, p.Result) else []))
+
+
+def test_a_server_that_does_not_greet_or_speaks_another_version():
+    with pytest.raises(RemoteProtocolError, match="begin with ServerHello"):
+        say(ClientCore(), p.Pong())
+    with pytest.raises(RemoteProtocolError, match="speaks protocol 2"):
+        say(ClientCore(), p.ServerHello((2,), "s", "g", p.Limits(1, 1)))
+
+
+def test_what_the_gateway_would_not_take_is_not_sent(core):
+    with pytest.raises(InvalidInputError, match="1001 bytes, the gateway takes 1000"):
+        core.infer("m", {"x": np.zeros(1001, np.int8)})
+    with pytest.raises(InvalidInputError, match="must be positive"):
+        core.infer("m", {"x": np.zeros(1, np.int8)}, deadline_s=0)
+    with pytest.raises(InvalidInputError, match="no dimensions"):
+        core.infer("m", {"x": np.int8(3)})
+    with pytest.raises(InvalidInputError, match="which models cannot take"):
+        core.infer("m", {"x": ["a"]})
+
+
+def test_patience_follows_the_deadline(core):
+    assert core.patience(None) == 12.0
+    assert core.patience(30.0) == 40.0
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x"])
+def test_addresses_that_are_none(text):
+    with pytest.raises(ConfigError):
+        parse_address(text)
+
+
+def test_addresses():
+    assert parse_address("tcp://127.0.0.1:7710") == ("127.0.0.1", 7710)
+    assert parse_address("[::1]:7710") == ("::1", 7710)
+
+
+@given(
+    st.sampled_from(sorted(NUMPY_NAME)),
+    st.lists(st.integers(0, 4), min_size=1, max_size=4),
+    st.booleans(),
+    st.booleans(),
+    st.randoms(),
+)
+def test_arrays_survive_the_wire(name, shape, transposed, swapped, random):
+    size = int(np.prod(shape))
+    array = np.array([random.randint(0, 1) for _ in range(size)]).astype(name).reshape(shape)
+    array = array.T if transposed else array
+    given_array = array.astype(array.dtype.newbyteorder(">")) if swapped else array
+    (spec,), (data,) = to_wire({"x": given_array})
+    back = from_wire(spec, memoryview(bytes(data)))
+    assert (back.dtype.name, back.shape) == (array.dtype.name, array.shape)
+    assert np.array_equal(back, array)
+
+
+def test_bfloat16_becomes_float32():
+    spec = p.TensorSpec("x", "bfloat16", (2,))
+    assert from_wire(spec, memoryview(bytes.fromhex("803f20c0"))).tolist() == [1.0, -2.5]
+
+
+def test_the_package_imports_without_numpy():
+    code = "import sys, stageline, stageline_gateway.service; print({'numpy', 'torch'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"

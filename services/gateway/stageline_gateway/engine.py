@@ -18,7 +18,7 @@ from stageline_gateway.core import Core, Identity, Stats
 from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.inflight import State
 from stageline_gateway.outcomes import Outcomes
-from stageline_gateway.routing import Applied
+from stageline_gateway.routing import Applied, first_addresses
 from stageline_gateway.settings import Settings
 from stageline_gateway.timers import Timer
 
@@ -99,6 +99,16 @@ class Engine:
         return {State.QUEUED: waiting, State.DISPATCHED: len(table) - waiting}
 
     @property
+    def in_flight_by_node(self) -> dict[tuple[str, str], int]:
+        """Dispatched, unanswered requests by model and node, counted at every node of their path."""
+        counts: dict[tuple[str, str], int] = {}
+        for batch in self._core.batches.live():
+            for node in {replica.node for replica in batch.path}:
+                key = (batch.model.name, node)
+                counts[key] = counts.get(key, 0) + len(batch.pending)
+        return counts
+
+    @property
     def in_flight_bytes(self) -> int:
         """Input bytes of the unanswered requests."""
         return self._core.table.nbytes
@@ -107,6 +117,12 @@ class Engine:
     def credits_held(self) -> tuple[int, int]:
         """Batches and bytes that paths are charged with."""
         return self._core.router.held
+
+    def first_addresses(self) -> set[str]:
+        """Where batches may be sent first, and where batches in flight were sent."""
+        host = self._core.identity.reply.host
+        used = {batch.path[0].endpoint.address_from(host) for batch in self._core.batches.live()}
+        return used | (first_addresses(self.plan, host) if self.plan else set())
 
     @property
     def batches_kept(self) -> int:

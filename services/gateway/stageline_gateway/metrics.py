@@ -35,6 +35,12 @@ class Metrics:
         self._bytes = Gauge(
             "stageline_gateway_in_flight_bytes", "Input bytes of unanswered requests", registry=registry
         )
+        self._by_node = Gauge(
+            "stageline_gateway_node_in_flight",
+            "Dispatched, unanswered requests whose path leads through the node",
+            ["model", "node"],
+            registry=registry,
+        )
         self._depth = Gauge("stageline_gateway_queue_depth", "Requests that wait", ["model"], registry=registry)
         self._events = {
             name: Counter(f"stageline_gateway_{name}", text, registry=registry)
@@ -46,6 +52,7 @@ class Metrics:
                 "results_refused": "Results that did not fit their request",
             }.items()
         }
+        self._nodes_seen: set[tuple[str, str]] = set()
         self._seen = dict.fromkeys(self._events, 0)
 
     def observe(self, instruction: ev.Instruction) -> None:
@@ -63,6 +70,10 @@ class Metrics:
         for state, count in engine.in_flight.items():
             self._in_flight.labels(state.value).set(count)
         self._bytes.set(engine.in_flight_bytes)
+        by_node = engine.in_flight_by_node
+        self._nodes_seen |= by_node.keys()
+        for model, node in self._nodes_seen:
+            self._by_node.labels(model, node).set(by_node.get((model, node), 0))
         depths = engine.queue_depths
         for name in {*(m.name for m in engine.plan.models), *depths} if engine.plan else depths:
             self._depth.labels(name).set(depths.get(name, 0))

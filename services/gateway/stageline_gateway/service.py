@@ -25,7 +25,6 @@ from stageline_gateway.core import Identity
 from stageline_gateway.dataplane import DataPlane
 from stageline_gateway.engine import Engine
 from stageline_gateway.metrics import Metrics
-from stageline_gateway.routing import first_addresses
 from stageline_gateway.settings import Settings
 
 KEEPALIVE_S = 10.0
@@ -138,6 +137,7 @@ class Gateway:
         self._log.info("stopped")
 
     def _housekeeping(self) -> None:
+        self._data.keep_only(self._engine.first_addresses())
         self._data.poll()
         self._control.poll()
         self._metrics.snapshot(self._engine)
@@ -188,7 +188,7 @@ class Gateway:
         self._feed(ev.PlanApplied(message) if isinstance(message, Plan) else ev.DigestApplied(message))
         plan = self._engine.plan
         if plan is not None and plan.epoch != before:
-            self._data.keep_only(first_addresses(plan, self._data.endpoint.host))
+            self._data.keep_only(self._engine.first_addresses())
             self._ready = self._readiness()
             self._log.info("plan applied", term=plan.term, version=plan.version, models=[m.name for m in plan.models])
 

@@ -52,15 +52,18 @@ class Link:
             raise ConnectionLostError(f"{self._address} has not greeted")
         return self._core.hello
 
-    def ask(self, build: Callable[[], tuple[int, list[Buffer]]]) -> Future[Any]:
-        """Send what `build` makes; the future gets the answer. Raises what `build` raises, or `ConnectionLostError`."""
+    def ask(self, build: Callable[[], tuple[int, list[Buffer]]], *, copy: bool = False) -> Future[Any]:
+        """Send what `build` makes; the future gets the answer. Raises what `build` raises, or `ConnectionLostError`.
+
+        Without `copy` the buffers must not change until the answer is there.
+        """
         future: Future[Any] = Future()
         with self._lock:
             if self._lost is not None or self._closing:
                 raise self._lost_error()
             number, pieces = build()
             self._futures[number] = future
-            self._outgoing.extend(memoryview(piece).cast("B") for piece in pieces if len(piece))
+            self._outgoing.extend(memoryview(bytes(piece) if copy else piece) for piece in pieces if len(piece))
         future.add_done_callback(lambda done: self._cancel(number) if done.cancelled() else None)
         self._wake()
         return future

@@ -62,7 +62,9 @@ class Client:
 
         Raises one of `stageline.errors.RequestError`, `ModelNotFoundError` or `ConnectionLostError`.
         """
-        future = self.submit(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id)
+        future: Future[InferResult] = self._link.ask(
+            lambda: self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id)
+        )
         return self._wait(future, self._core.patience(deadline_s))
 
     def submit(
@@ -74,9 +76,10 @@ class Client:
         deadline_s: float | None = None,
         trace_id: str = "",
     ) -> Future[InferResult]:
-        """Ask without waiting. Cancelling the future cancels the request at the gateway."""
+        """Ask without waiting; the inputs are copied. Cancelling the future cancels the request at the gateway."""
         return self._link.ask(
-            lambda: self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id)
+            lambda: self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id),
+            copy=True,
         )
 
     def infer_many(

@@ -199,11 +199,12 @@ def test_large_tensors(cluster, start_gateway, eventually):
     gateway = start_gateway()
     eventually(lambda: gateway.get("/readyz")[0] == 200, "ready")
 
-    def large(value):
-        return {"x": np.full((2, 1 << 20), value, np.float32)}
-
+    reused = np.empty((2, 1 << 20), np.float32)
+    futures = []
     with Client(gateway.client) as client:
-        futures = [client.submit("m", large(i), deadline_s=100) for i in range(6)]
+        for i in range(6):
+            reused[:] = i
+            futures.append(client.submit("m", {"x": reused}, deadline_s=100))
         for i, future in enumerate(futures):
             assert bool((future.result(60).outputs["y"] == i + 2).all())
 

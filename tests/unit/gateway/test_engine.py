@@ -450,6 +450,13 @@ class TestPlans:
         world.answer(world.sent[1])
         assert world.engine.oldest_in_flight is None
 
+    def test_addresses_are_kept_while_something_is_on_its_way_there(self, world):
+        world.ask()
+        world.plan([["c"]])
+        assert world.engine.first_addresses() == {"ipc://@a", "ipc://@c"}
+        world.answer(world.sent[0])
+        assert world.engine.first_addresses() == {"ipc://@c"}
+
     def test_leftovers_of_an_old_plan_are_dispatched_again(self, kit):
         world = kit.World(drain_s=1.0)
         world.plan([["a"]])

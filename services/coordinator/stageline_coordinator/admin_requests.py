@@ -1,0 +1,75 @@
+"""Administration: listings, and registering models. Answers whoever asks, known peer or not."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from stageline.errors import ModelNotFoundError, StagelineError
+from stageline.messages import (
+    Done,
+    ErrorReply,
+    GetPlan,
+    ListModels,
+    ListNodes,
+    ModelList,
+    NodeList,
+    PlanReply,
+    PutModel,
+    RemoveModel,
+)
+from stageline.wire import Message
+
+from .cluster import Cluster
+from .events import ModelAdded, ModelRemoved
+from .registry import check_model
+from .rows import gateway_rows, model_rows, node_rows
+from .store import Store
+
+REQUESTS = (GetPlan, ListModels, ListNodes, PutModel, RemoveModel)
+
+
+class AdminRequests:
+    """`answer` gives the reply and, for what changes the cluster, the event to handle before it is sent."""
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        self._cluster = cluster
+        self._store = store
+
+    def answer(self, request: Any, now: float) -> tuple[Message, ModelAdded | ModelRemoved | None]:
+        """What is refused is answered with `ErrorReply`."""
+        try:
+            if isinstance(request, PutModel):
+                return Done(id=request.id), self._put(request)
+            if isinstance(request, RemoveModel):
+                return Done(id=request.id), self._remove(request)
+            return self._list(request, now), None
+        except StagelineError as error:
+            return ErrorReply(id=request.id, code=error.code, message=error.message), None
+
+    def _list(self, request: Any, now: float) -> Message:
+        cluster = self._cluster
+        if isinstance(request, GetPlan):
+            return PlanReply(id=request.id, plan=cluster.plan)
+        if isinstance(request, ListModels):
+            return ModelList(id=request.id, models=model_rows(cluster, now))
+        return NodeList(
+            id=request.id,
+            nodes=node_rows(cluster),
+            gateways=gateway_rows(cluster),
+            term=cluster.settings.term,
+            pid=os.getpid(),
+            cluster=cluster.settings.cluster,
+        )
+
+    def _put(self, request: PutModel) -> ModelAdded:
+        manifest = check_model(self._store.blobs, request.manifest)
+        self._store.put_model(manifest.name, request.manifest)
+        return ModelAdded(request.manifest, manifest)
+
+    def _remove(self, request: RemoveModel) -> ModelRemoved:
+        if request.name not in self._cluster.models:
+            known = ", ".join(self._cluster.models) or "none"
+            raise ModelNotFoundError(f"no model {request.name[:80]!r} is registered; there are: {known}")
+        self._store.remove_model(request.name)
+        return ModelRemoved(request.name)

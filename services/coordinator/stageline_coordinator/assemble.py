@@ -1,0 +1,110 @@
+"""The plan's entries for models: those served, from a finished preparation; the rest, with the reason why not. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stageline.manifest import ModelManifest
+from stageline.plan import DimRange, ModelPlan, ModelStatus, PlanStage, Replica, Signature, ValueSpec
+
+from .peers import Node
+from .placement import Answer, Slot, stage_bytes, stage_seconds
+from .preparing import Preparation
+from .profiling import Models, ProfileBook
+
+
+def signature(manifest: ModelManifest) -> Signature:
+    """What clients and gateways need to know of a manifest."""
+    inputs, outputs = (
+        tuple(ValueSpec(name=v.name, dtype=v.dtype, dims=v.dims) for v in values)
+        for values in (manifest.inputs, manifest.outputs)
+    )
+    dims = {
+        name: DimRange(minimum=dim.min, maximum=dim.max, nominal=dim.nominal) for name, dim in manifest.dims.items()
+    }
+    tolerance = manifest.tolerance
+    return Signature(inputs=inputs, outputs=outputs, dims=dims, rtol=tolerance.rtol, atol=tolerance.atol)
+
+
+def idle(name: str, models: Models, status: ModelStatus, reason: str) -> ModelPlan:
+    """A model that is not served now."""
+    sha, manifest = models[name]
+    return ModelPlan(
+        name=name,
+        manifest=sha,
+        signature=signature(manifest),
+        status=status,
+        reason=reason,
+        input_bytes=manifest.cut_bytes(0),
+    )
+
+
+def serving(name: str, done: Preparation, models: Models, nodes: Mapping[str, Node], book: ProfileBook) -> ModelPlan:
+    """A model whose stages are all loaded."""
+    sha, manifest = models[name]
+    return ModelPlan(
+        name=name,
+        manifest=sha,
+        signature=signature(manifest),
+        status="serving",
+        stages=tuple(_stage(slot, sha, manifest, done, nodes, book) for slot in done.target[name]),
+        bottleneck_s=done.answer.bottleneck_s.get(name, 0.0),
+        bound_s=done.answer.bound_s.get(name, 0.0),
+        input_bytes=manifest.cut_bytes(0),
+    )
+
+
+def _stage(
+    slot: Slot, sha: str, manifest: ModelManifest, done: Preparation, nodes: Mapping[str, Node], book: ProfileBook
+) -> PlanStage:
+    replicas = []
+    for node in slot.nodes:
+        executor = done.executors[node, slot.key(sha)]
+        endpoint = nodes[node].executors[executor].endpoint
+        replicas.append(Replica(node=node, executor=executor, endpoint=endpoint))
+    return PlanStage(
+        start=slot.start,
+        end=slot.end,
+        replicas=tuple(replicas),
+        first_block=manifest.blocks[slot.start].name,
+        last_block=manifest.blocks[slot.end - 1].name,
+        compute_s=max(stage_seconds(manifest, slot, nodes[node], book) for node in slot.nodes),
+        weight_bytes=stage_bytes(manifest, slot.start, slot.end),
+        output_bytes=manifest.cut_bytes(slot.end),
+    )
+
+
+def slots_of(model: ModelPlan) -> tuple[Slot, ...]:
+    """The placement that a serving model has."""
+    return tuple(Slot(s.start, s.end, tuple(replica.node for replica in s.replicas)) for s in model.stages)
+
+
+def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:
+    """Whether every replica still runs with its stage loaded, on a node that stays."""
+    for stage in model.stages:
+        for replica in stage.replicas:
+            node = nodes.get(replica.node)
+            if node is None or node.leaving or not node.runs(replica.executor, model.key(stage)):
+                return False
+    return bool(model.stages)
+
+
+def why_not(
+    name: str, models: Models, nodes: Sequence[Node], left_out: Sequence[Node], book: ProfileBook, answer: Answer | None
+) -> tuple[ModelStatus, str]:
+    """Status and reason of a model that is not served. `nodes` are usable, `left_out` had failed lately."""
+    if not nodes:
+        if left_out:
+            return "unavailable", _failures("no worker is usable", left_out)
+        return "unavailable", "no workers are connected: start some with stageline-stage"
+    fingerprints = {node.info.fingerprint for node in nodes}
+    if not any(book.complete(models[name][1], f) for f in fingerprints):
+        errors = (error for f, error in sorted(book.errors.items()) if f in fingerprints)
+        return "profiling", "; ".join(("its blocks are being measured", *errors))
+    if answer is None or name in answer.placement:
+        return "loading", ""
+    return "unavailable", _failures(answer.reasons.get(name, "no plan fits the workers"), left_out)
+
+
+def _failures(reason: str, left_out: Sequence[Node]) -> str:
+    return "; ".join([reason, *(f"{node.name} is left out for now: {node.failure}" for node in left_out)])

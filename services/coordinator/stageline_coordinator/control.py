@@ -1,0 +1,110 @@
+"""The control ROUTER: messages in, messages out, and which peer a broken connection belonged to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from stageline import logs
+from stageline.errors import RemoteProtocolError
+from stageline.messages import ToCoordinator
+from stageline.sockets import Socket
+from stageline.wire import Decoder, Message, encode
+
+BURST = 256
+"""Messages read in one go, so that a flood cannot keep timers from running."""
+
+_decode: Decoder[Any] = Decoder(ToCoordinator)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The connection of `peer` broke."""
+
+    peer: str
+
+
+class ControlSocket:
+    """Wraps a bound ROUTER. Identities are `role:name` in UTF-8; other peers are dropped."""
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.monitor: Socket = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._log = logs.get(service="coordinator", part="control")
+        self._peers: dict[int, str] = {}
+
+    def send(self, peer: str, message: Message) -> bool:
+        """False when the peer is not connected or does not read."""
+        try:
+            self.socket.send_multipart([peer.encode(), encode(message)], flags=zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            self._log.debug("not sent", peer=peer, message=type(message).__name__, reason=error.strerror)
+            return False
+        return True
+
+    def receive(self) -> list[tuple[str, Message] | Lost]:
+        """What has arrived, in an order that makes sense.
+
+        A connection is known by its file descriptor. One that closed and whose number a later connection got is
+        reported before the messages, which may be the later one's; any other after them.
+        """
+        frames = self._read_frames()
+        early, late = self._read_monitor()
+        found: list[tuple[str, Message] | Lost] = [Lost(peer) for fd in early if (peer := self._peers.pop(fd, None))]
+        for fd, peer, data in frames:
+            self._peers[fd] = peer
+            message = self._parse(peer, data)
+            if message is not None:
+                found.append((peer, message))
+        for fd in late:
+            lost = self._peers.pop(fd, None)
+            if lost is not None and lost not in self._peers.values():
+                found.append(Lost(lost))
+        return found
+
+    def close(self) -> None:
+        """Stop watching; the socket is left to its owner."""
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+
+    def _read_frames(self) -> list[tuple[int, str, list[bytes]]]:
+        found: list[tuple[int, str, list[bytes]]] = []
+        while len(found) < BURST:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            identity, *rest = frames
+            fd = int(frames[-1].get(zmq.SRCFD))
+            try:
+                found.append((fd, identity.bytes.decode(), [frame.bytes for frame in rest]))
+            except UnicodeDecodeError:
+                self._log.warning("message dropped", reason="the sender's identity is not role:name")
+        return found
+
+    def _read_monitor(self) -> tuple[list[int], list[int]]:
+        """Descriptors that were closed: those that a new connection has taken over since, and the others."""
+        reused: list[int] = []
+        closed: dict[int, None] = {}
+        while self.monitor.poll(0):
+            event: Any = recv_monitor_message(self.monitor, zmq.NOBLOCK)
+            fd = int(event["value"])
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                closed[fd] = None
+            elif fd in closed:
+                del closed[fd]
+                reused.append(fd)
+        return reused, list(closed)
+
+    def _parse(self, peer: str, frames: list[bytes]) -> Message | None:
+        try:
+            if len(frames) != 1:
+                raise RemoteProtocolError(f"a control message has one frame, not {len(frames)}")
+            message: Message = _decode(frames[0])
+            return message
+        except RemoteProtocolError as error:
+            self._log.warning("message dropped", peer=peer[:80], reason=error.message[:200])
+            return None

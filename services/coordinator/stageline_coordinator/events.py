@@ -1,0 +1,176 @@
+"""What goes into the cluster state machine, and what it tells its shell to do. Plain frozen values, no I/O.
+
+A peer is named by the identity of its DEALER, ``role:name``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+from stageline.manifest import ModelManifest
+from stageline.messages import Hello
+from stageline.plan import Digest, Plan
+from stageline.wire import Message
+
+from .detector import PeerState
+
+# --- events in ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message of the control channel from `peer`."""
+
+    peer: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class PeerChanged:
+    """The failure detector's verdict; `disconnected` when a broken connection, not silence, led to it."""
+
+    peer: str
+    state: PeerState
+    disconnected: bool = False
+
+
+@dataclass(frozen=True)
+class ModelAdded:
+    """The model whose manifest blob is `sha` is registered, on disk; it replaces one of the same name."""
+
+    sha: str
+    manifest: ModelManifest
+
+
+@dataclass(frozen=True)
+class ModelRemoved:
+    """The model is forgotten, on disk too."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The planner's answer (the JSON of a `Solution`) to problem number `problem`."""
+
+    problem: int
+    solution: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SolveFailed:
+    """The planner could not answer, or died."""
+
+    problem: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed; at least every 100 ms."""
+
+
+Event = Union[Heard, PeerChanged, ModelAdded, ModelRemoved, Solved, SolveFailed, Tick]
+
+# --- instructions out ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send `message` to `peer`; one that is not connected any more is no error."""
+
+    peer: str
+    message: Message
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Start (anew) to send heartbeats to `peer` and to judge its silence."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Unwatch:
+    """Stop that."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class PersistPlan:
+    """Write the plan to disk before anything that follows is done."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class PublishPlan:
+    """Broadcast it."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class PublishDigest:
+    """Broadcast it."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class PersistNode:
+    """Remember a worker over restarts."""
+
+    hello: Hello
+
+
+@dataclass(frozen=True)
+class ForgetNode:
+    """Forget a worker that has been gone for long."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PersistFigure:
+    """Remember what a block costs. `seconds` per run at `batch`."""
+
+    graph: str
+    fingerprint: str
+    batch: int
+    seconds: float
+    workspace_bytes: int
+
+
+@dataclass(frozen=True)
+class Solve:
+    """Give `document` (the JSON of a `Problem`) to the planner; one is outstanding at a time."""
+
+    problem: int
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something worth a line in the log; `event` is a short name, `fields` say what it was about."""
+
+    event: str
+    fields: Mapping[str, Any]
+
+
+Instruction = Union[
+    Send,
+    Watch,
+    Unwatch,
+    PersistPlan,
+    PublishPlan,
+    PublishDigest,
+    PersistNode,
+    ForgetNode,
+    PersistFigure,
+    Solve,
+    Note,
+]

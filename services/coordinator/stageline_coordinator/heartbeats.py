@@ -1,0 +1,53 @@
+"""Pings and verdicts: the failure detector with the peers that are watched. Pure; times are seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stageline.messages import Ping
+
+from .detector import DetectorConfig, FailureDetector, Transition
+from .events import PeerChanged
+
+
+class Heartbeats:
+    """Call `tick` at least every `config.tick_s`; it also says whom to ping, every `config.ping_s`."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        self._ping_s = config.ping_s
+        self._detector = FailureDetector(config)
+        self._sequence = 0
+        self._next = 0.0
+
+    def watch(self, peer: str, now: float) -> None:
+        self._detector.add(peer, now)
+
+    def unwatch(self, peer: str) -> None:
+        self._detector.remove(peer)
+
+    def pings(self, now: float) -> list[tuple[str, Ping]]:
+        """The pings that are due."""
+        if now < self._next:
+            return []
+        self._next = now + self._ping_s
+        self._sequence += 1
+        ping = Ping(sequence=self._sequence, sent_s=now)
+        return [(peer, ping) for peer in self._detector.states()]
+
+    def heard(self, peer: str, now: float) -> list[PeerChanged]:
+        return _changes([self._detector.heard(peer, now)])
+
+    def pong(self, peer: str, sent_s: float, now: float) -> list[PeerChanged]:
+        """`sent_s` comes from the peer: a time that cannot be is no measurement, but still a sign of life."""
+        plausible = 0 <= now - sent_s < 60
+        return _changes([self._detector.pong(peer, now, now - sent_s if plausible else -1.0)])
+
+    def disconnected(self, peer: str, now: float) -> list[PeerChanged]:
+        return _changes([self._detector.disconnected(peer, now)], disconnected=True)
+
+    def tick(self, now: float) -> list[PeerChanged]:
+        return _changes(self._detector.tick(now))
+
+
+def _changes(found: Iterable[Transition | None], disconnected: bool = False) -> list[PeerChanged]:
+    return [PeerChanged(change.peer, change.new, disconnected) for change in found if change]

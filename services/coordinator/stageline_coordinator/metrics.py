@@ -1,0 +1,42 @@
+"""What /metrics shows."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from stageline.plan import ModelStatus, NodeState
+
+from .cluster import Cluster
+
+PREFIX = "stageline_coordinator"
+
+
+class Metrics:
+    """The coordinator's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = own = CollectorRegistry()
+        self._term = Gauge(f"{PREFIX}_term", "Starts of the coordinator", registry=own)
+        self._version = Gauge(f"{PREFIX}_plan_version", "Version of the plan in force", registry=own)
+        self._nodes = Gauge(f"{PREFIX}_nodes", "Workers by state", ["state"], registry=own)
+        self._gateways = Gauge(f"{PREFIX}_gateways", "Gateways by state", ["state"], registry=own)
+        self._models = Gauge(f"{PREFIX}_models", "Models by status", ["status"], registry=own)
+        self.replans = Counter(f"{PREFIX}_replans", "Plans prepared and committed", registry=own)
+        self.evictions = Counter(f"{PREFIX}_evictions", "Peers given up", registry=own)
+        self.solve_seconds = Histogram(f"{PREFIX}_solve_seconds", "Seconds to compute a placement", registry=own)
+        self.failed_solves = Counter(f"{PREFIX}_failed_solves", "Problems left unanswered", registry=own)
+
+    def refresh(self, cluster: Cluster) -> None:
+        """Set the gauges to what is now."""
+        plan = cluster.plan
+        nodes = [node.state for node in cluster.members.nodes.values()]
+        gateways = [gateway.state for gateway in cluster.members.gateways.values()]
+        self._term.set(cluster.settings.term)
+        self._version.set(plan.version)
+        for state in get_args(NodeState):
+            self._nodes.labels(state).set(nodes.count(state))
+            self._gateways.labels(state).set(gateways.count(state))
+        for status in get_args(ModelStatus):
+            self._models.labels(status).set(sum(model.status == status for model in plan.models))

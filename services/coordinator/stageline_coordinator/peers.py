@@ -1,0 +1,152 @@
+"""Who is here: nodes and gateways, how they live and what they run. Pure; times are seconds, given by the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from stageline.errors import LocalProtocolError
+from stageline.messages import ExecutorInfo, Hello, NodeInfo, Progress, Refused
+from stageline.plan import Epoch, NodeState, NodeView, StageKey
+from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
+
+Liveness = Literal["alive", "suspect", "gone"]
+
+LEGAL: frozenset[tuple[Liveness, Liveness]] = frozenset(
+    {("alive", "suspect"), ("suspect", "alive"), ("alive", "gone"), ("suspect", "gone")}
+)
+"""Gone is final: who comes back starts a new record by its `Hello`."""
+
+FORGET_S = 600.0
+"""How long a node that is gone stays in listings and digests."""
+
+BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
+"""A node that fails to load a stage is left out for 1, 2, 4, … seconds."""
+
+
+@dataclass
+class Peer:
+    """What a node and a gateway have in common."""
+
+    hello: Hello
+    liveness: Liveness = "alive"
+    leaving: bool = False
+    disconnected: bool = False
+    farewell: bool = False
+    gone_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.hello.name
+
+    @property
+    def identity(self) -> str:
+        return f"{self.hello.role}:{self.hello.name}"
+
+    @property
+    def state(self) -> NodeState:
+        """As others see it."""
+        return "draining" if self.leaving and self.liveness == "alive" else self.liveness
+
+    def become(self, new: Liveness, now: float) -> None:
+        """Raises `LocalProtocolError` for a step that is not in `LEGAL`."""
+        if (self.liveness, new) not in LEGAL:
+            raise LocalProtocolError(f"{self.identity} cannot go from {self.liveness} to {new}")
+        self.liveness = new
+        self.gone_at = now if new == "gone" else 0.0
+
+
+@dataclass
+class Gateway(Peer):
+    """`epoch` is the plan that it applied last, `oldest` the oldest one it has requests in flight on."""
+
+    epoch: Epoch = (0, 0)
+    oldest: Epoch | None = None
+
+    def has_left(self, until: Epoch) -> bool:
+        """Whether nothing of it depends on plans before `until`."""
+        return self.epoch >= until and (self.oldest is None or self.oldest >= until)
+
+
+@dataclass
+class Node(Peer):
+    """`executors` run now, the newest last. `kept` is what the last `Retire` told it to keep."""
+
+    executors: dict[str, ExecutorInfo] = field(default_factory=dict)
+    progress: tuple[Progress, ...] = ()
+    kept: frozenset[StageKey] = frozenset()
+    failures: int = 0
+    failure: str = ""
+    excluded_until: float = 0.0
+
+    @property
+    def info(self) -> NodeInfo:
+        """Raises `LocalProtocolError` for a peer that is no worker; `check_hello` refuses those."""
+        if self.hello.node is None:
+            raise LocalProtocolError(f"{self.name} is not a worker")
+        return self.hello.node
+
+    @property
+    def executor(self) -> ExecutorInfo | None:
+        """The executor that new stages go to."""
+        return next(reversed(self.executors.values()), None)
+
+    @property
+    def present(self) -> bool:
+        """Not known to have been lost: merely silent nodes count until they are evicted."""
+        return self.liveness != "gone" and not self.disconnected
+
+    def usable(self, now: float) -> bool:
+        """Whether a plan may rely on it."""
+        ready = self.present and not self.leaving and bool(self.executors) and bool(self.info.fingerprint)
+        return ready and now >= self.excluded_until
+
+    def runs(self, executor: str, stage: StageKey) -> bool:
+        """Whether that very executor runs here and has the stage loaded."""
+        info = self.executors.get(executor)
+        return self.present and info is not None and stage in info.loaded
+
+    def loaded(self) -> frozenset[StageKey]:
+        """Every stage that some executor here can serve."""
+        return frozenset(stage for info in self.executors.values() for stage in info.loaded)
+
+    def add_loaded(self, executor: str, stages: Iterable[StageKey]) -> None:
+        info = self.executors[executor]
+        loaded = tuple(dict.fromkeys((*info.loaded, *stages)))
+        self.executors[executor] = msgspec.structs.replace(info, loaded=loaded)
+
+    def keep_loaded(self, keep: frozenset[StageKey]) -> None:
+        self.kept = keep
+        for name, info in self.executors.items():
+            loaded = tuple(stage for stage in info.loaded if stage in keep)
+            self.executors[name] = msgspec.structs.replace(info, loaded=loaded)
+
+    def exclude(self, now: float, message: str) -> None:
+        """Leave it out of plans for a while, longer each time in a row."""
+        self.excluded_until = now + min(MAX_BACKOFF_S, BACKOFF_S * 2**self.failures)
+        self.failures += 1
+        self.failure = message
+
+    def view(self) -> NodeView:
+        running = tuple(self.executors) if self.present else ()
+        return NodeView(node=self.name, incarnation=self.hello.incarnation, state=self.state, executors=running)
+
+
+def check_hello(hello: Hello, identity: str, known: Peer | None) -> Refused | None:
+    """Why a peer may not join, or None. A namesake that is suspect or gone gives way, one that lives does not."""
+    if identity != f"{hello.role}:{hello.name}":
+        return Refused(code="protocol", message="the socket's identity must be role:name, as in the hello")
+    if hello.protocol_min > PROTOCOL_MAX or hello.protocol_max < PROTOCOL_MIN:
+        theirs, ours = f"{hello.protocol_min}-{hello.protocol_max}", f"{PROTOCOL_MIN}-{PROTOCOL_MAX}"
+        text = f"{hello.name} speaks protocol {theirs}, this coordinator {ours}: upgrade the older of the two"
+        return Refused(code="protocol", message=text)
+    if hello.role == "agent" and hello.node is None:
+        return Refused(code="protocol", message="a worker's hello must say what it offers")
+    if known and known.hello.incarnation != hello.incarnation and known.liveness == "alive":
+        kind = "node" if hello.role == "agent" else hello.role
+        text = f"duplicate {kind} name {hello.name!r}: one of that name is alive; start this one with another --name"
+        return Refused(code="duplicate_name", message=text)
+    return None

@@ -1,0 +1,205 @@
+"""Placements: the problem that the planner is given, its answer read back, and how good a placement is. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from stageline.errors import PlacementError
+from stageline.manifest import ModelManifest
+from stageline.plan import StageKey
+
+from .peers import Node
+from .profiling import Models, ProfileBook
+
+BUFFERED_ITEMS = 4
+"""Items in flight that a stage must have room for: two that came in, two that go out."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Blocks half-open [start, end) on `nodes` (several: replicas)."""
+
+    start: int
+    end: int
+    nodes: tuple[str, ...]
+
+    def key(self, sha: str) -> StageKey:
+        return StageKey(manifest=sha, start=self.start, end=self.end)
+
+
+Placement = Mapping[str, tuple[Slot, ...]]
+"""By model name, the stages in order."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A solution: what is placed where, and why the rest is not. `inputs` is what it was computed from."""
+
+    inputs: object
+    placement: Placement = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    bottleneck_s: Mapping[str, float] = field(default_factory=dict)
+    bound_s: Mapping[str, float] = field(default_factory=dict)
+
+
+class _Stage(msgspec.Struct):
+    blocks: tuple[int, int]
+    nodes: tuple[str, ...]
+
+
+class _Model(msgspec.Struct):
+    objective_s: float | None = None
+    lower_bound_s: float | None = None
+    reason: str = ""
+
+
+class _Solution(msgspec.Struct):
+    stages: dict[str, tuple[_Stage, ...]]
+    models: dict[str, _Model] = {}
+
+
+def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: ProfileBook) -> bool:
+    """Whether at least one node's times are all known."""
+    return any(book.complete(manifest, node.info.fingerprint) for node in nodes)
+
+
+def build_problem(nodes: Sequence[Node], models: Models, book: ProfileBook) -> dict[str, Any]:
+    """The JSON of a `planner.Problem` for models that `can_plan`."""
+    return {
+        "version": 1,
+        "nodes": [
+            {"id": node.name, "memory_bytes": node.info.memory_bytes, "base_bytes": node.info.base_bytes}
+            for node in nodes
+        ],
+        "models": [_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()],
+    }
+
+
+def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: ProfileBook) -> dict[str, Any]:
+    ready = {f: book.complete(manifest, f) for f in {node.info.fingerprint for node in nodes}}
+    cuts = [manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1)]
+    blocks = [
+        {
+            "name": block.name,
+            "weight_bytes": block.weight_bytes,
+            "workspace_bytes": book.workspace(block.graph) or block.workspace_bytes,
+            "seconds": [
+                _seconds(block.graph, node.info.fingerprint, book) if ready[node.info.fingerprint] else None
+                for node in nodes
+            ],
+        }
+        for block in manifest.blocks
+    ]
+    return {"name": name, "blocks": blocks, "cuts_bytes": cuts, "buffer_bytes": BUFFERED_ITEMS * max(cuts)}
+
+
+def _seconds(graph: str, fingerprint: str, book: ProfileBook) -> float | None:
+    figure = book.figure(graph, fingerprint)
+    return figure.seconds if figure and math.isfinite(figure.seconds) else None
+
+
+def read_answer(solution: Mapping[str, Any], inputs: object, models: Models) -> Answer:
+    """Raises `PlacementError` for a solution that does not fit the models."""
+    try:
+        found = msgspec.convert(solution, _Solution)
+    except msgspec.ValidationError as error:
+        raise PlacementError(f"the planner's answer is malformed: {error}") from None
+    placement = {
+        name: tuple(Slot(stage.blocks[0], stage.blocks[1], stage.nodes) for stage in stages)
+        for name, stages in found.stages.items()
+        if stages
+    }
+    for name, slots in placement.items():
+        cuts = [0, *(slot.end for slot in slots)]
+        blocks = len(models[name][1].blocks) if name in models else -1
+        if cuts[-1] != blocks or [slot.start for slot in slots] != cuts[:-1] or not all(s.nodes for s in slots):
+            raise PlacementError(f"the planner's stages of {name} are not its blocks in order")
+    return Answer(
+        inputs=inputs,
+        placement=placement,
+        reasons={name: model.reason for name, model in found.models.items() if model.reason},
+        bottleneck_s={name: model.objective_s or 0.0 for name, model in found.models.items()},
+        bound_s={name: model.lower_bound_s or 0.0 for name, model in found.models.items()},
+    )
+
+
+def stage_seconds(manifest: ModelManifest, slot: Slot, node: Node, book: ProfileBook) -> float:
+    """Measured seconds of one item on that node; inf where a block's time is not known."""
+    found = (book.figure(block.graph, node.info.fingerprint) for block in manifest.blocks[slot.start : slot.end])
+    return math.fsum(figure.seconds if figure else math.inf for figure in found)
+
+
+def busiest_s(placement: Placement, models: Models, nodes: Mapping[str, Node], book: ProfileBook) -> float:
+    """Seconds that the busiest node spends when every model gets one request; replicas share evenly."""
+    spent: dict[str, float] = {}
+    for name, slots in placement.items():
+        for slot in slots:
+            for node in slot.nodes:
+                seconds = stage_seconds(models[name][1], slot, nodes[node], book) / len(slot.nodes)
+                spent[node] = spent.get(node, 0.0) + seconds
+    return max(spent.values(), default=0.0)
+
+
+def stage_bytes(manifest: ModelManifest, start: int, end: int) -> int:
+    """Bytes of the distinct weights of blocks [start, end)."""
+    return sum({t.sha256: t.nbytes for block in manifest.blocks[start:end] for t in block.tensors}.values())
+
+
+def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], book: ProfileBook) -> Placement:
+    """An equally good placement that moves fewer weights: nodes of equal speed swap their roles.
+
+    Greedy: the role and the node with most bytes loaded already are paired first. Memory is respected; where
+    the greedy rule leaves a role without a node, the placement is returned as it was.
+    """
+    roles: dict[str, list[tuple[str, Slot]]] = {}
+    for name, slots in placement.items():
+        for slot in slots:
+            for node in slot.nodes:
+                roles.setdefault(node, []).append((name, slot))
+    pairs: list[tuple[int, bool, str, str]] = []
+    for role, stages in roles.items():
+        needed = sum(_slot_bytes(models[m][1], slot, book) for m, slot in stages)
+        for other in nodes.values():
+            if _can_swap(nodes[role], other, needed):
+                pairs.append((_held(stages, models, other), role == other.name, role, other.name))
+    taken = _pair(pairs)
+    if set(taken) != set(roles):
+        return placement
+    return {
+        name: tuple(Slot(s.start, s.end, tuple(taken[node] for node in s.nodes)) for s in slots)
+        for name, slots in placement.items()
+    }
+
+
+def _pair(pairs: Sequence[tuple[int, bool, str, str]]) -> dict[str, str]:
+    """Role (named after the node that the planner gave it) → node; (bytes held, same node, role, node) in."""
+    taken: dict[str, str] = {}
+    for _, _, role, node in sorted(pairs, key=lambda pair: (-pair[0], not pair[1], pair[2], pair[3])):
+        if role not in taken and node not in taken.values():
+            taken[role] = node
+    return taken
+
+
+def _can_swap(role: Node, node: Node, needed: int) -> bool:
+    if role is node:
+        return True
+    a, b = role.info, node.info
+    return a.fingerprint == b.fingerprint and needed + b.base_bytes <= b.memory_bytes
+
+
+def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int:
+    loaded = node.loaded()
+    here = [(models[m][1], slot) for m, slot in stages if slot.key(models[m][0]) in loaded]
+    return sum(stage_bytes(manifest, slot.start, slot.end) for manifest, slot in here)
+
+
+def _slot_bytes(manifest: ModelManifest, slot: Slot, book: ProfileBook) -> int:
+    run = manifest.blocks[slot.start : slot.end]
+    workspace = max(book.workspace(block.graph) or block.workspace_bytes for block in run)
+    cuts = max(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))
+    return sum(block.weight_bytes for block in run) + workspace + BUFFERED_ITEMS * cuts

@@ -1,0 +1,122 @@
+"""What to plan for, and whether a new solution is worth moving to. Pure.
+
+Level-triggered: `inputs` says what a solution depends on; one is asked for whenever the last answer was for
+other inputs, one at a time, and an answer that came too late is simply asked for anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from stageline.errors import PlacementError
+from stageline.plan import Plan
+
+from .assemble import intact, slots_of
+from .events import Instruction, Note, Solve
+from .peers import Node
+from .placement import Answer, Placement, build_problem, busiest_s, can_plan, read_answer, stay_put
+from .profiling import Models, ProfileBook
+
+WORTH_MOVING = 0.9
+"""A running plan is left only for one whose bottleneck is at most this fraction of its own."""
+
+RETRY_S = 1.0
+
+
+class Planning:
+    """`answer` is the last one; `current` tells whether it is for the cluster as it is."""
+
+    def __init__(self, book: ProfileBook) -> None:
+        self._book = book
+        self._answer: Answer | None = None
+        self._target: Placement = {}
+        self._number = 0
+        self._outstanding: object = None
+        self._retry_at = 0.0
+
+    def current(self, nodes: Sequence[Node], models: Models) -> Answer | None:
+        """The answer for exactly these nodes and models, if there is one."""
+        answer = self._answer
+        return answer if answer is not None and answer.inputs == self._inputs(nodes, models) else None
+
+    def ask(self, nodes: Sequence[Node], models: Models, now: float) -> Iterator[Instruction]:
+        """Have the planner solve for these, unless it is at work."""
+        inputs = self._inputs(nodes, models)
+        plannable = {name: entry for name, entry in models.items() if can_plan(entry[1], nodes, self._book)}
+        if not plannable:
+            self._accept(Answer(inputs), plannable, nodes)
+            return
+        if self._outstanding is not None or now < self._retry_at:
+            return
+        self._number += 1
+        self._outstanding = inputs
+        yield Solve(self._number, build_problem(nodes, plannable, self._book))
+
+    def solved(
+        self, number: int, solution: Mapping[str, Any], nodes: Sequence[Node], models: Models, now: float
+    ) -> Iterator[Instruction]:
+        """Take an answer in, if it is to the question that is open and still the right one."""
+        if number != self._number or self._outstanding is None:
+            return
+        inputs, self._outstanding = self._outstanding, None
+        if inputs != self._inputs(nodes, models):
+            return
+        try:
+            self._accept(read_answer(solution, inputs, models), models, nodes)
+        except PlacementError as error:
+            self._retry_at = now + RETRY_S
+            yield Note("answer refused", {"reason": error.message})
+
+    def failed(self, number: int, reason: str, now: float) -> Iterator[Instruction]:
+        """The planner died or refused the problem: ask again in a while."""
+        if number == self._number and self._outstanding is not None:
+            self._outstanding, self._retry_at = None, now + RETRY_S
+            yield Note("planning failed", {"reason": reason})
+
+    def target(self, plan: Plan, models: Models, nodes: Mapping[str, Node]) -> Placement | None:
+        """Where to move from `plan`, given a current answer; None: stay."""
+        answer = self._answer
+        if answer is None:
+            return None
+        served = {model.name: model for model in plan.models if model.stages}
+        kept = {
+            name
+            for name, model in served.items()
+            if name in models and model.manifest == models[name][0] and intact(model, nodes)
+        }
+        placed = set(answer.placement)
+        if placed <= kept:
+            running = {name: slots_of(served[name]) for name in kept}
+            better = placed == kept and self._better(answer.placement, running, models, nodes)
+            return self._target if better else None
+        if kept == set(served) and kept - placed:
+            self._hold_back(answer, kept)
+            return None
+        return self._target
+
+    def _better(self, new: Placement, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
+        old_s = busiest_s(running, models, nodes, self._book)
+        return busiest_s(new, models, nodes, self._book) <= WORTH_MOVING * old_s and old_s > 0
+
+    def _hold_back(self, answer: Answer, kept: set[str]) -> None:
+        """Newcomers that would displace what runs well stay out, and say so."""
+        lost = ", ".join(sorted(kept - set(answer.placement)))
+        why = f"serving it would displace {lost}: add a worker or memory"
+        reasons = {**answer.reasons, **{name: why for name in answer.placement if name not in kept}}
+        placement = {name: slots for name, slots in answer.placement.items() if name in kept}
+        self._answer = replace(answer, placement=placement, reasons=reasons)
+
+    def _accept(self, answer: Answer, models: Models, nodes: Sequence[Node]) -> None:
+        self._answer = answer
+        self._target = stay_put(answer.placement, models, {node.name: node for node in nodes}, self._book)
+
+    def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
+        offers = tuple((n.name, n.info.memory_bytes, n.info.base_bytes, n.info.fingerprint) for n in nodes)
+        fingerprints = sorted({node.info.fingerprint for node in nodes})
+        known = tuple(
+            (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))
+            for name, (sha, manifest) in models.items()
+        )
+        return (offers, known)

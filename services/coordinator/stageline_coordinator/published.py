@@ -1,0 +1,85 @@
+"""The plan that is in force: its numbers, its predecessors that still drain, and what nodes keep loaded. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from stageline.messages import Farewell, Retire
+from stageline.plan import Digest, ModelPlan, NodeView, Plan, StageKey
+
+from .draining import Drain, hosts_of
+from .events import Instruction, PersistPlan, PublishDigest, PublishPlan, Send
+from .members import Members
+from .peers import Node
+from .preparing import Preparation
+
+
+class Published:
+    """`plan` is the one in force; after a restart that of the last term, until `resume`."""
+
+    def __init__(self, term: int, restored: Plan | None, drain_s: float) -> None:
+        self.plan = restored or Plan(term=term, version=0)
+        self._term = term
+        self._version = 0
+        self._sequence = 0
+        self._announced: tuple[int, tuple[NodeView, ...]] | None = None
+        self._drain = Drain(drain_s)
+
+    def next_version(self) -> int:
+        """A number that no plan or preparation of this term had before."""
+        self._version += 1
+        return self._version
+
+    def commit(
+        self, models: tuple[ModelPlan, ...], members: Members, now: float, version: int = 0
+    ) -> Iterator[Instruction]:
+        """Put these models in force, under `version` where that is still the newest."""
+        current = self.plan.version if self.plan.term == self._term else 0
+        number = version if version > current else self.next_version()
+        old, self.plan = self.plan, Plan(term=self._term, version=number, models=models, nodes=members.views())
+        if hosts_of(old.models) != hosts_of(models):
+            self._drain.supersede(old.models, self.plan.epoch, now)
+        yield PersistPlan(self.plan)
+        yield PublishPlan(self.plan)
+        yield from self.announce(members)
+
+    def announce(self, members: Members) -> Iterator[Instruction]:
+        """A digest, if nodes or the plan have changed since the last one."""
+        if self._announced != (self.plan.version, members.views()):
+            yield PublishDigest(self.digest(members))
+
+    def digest(self, members: Members) -> Digest:
+        """The next digest."""
+        views = members.views()
+        self._sequence += 1
+        self._announced = (self.plan.version, views)
+        return Digest(term=self._term, version=self.plan.version, sequence=self._sequence, nodes=views)
+
+    def retire(self, members: Members, preparation: Preparation | None, now: float) -> Iterator[Instruction]:
+        """Let nodes unload what no plan needs any more, and those go that want to and that nothing needs."""
+        self._drain.settle(members.gateways.values(), now)
+        committed = hosts_of(self.plan.models)
+        settled = preparation is None and not self._drain.pending
+        for node in members.nodes.values():
+            if node.liveness != "alive":
+                continue
+            keep = self._keep(node.name, committed, preparation)
+            if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
+                node.keep_loaded(keep)
+                yield Send(node.identity, self._retire(keep))
+            if self._may_go(node, keep):
+                node.farewell = True
+                yield Send(node.identity, Farewell())
+
+    def _keep(
+        self, node: str, committed: Mapping[str, frozenset[StageKey]], preparation: Preparation | None
+    ) -> frozenset[StageKey]:
+        coming = preparation.stages.get(node, ()) if preparation else ()
+        return committed.get(node, frozenset()) | self._drain.keep(node) | frozenset(coming)
+
+    def _retire(self, keep: frozenset[StageKey]) -> Retire:
+        return Retire(term=self._term, version=self._version, keep=tuple(sorted(keep)))
+
+    @staticmethod
+    def _may_go(node: Node, keep: frozenset[StageKey]) -> bool:
+        return node.leaving and not node.farewell and not keep

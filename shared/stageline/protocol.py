@@ -7,8 +7,8 @@ for other implementations, is docs/protocol.md.
 
 The server speaks first (`ServerHello`), the client answers with `ClientHello`, then both may send at any time: a
 client need not wait for one answer before it asks again, and answers come in any order, matched by `id`. Unknown
-fields are ignored, so that a newer peer may say more. A frame that breaks a limit, or a header that is no message of the
-table, is answered with `Error` (id 0) and the connection is closed.
+fields are ignored, so that a newer peer may say more. A frame that breaks a limit, or a header that is no message of
+the table, is answered with `Error` (id 0) and the connection is closed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stageline.blobs import BlobStore
-from stageline.cli.output import Report
+from stageline.catalogue import Report
 from stageline.errors import ConfigError
 from stageline.manifest import ModelManifest
 

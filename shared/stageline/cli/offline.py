@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stageline.blobs import BlobStore
-from stageline.cli.catalogue import Catalogue
-from stageline.cli.output import Report
+from stageline.catalogue import Catalogue, Report
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.messages import ModelRow
 from stageline_coordinator import registry

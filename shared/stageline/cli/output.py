@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-Report = Callable[[str, float], None]
-"""Called with what is being done now and the fraction done, in [0, 1]."""
+from stageline.catalogue import Report
 
 
 def emit_json(value: Any) -> None:

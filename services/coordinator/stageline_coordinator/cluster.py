@@ -315,8 +315,10 @@ class Cluster:
     def _entry(self, name: str, nodes: list[Node], answer: Answer | None, now: float) -> ModelPlan:
         """The plan's entry for a model that is not just being committed."""
         old = self.plan.model(name)
-        undecided = answer is None and old is not None and old.manifest == self._models[name][0]
-        if old is not None and (undecided or (old.stages and not self._condemned(old, nodes, answer))):
+        if old is not None and old.stages and not self._condemned(old, nodes, answer):
+            return old
+        undecided = answer is None and old is not None and old.status == "unavailable"
+        if old is not None and undecided and old.manifest == self._models[name][0]:
             return old
         left_out = self.members.left_out(now)
         status, reason = assemble.why_not(name, self._models, nodes, left_out, self.book, answer)

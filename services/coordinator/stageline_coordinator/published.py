@@ -66,7 +66,8 @@ class Published:
             keep = self._keep(node.name, committed, preparation)
             if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
                 node.keep_loaded(keep)
-                yield Send(node.identity, self._retire(keep))
+                number = preparation.version if preparation else self._version  # never ahead of what nodes work on
+                yield Send(node.identity, Retire(term=self._term, version=number, keep=tuple(sorted(keep))))
             if self._may_go(node, keep):
                 node.farewell = True
                 yield Send(node.identity, Farewell())
@@ -76,9 +77,6 @@ class Published:
     ) -> frozenset[StageKey]:
         coming = preparation.stages.get(node, ()) if preparation else ()
         return committed.get(node, frozenset()) | self._drain.keep(node) | frozenset(coming)
-
-    def _retire(self, keep: frozenset[StageKey]) -> Retire:
-        return Retire(term=self._term, version=self._version, keep=tuple(sorted(keep)))
 
     @staticmethod
     def _may_go(node: Node, keep: frozenset[StageKey]) -> bool:

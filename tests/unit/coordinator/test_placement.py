@@ -1,0 +1,79 @@
+"""Problems, answers read back, and nodes of equal speed that swap roles to spare a load."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fleet import MB, FakeAgent, manifest
+
+from stageline.errors import PlacementError
+from stageline.plan import StageKey
+from stageline_coordinator.peers import Node
+from stageline_coordinator.placement import Slot, build_problem, busiest_s, read_answer, stage_bytes, stay_put
+from stageline_coordinator.planner import Problem
+from stageline_coordinator.profiling import Figure, ProfileBook
+
+MODEL = manifest(blocks=4, weights=10 * MB)
+MODELS = {"net": ("m", MODEL)}
+PLACED = {"net": (Slot(0, 2, ("a",)), Slot(2, 4, ("b",)))}
+
+
+def node(name: str, *loaded: tuple[int, int], **settings: Any) -> Node:
+    stages = tuple(StageKey(manifest="m", start=s, end=e) for s, e in loaded)
+    hello = FakeAgent(name, loaded=stages, **settings).hello()
+    assert hello.node is not None
+    return Node(hello, executors={one.executor: one for one in hello.node.executors})
+
+
+def book(*fingerprints: str, seconds: float = 0.5) -> ProfileBook:
+    return ProfileBook({(b.graph, f): Figure(seconds) for b in MODEL.blocks for f in fingerprints})
+
+
+def moved(*nodes: Node) -> list[str]:
+    placed = stay_put(PLACED, MODELS, {one.name: one for one in nodes}, book("cpu"))
+    return [slot.nodes[0] for slot in placed["net"]]
+
+
+def test_equal_nodes_swap_roles_so_that_loaded_stages_stay() -> None:
+    assert moved(node("a", (2, 4)), node("b", (0, 2))) == ["b", "a"]
+    assert moved(node("a"), node("b"), node("c", (2, 4))) == ["a", "c"]
+
+
+def test_nothing_moves_without_a_reason() -> None:
+    assert moved(node("a"), node("b"), node("c")) == ["a", "b"]
+    assert moved(node("a", (0, 2)), node("b", (2, 4)), node("c", (0, 2), (2, 4))) == ["a", "b"]
+
+
+def test_a_node_of_other_speed_or_with_too_little_memory_takes_no_role() -> None:
+    assert moved(node("a", (2, 4), fingerprint="gpu"), node("b", (0, 2))) == ["a", "b"]
+    assert moved(node("a"), node("b"), node("c", (2, 4), memory=15 * MB)) == ["a", "b"]
+
+
+def test_a_problem_is_one_that_the_planner_reads() -> None:
+    document = build_problem([node("a"), node("b", fingerprint="gpu", memory=7)], MODELS, book("cpu"))
+    problem = Problem.from_json(document)
+    assert [n.memory_bytes for n in problem.nodes] == [100 * MB, 7]
+    assert problem.models[0].blocks[0].seconds == (0.5, float("inf"))
+    assert problem.models[0].blocks[0].weight_bytes == 10 * MB
+
+
+def test_an_answer_must_cover_every_block_in_order() -> None:
+    good = [{"blocks": [0, 3], "nodes": ["a"]}, {"blocks": [3, 4], "nodes": ["b"]}]
+    assert read_answer({"stages": {"net": good}}, None, MODELS).placement["net"][1] == Slot(3, 4, ("b",))
+    odd: list[Any] = [[good[0]], [good[1], good[0]], [{"blocks": [0, 4], "nodes": []}], [{"blocks": [0]}], "x"]
+    for bad in odd:
+        with pytest.raises(PlacementError):
+            read_answer({"stages": {"net": bad}}, None, MODELS)
+
+
+def test_the_busiest_node_counts_all_models_and_replicas_share() -> None:
+    nodes = {name: node(name) for name in "ab"}
+    assert busiest_s(PLACED, MODELS, nodes, book("cpu")) == 1.0
+    assert busiest_s({"net": (Slot(0, 4, ("a",)),)}, MODELS, nodes, book("cpu")) == 2.0
+    assert busiest_s({"net": (Slot(0, 4, ("a", "b")),)}, MODELS, nodes, book("cpu")) == 1.0
+    assert busiest_s(PLACED, MODELS, nodes, ProfileBook({})) == float("inf")
+
+
+def test_shared_tensors_weigh_once() -> None:
+    assert stage_bytes(MODEL, 1, 3) == 20 * MB

@@ -59,7 +59,7 @@ def add(
             manifest = catalogue.put(found, blobs, report)
         row = catalogue.wait(found.name, manifest, timeout, report) if wait else catalogue.row(found.name)
     if as_json:
-        emit_json({**found.describe(), **_row_json(row)})
+        emit_json({**_row_json(row), **found.describe()})
         return
     click.echo(f"{found.name} is {row.status}: {len(found.blocks)} blocks, {size(found.weight_bytes)} of weights")
 

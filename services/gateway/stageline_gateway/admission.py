@@ -7,7 +7,13 @@ from dataclasses import replace
 from math import isfinite
 
 from stageline.data import Buffer, check_tensor
-from stageline.errors import InvalidInputError, ModelNotFoundError, RemoteProtocolError, UnavailableError
+from stageline.errors import (
+    DeadlineError,
+    InvalidInputError,
+    ModelNotFoundError,
+    RemoteProtocolError,
+    UnavailableError,
+)
 from stageline.plan import ModelPlan
 from stageline.protocol import Infer
 from stageline_gateway.inflight import Request
@@ -28,12 +34,20 @@ def find_model(view: PlanView, name: str) -> ModelPlan:
     return model
 
 
+def allowed_s(infer: Infer, default_s: float) -> float:
+    """Seconds that the request may take. Raises `DeadlineError` if its time was over when it was sent."""
+    if not isfinite(infer.deadline_ms):
+        raise InvalidInputError(f"deadline_ms must be a number of milliseconds, got {infer.deadline_ms}")
+    if infer.deadline_ms < 0:
+        raise DeadlineError(f"the deadline passed {-infer.deadline_ms:.3g} ms before the request was sent")
+    return min(infer.deadline_ms / 1000 if infer.deadline_ms else default_s, MAX_DEADLINE_S)
+
+
 def admit(
     model: ModelPlan, client: int, infer: Infer, buffers: Sequence[Buffer], now: float, default_deadline_s: float
 ) -> Request:
-    """The request, with its inputs in the signature's order. Raises `InvalidInputError`."""
-    if not isfinite(infer.deadline_ms) or infer.deadline_ms < 0:
-        raise InvalidInputError(f"deadline_ms must be positive, or 0 for the default; got {infer.deadline_ms}")
+    """The request, with its inputs in the signature's order. Raises `InvalidInputError`, `DeadlineError`."""
+    allowed = allowed_s(infer, default_deadline_s)
     order, sizes = check_inputs(model.signature, infer.inputs)
     specs = [infer.inputs[i] for i in order]
     parts = [buffers[i] for i in order]
@@ -42,7 +56,6 @@ def admit(
             check_tensor(spec.dtype, spec.shape, memoryview(part).nbytes)
         except RemoteProtocolError as error:
             raise InvalidInputError(f"input {spec.name!r}: {error}") from None
-    allowed = infer.deadline_ms / 1000 if infer.deadline_ms else default_deadline_s
     return Request(
         client=client,
         id=infer.id,
@@ -53,7 +66,7 @@ def admit(
         rows=sizes.get(BATCH, 1),
         sizes=sizes,
         arrived=now,
-        deadline=now + min(allowed, MAX_DEADLINE_S),
+        deadline=now + allowed,
         priority=infer.priority,
         level=infer.level,
         trace=infer.trace_id,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from stageline.data import Buffer
 from stageline.errors import InvalidInputError, RejectedError, RemoteProtocolError, StagelineError
 from stageline.framing import Frame, FrameReader
@@ -79,6 +81,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._number = 0
         self._greeted = False
+        self._user = ""
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = port.loop.create_future()
@@ -190,6 +193,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             known = ", ".join(map(str, VERSIONS))
             raise RemoteProtocolError(f"protocol version {message.version} is not spoken here; use one of {known}")
         self._greeted = True
+        self._user = message.user
         self._port.handshakes -= 1
         self._stop_timer()
 
@@ -199,6 +203,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         except InvalidInputError as error:
             self.send(error_message(message.id, error))
             return
+        if self._user and not message.user:
+            message = msgspec.structs.replace(message, user=self._user)
         self._port.handler.infer(self._number, message, buffers)
 
     def _watch_progress(self, left: int) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from stageline.data import Buffer
 from stageline.errors import StagelineError
 from stageline.plan import Endpoint
+from stageline.protocol import Result
 from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
-from stageline_gateway.inflight import Entry, InFlightTable
+from stageline_gateway.idempotency import Answered, Keys, Outcome, Waiter
+from stageline_gateway.inflight import HOLDER, Entry, InFlightTable
 from stageline_gateway.queueing import ModelQueue
 from stageline_gateway.routing import PlanView, Router
 from stageline_gateway.settings import Settings
@@ -27,6 +33,8 @@ class Stats:
     overdue: int = 0
     results_dropped: int = 0
     results_refused: int = 0
+    attached: int = 0
+    replayed: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,11 @@ class Core:
         self.view = PlanView()
         self.router = Router(self.view, settings.window, settings.window_bytes)
         self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes)
+        self.keys = Keys(settings.answer_keep_s, settings.answer_keep_bytes, settings.max_in_flight)
         self.batches = BatchTable(self.router)
         self.queues: dict[str, ModelQueue] = {}
         self.timers = Timers()
+        self._kept_timer = False
         self.out: list[ev.Instruction] = []
 
     def emit(self, instruction: ev.Instruction) -> None:
@@ -77,7 +87,47 @@ class Core:
         """End a request with an error."""
         request = entry.request
         self.leave(entry)
+        if request.client == HOLDER:
+            self._conclude(request.id, error, request.model, now)
+            return
         self.emit(ev.Refuse(request.client, request.id, error, request.model, now - request.arrived))
+
+    def answer(self, entry: Entry, result: Result, parts: Sequence[Buffer], now: float) -> None:
+        """End a request with a result."""
+        request = entry.request
+        self.leave(entry)
+        if request.client == HOLDER:
+            self._conclude(request.id, Answered(result, tuple(parts)), request.model, now)
+            return
+        self.emit(ev.Answer(request.client, result, parts, request.model, now - request.arrived))
+
+    def tell(self, waiter: Waiter, outcome: Outcome, model: str, now: float) -> None:
+        """Give one of those who asked with the same key its outcome."""
+        waited = now - waiter.arrived
+        if not isinstance(outcome, Answered):
+            self.emit(ev.Refuse(waiter.client, waiter.id, outcome, model, waited))
+            return
+        timings = outcome.result.timings if waiter.want_timings else None
+        result = msgspec.structs.replace(outcome.result, id=waiter.id, timings=timings)
+        self.emit(ev.Answer(waiter.client, result, outcome.buffers, model, waited))
+
+    def wake_for_kept(self) -> None:
+        """Ask for a wake-up when a kept outcome may be forgotten; one such timer is under way at a time."""
+        expiry = self.keys.next_expiry()
+        if expiry is not None and not self._kept_timer:
+            self._kept_timer = True
+            self.timers.add(expiry, Timer.KEPT)
+
+    def forget_kept(self, now: float) -> None:
+        """The wake-up came."""
+        self._kept_timer = False
+        self.keys.expire(now)
+        self.wake_for_kept()
+
+    def _conclude(self, holder: int, outcome: Outcome, model: str, now: float) -> None:
+        for waiter in self.keys.conclude(holder, outcome, now):
+            self.tell(waiter, outcome, model, now)
+        self.wake_for_kept()
 
     def drop_stale_timers(self) -> None:
         """Forget the timers of what has ended, once they outnumber the others by far."""
@@ -87,4 +137,6 @@ class Core:
     def _matters(self, what: Timer, key: int) -> bool:
         if what is Timer.OVERDUE:
             return self.batches.get(key) is not None
-        return what is Timer.BATCH or self.table.get(key) is not None
+        if what is Timer.WAITER:
+            return self.keys.waiter(key) is not None
+        return what in (Timer.BATCH, Timer.KEPT) or self.table.get(key) is not None

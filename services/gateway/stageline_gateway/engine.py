@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stageline.errors import CancelledError, RejectedError, RemoteProtocolError, StagelineError, UnavailableError
 from stageline.plan import Epoch, Plan
 from stageline.protocol import ModelInfo
 from stageline_gateway import events as ev
-from stageline_gateway.admission import admit, find_model
+from stageline_gateway.admission import find_model
+from stageline_gateway.arrivals import Arrivals
 from stageline_gateway.core import Core, Identity, Stats
 from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.inflight import State
@@ -30,25 +30,27 @@ class Engine:
         self._core = Core(settings, identity)
         self._dispatcher = Dispatcher(self._core)
         self._outcomes = Outcomes(self._core, self._dispatcher)
+        self._arrivals = Arrivals(self._core, self._dispatcher)
         self._asked: float | None = None
-        self.draining = False
         self._handlers: dict[type, Callable[[Any, float], None]] = {
-            ev.RequestArrived: self._arrived,
-            ev.CancelRequested: self._cancelled,
-            ev.ClientGone: self._client_gone,
+            ev.RequestArrived: self._arrivals.arrived,
+            ev.CancelRequested: self._arrivals.cancelled,
+            ev.ClientGone: self._arrivals.client_gone,
             ev.ResultArrived: self._outcomes.result,
             ev.FailureArrived: self._outcomes.failure,
             ev.PlanApplied: self._plan,
             ev.DigestApplied: self._digest,
             ev.Tick: self._tick,
             ev.DrainBegan: self._drain_began,
-            ev.DrainEnded: self._drain_ended,
+            ev.DrainEnded: self._arrivals.drain_ended,
         }
         self._timer_handlers: dict[Timer, Callable[[int, float], None]] = {
             Timer.DEADLINE: self._outcomes.deadline,
             Timer.OVERDUE: self._outcomes.overdue,
             Timer.BACKOFF: self._dispatcher.requeue,
             Timer.BATCH: lambda key, now: None,
+            Timer.WAITER: self._arrivals.waited,
+            Timer.KEPT: lambda key, now: self._core.forget_kept(now),
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
@@ -130,6 +132,16 @@ class Engine:
         return len(self._core.batches)
 
     @property
+    def draining(self) -> bool:
+        """Whether nothing new is begun."""
+        return self._arrivals.draining
+
+    @property
+    def answers_kept(self) -> tuple[int, int]:
+        """Outcomes kept for those who ask again with their key, and the bytes they are charged."""
+        return (self._core.keys.kept, self._core.keys.kept_bytes)
+
+    @property
     def idle(self) -> bool:
         """Whether every request is answered."""
         return not len(self._core.table)
@@ -139,47 +151,10 @@ class Engine:
         """Requests that wait, by model."""
         return {name: len(queue) for name, queue in self._core.queues.items()}
 
-    # --- clients --------------------------------------------------------------------------------------------
-
-    def _arrived(self, event: ev.RequestArrived, now: float) -> None:
-        core, client, infer = self._core, event.client, event.infer
-        if core.table.find(client, infer.id) is not None:
-            text = f"request id {infer.id} is already in flight on this connection"
-            core.emit(ev.Disconnect(client, RemoteProtocolError(text)))
-            return
-        known = ""
-        try:
-            if self.draining:
-                raise RejectedError("this gateway is stopping: try another, or again later", retry_after_s=1.0)
-            model = find_model(core.view, infer.model)
-            known = model.name
-            entry = core.table.add(admit(model, client, infer, event.buffers, now, core.settings.default_deadline_s))
-        except StagelineError as error:
-            core.emit(ev.Refuse(client, infer.id, error, known))
-            return
-        if infer.want_accepted:
-            core.emit(ev.Accept(client, infer.id))
-        core.timers.add(entry.request.deadline, Timer.DEADLINE, entry.key)
-        self._dispatcher.enqueue(entry, now)
-
-    def _cancelled(self, event: ev.CancelRequested, now: float) -> None:
-        entry = self._core.table.find(event.client, event.id)
-        if entry is not None:
-            self._core.refuse(entry, CancelledError("the request was cancelled by its client"), now)
-
-    def _client_gone(self, event: ev.ClientGone, now: float) -> None:
-        for entry in self._core.table.of_client(event.client):
-            self._core.refuse(entry, CancelledError("the client went away"), now)
+    # --- plan and time --------------------------------------------------------------------------------------
 
     def _drain_began(self, event: ev.DrainBegan, now: float) -> None:
-        self.draining = True
-
-    def _drain_ended(self, event: ev.DrainEnded, now: float) -> None:
-        for entry in self._core.table:
-            error = UnavailableError("the gateway stopped before the answer was there: try again")
-            self._core.refuse(entry, error, now)
-
-    # --- plan and time --------------------------------------------------------------------------------------
+        self._arrivals.draining = True
 
     def _plan(self, event: ev.PlanApplied, now: float) -> None:
         if self._core.view.apply_plan(event.plan) is Applied.STALE:

@@ -14,6 +14,8 @@ Rank = tuple[int, float, int]
 """(priority, deadline, order of arrival): smaller is served first."""
 
 RETRY_AFTER_S = 0.1
+HOLDER = 0
+"""The `client` of a request with an idempotency key; its `id` is the holder's number. No connection owns it."""
 
 
 class State(Enum):

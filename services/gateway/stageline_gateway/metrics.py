@@ -49,6 +49,8 @@ class Metrics:
                 "retried": "Requests that had to be dispatched again",
                 "overdue": "Batches that were not back in time",
                 "results_dropped": "Results and failures that nobody waited for",
+                "attached": "Requests that joined one in flight with their idempotency key",
+                "replayed": "Requests answered from what was kept under their idempotency key",
                 "results_refused": "Results that did not fit their request",
             }.items()
         }

@@ -9,7 +9,7 @@ from stageline_gateway import events as ev
 from stageline_gateway.batching import Batch, split
 from stageline_gateway.core import Core
 from stageline_gateway.dispatch import Dispatcher
-from stageline_gateway.inflight import Entry, State
+from stageline_gateway.inflight import HOLDER, Entry, State
 from stageline_gateway.signature import check_outputs
 from stageline_gateway.timers import Timer
 
@@ -50,11 +50,12 @@ class Outcomes:
     def _answer(self, entry: Entry, batch: Batch, event: ev.ResultArrived, part: tuple[int, int], now: float) -> None:
         request = entry.request
         tensors = [value for value in event.header.values if isinstance(value, Tensor)]
-        specs, parts = split(batch.model.signature.outputs, tensors, event.buffers, *part)
+        specs, views = split(batch.model.signature.outputs, tensors, event.buffers, *part)
         timings = _timings(entry, batch, event.header, now) if request.want_timings else None
         answer = Result(request.id, specs, sum(batch.rows), entry.attempts, event.header.level, timings)
-        self._core.leave(entry)
-        self._core.emit(ev.Answer(request.client, answer, parts, request.model, now - request.arrived))
+        kept = request.client == HOLDER and len(batch.keys) > 1
+        parts = [bytes(view) for view in views] if kept else views  # what is kept must not keep the whole batch
+        self._core.answer(entry, answer, parts, now)
 
     def _batch_of(self, header: Activation | Failure) -> Batch | None:
         return self._core.batches.get(header.batch) if header.gateway == self._core.identity.name else None
@@ -100,7 +101,7 @@ class Outcomes:
     def deadline(self, key: int, now: float) -> None:
         """The request's time is over, whatever it waits for."""
         core, entry = self._core, self._core.table.get(key)
-        if entry is None:
+        if entry is None or entry.request.deadline > now:
             return
         model = core.view.model(entry.request.model)
         obstacle = core.view.obstacle(model) if model is not None else ""

@@ -218,4 +218,6 @@ def _settings(config: GatewayConfig) -> Settings:
         default_deadline_s=config.default_deadline_ms / 1000,
         max_attempts=config.max_attempts,
         drain_s=config.drain_s,
+        answer_keep_s=config.answer_keep_s,
+        answer_keep_bytes=config.answer_keep_bytes,
     )

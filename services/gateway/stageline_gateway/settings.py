@@ -18,3 +18,5 @@ class Settings:
     default_deadline_s: float = 60.0
     max_attempts: int = 8
     drain_s: float = 10.0
+    answer_keep_s: float = 60.0
+    answer_keep_bytes: int = 32 << 20

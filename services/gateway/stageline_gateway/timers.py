@@ -8,12 +8,14 @@ from enum import IntEnum
 
 
 class Timer(IntEnum):
-    """What a timer is about: `key` is a request, a batch for OVERDUE, nothing for BATCH."""
+    """What a timer is about: `key` is a request, a batch (OVERDUE), a waiter (WAITER) or nothing (BATCH, KEPT)."""
 
     DEADLINE = 0
     OVERDUE = 1
     BACKOFF = 2
     BATCH = 3
+    WAITER = 4
+    KEPT = 5
 
 
 class Timers:

@@ -16,6 +16,9 @@ ORDER: tuple[ServiceRole, ...] = ("gateway", "stage", "coordinator")
 GRACE_S: dict[ServiceRole, float] = {"gateway": 12.0, "stage": 17.0, "coordinator": 10.0}
 """Seconds from SIGTERM to SIGKILL; more than the services' own drain times."""
 
+ORPHANS_S = 1.0
+"""Seconds that a process's children may outlive it."""
+
 KILL_S = 10.0
 POLL_S = 0.02
 
@@ -35,23 +38,30 @@ def _stop_role(processes: Sequence[ProcessRecord], role: ServiceRole, reap: Call
     for process in processes:
         signal_process(process.pid, process.started, signal.SIGTERM)
         signal_process(process.pid, process.started, signal.SIGCONT)
-        if not process.running:  # its children have nobody left to tell them to stop
-            signal_group(process.pid, process.started, signal.SIGKILL)
-    left = _wait(processes, GRACE_S[role], reap)
+    _wait(processes, lambda process: process.running, GRACE_S[role], reap)
+    left = _wait(processes, _has_members, ORPHANS_S, reap)
     for process in left:
         signal_group(process.pid, process.started, signal.SIGKILL)
-    _wait(left, KILL_S, reap)
+    _wait(left, _has_members, KILL_S, reap)
     return [process.name for process in left]
 
 
-def _wait(processes: Sequence[ProcessRecord], seconds: float, reap: Callable[[], object]) -> list[ProcessRecord]:
-    """Those of which some process still lives after the time is over."""
+def _has_members(process: ProcessRecord) -> bool:
+    return bool(group_members(process.pid, process.started))
+
+
+def _wait(
+    processes: Sequence[ProcessRecord],
+    lives: Callable[[ProcessRecord], bool],
+    seconds: float,
+    reap: Callable[[], object],
+) -> list[ProcessRecord]:
+    """Those that still live, in the sense given, when none does or the time is over."""
     deadline = time.monotonic() + seconds
-    left = list(processes)
     while True:
         with contextlib.suppress(ChildProcessError):
             reap()
-        left = [p for p in left if group_members(p.pid, p.started)]
+        left = [process for process in processes if lives(process)]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(POLL_S)

@@ -1,0 +1,169 @@
+"""`stageline up` to `down` as a user types it: separate commands, no flags in between, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stageline.embedded.processes import read_stat
+
+TIMEOUT_S = 120.0
+MAIN = "import sys; from stageline.cli import main; main(sys.argv[1:])"
+
+
+@dataclass
+class Shell:
+    """Runs commands with state, data and caches of their own."""
+
+    home: Path
+
+    @property
+    def data_dir(self) -> Path:
+        return self.home / "cluster"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("STAGELINE_")}
+        homes = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("STATE", "DATA", "CACHE")}
+        return {**kept, **homes}
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", MAIN, *arguments],
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=self.environ, cwd=self.home,
+        )  # fmt: skip
+        assert done.returncode == code, done.stderr
+        return done
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code).stdout)
+
+    def up(self, *arguments: str) -> Any:
+        return self.json("up", "--nodes", "2", "--data-dir", str(self.data_dir), "--detach", *arguments)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    made = Shell(tmp_path)
+    yield made
+    made.run("down", "--data-dir", str(made.data_dir))
+
+
+def lives(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and not stat.dead
+
+
+def test_from_up_to_down(shell: Shell) -> None:
+    started = shell.up()
+    assert [p["name"] for p in started["processes"]] == ["coordinator", "gateway", "stage-0", "stage-1"]
+
+    # The factory is the user's own, in the directory where the command runs.
+    (shell.home / "tiny.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    torch.manual_seed(0)\n"
+        "    net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(6)))\n"
+        "    return net, (torch.zeros(2, 8),)\n"
+    )
+    added = shell.json("models", "add", "tiny:make", "--name", "tiny")
+    assert added["status"] == "serving"
+    shown = shell.json("models", "show", "tiny")
+    assert shown["inputs"] == [{"name": "input", "dtype": "float32", "shape": [-1, 8]}]
+    assert sum(block["weight_bytes"] for block in shown["blocks"]) == 6 * (64 + 8) * 4
+    assert [row["name"] for row in shell.json("models", "list")] == ["tiny"]
+
+    np.save(shell.home / "x.npy", np.ones((3, 8), dtype=np.float32))
+    answer = shell.json("infer", "tiny", "--input", "input=x.npy", "--output", "y.npz")
+    assert answer["outputs"][0]["shape"] == [3, 8]
+    with np.load(shell.home / "y.npz", allow_pickle=False) as saved:
+        assert saved[answer["outputs"][0]["name"]].shape == (3, 8)
+
+    status = shell.json("status")
+    assert status["epoch"][0] == 1
+    assert {p["role"] for p in status["processes"]} == {"coordinator", "gateway", "stage", "executor"}
+    pids = [p["pid"] for p in status["processes"]]
+    assert all(lives(pid) for pid in pids)
+    plan = shell.json("plan", "show")
+    assert {node for stage in plan["models"][0]["stages"] for node in stage["nodes"]} <= {"stage-0", "stage-1"}
+    assert {row["node"]: row["state"] for row in shell.json("nodes", "list")} == {
+        "stage-0": "alive",
+        "stage-1": "alive",
+    }
+    table = shell.run("plan", "show").stdout.splitlines()
+    assert table[0].split("\t")[:4] == ["model", "stage", "blocks", "node"]
+
+    again = shell.run("up", "--data-dir", str(shell.data_dir), "--detach", code=1)
+    assert "a cluster already runs on" in again.stderr
+
+    stopped = shell.json("down")
+    assert stopped["stopped"]["killed"] == []
+    assert not any(lives(pid) for pid in pids)
+    assert not (shell.data_dir / "cluster.json").exists()
+    assert not (shell.data_dir / "run").exists()
+    assert list((shell.home / "state/stageline/clusters").iterdir()) == []
+    assert list((shell.home / "cache/stageline").iterdir()) == []
+    assert shell.run("down").stdout == "no cluster was running\n"
+
+    # The model outlives the cluster, and can be looked at and removed without one.
+    named = ("--data-dir", str(shell.data_dir))
+    assert [row["name"] for row in shell.json("models", "list", *named)] == ["tiny"]
+    assert shell.json("models", "show", "tiny", *named)["inputs"] == shown["inputs"]
+    shell.run("models", "remove", "tiny", *named)
+    assert shell.json("models", "list", *named) == []
+
+
+def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> None:
+    shell.up()
+    before = {p["name"]: p for p in shell.json("status")["processes"]}
+    victim = before["stage-1"]["pid"]
+    os.kill(victim, signal.SIGKILL)
+    deadline = time.monotonic() + TIMEOUT_S
+    while (states := {p["name"]: p["state"] for p in shell.json("status")["processes"]})["stage-1"] != "dead":
+        assert time.monotonic() < deadline, states
+    assert states["stage-0"] == "alive"
+    os.kill(before["coordinator"]["pid"], signal.SIGKILL)
+    report = shell.json("status", code=3)
+    assert "no coordinator answers" in report["problem"]
+    assert {p["name"]: p["state"] for p in report["processes"]}["coordinator"] == "dead"
+    shell.run("down")
+    assert not any(lives(p["pid"]) for p in before.values())
+
+
+def test_in_the_foreground_an_interrupt_stops_all(shell: Shell) -> None:
+    command = [sys.executable, "-c", MAIN, "up", "--nodes", "1", "--data-dir", str(shell.data_dir), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=shell.environ) as up:
+        assert up.stdout is not None
+        text = ""
+        while not text.endswith("\n}\n"):
+            line = up.stdout.readline()
+            assert line, "it ended before it was up"
+            text += line
+        pids = [p["pid"] for p in json.loads(text)["processes"]]
+        assert all(lives(pid) for pid in pids)
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=TIMEOUT_S)
+    assert up.returncode == 0
+    assert not any(lives(pid) for pid in pids)
+    assert not (shell.data_dir / "cluster.json").exists()
+
+
+def test_a_start_that_takes_too_long_names_log_and_setting_and_leaves_nothing(shell: Shell) -> None:
+    named = ("--data-dir", str(shell.data_dir))
+    failed = shell.run("up", "--nodes", "1", *named, "--ready-timeout", "0.01", "--detach", code=1)
+    assert "coordinator.log" in failed.stderr
+    assert "--ready-timeout" in failed.stderr
+    assert len(failed.stderr.splitlines()) == 1
+    assert shell.run("down", *named).stdout == "no cluster was running\n"
+    assert not (shell.data_dir / "cluster.json").exists()

@@ -9,6 +9,8 @@ from stageline.messages import Ping
 from .detector import DetectorConfig, FailureDetector, Transition
 from .events import PeerChanged
 
+LONGEST_RTT_S = 60.0
+
 
 class Heartbeats:
     """Call `tick` at least every `config.tick_s`; it also says whom to ping, every `config.ping_s`."""
@@ -34,13 +36,11 @@ class Heartbeats:
         ping = Ping(sequence=self._sequence, sent_s=now)
         return [(peer, ping) for peer in self._detector.states()]
 
-    def heard(self, peer: str, now: float) -> list[PeerChanged]:
-        return _changes([self._detector.heard(peer, now)])
-
-    def pong(self, peer: str, sent_s: float, now: float) -> list[PeerChanged]:
-        """`sent_s` comes from the peer: a time that cannot be is no measurement, but still a sign of life."""
-        plausible = 0 <= now - sent_s < 60
-        return _changes([self._detector.pong(peer, now, now - sent_s if plausible else -1.0)])
+    def heard(self, peer: str, now: float, sent_s: float | None = None) -> list[PeerChanged]:
+        """Traffic from `peer`. A pong echoes when its ping was sent; a time that cannot be is no measurement."""
+        if sent_s is None or not 0 <= now - sent_s < LONGEST_RTT_S:
+            return _changes([self._detector.heard(peer, now)])
+        return _changes([self._detector.pong(peer, now, now - sent_s)])
 
     def disconnected(self, peer: str, now: float) -> list[PeerChanged]:
         return _changes([self._detector.disconnected(peer, now)], disconnected=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from stageline.messages import ExecutorInfo, Hello, Pong, Refused
 from stageline.plan import NodeView
+from stageline.wire import Message
 
 from .detector import PeerState
 from .peers import FORGET_S, Gateway, Node, Peer, check_hello
@@ -72,6 +73,13 @@ class Members:
                 peer.executors.clear()
         elif peer.liveness == "alive":
             peer.become("suspect", now)
+
+    def vouches(self, identity: str, message: Message) -> bool:
+        """Whether this shows that the peer we know lives: a namesake with the same identity may be talking."""
+        if isinstance(message, Hello):
+            return False
+        peer = self.find(identity)
+        return not isinstance(message, Pong) or (peer is not None and peer.hello.incarnation == message.incarnation)
 
     def pong(self, peer: Peer, message: Pong) -> None:
         if isinstance(peer, Gateway):

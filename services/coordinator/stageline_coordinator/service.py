@@ -127,10 +127,9 @@ class Coordinator:
                 self._handle_all(self._heartbeats.disconnected(item.peer, now), now)
                 continue
             peer, message = item
-            if isinstance(message, Pong):
-                self._handle_all(self._heartbeats.pong(peer, message.sent_s, now), now)
-            else:
-                self._handle_all(self._heartbeats.heard(peer, now), now)
+            if self._cluster.members.vouches(peer, message):
+                sent_s = message.sent_s if isinstance(message, Pong) else None
+                self._handle_all(self._heartbeats.heard(peer, now, sent_s), now)
             self._message(peer, message, now)
 
     def _message(self, peer: str, message: Message, now: float) -> None:

@@ -177,6 +177,8 @@ class ClusterMachine(RuleBasedStateMachine):
             peer = self.cluster.members.find(f"agent:{name}")
             agent = self.agents.get(name)
             if agent is not None:
+                if peer is not None and peer.liveness == "alive" and peer.hello.incarnation != agent.incarnation:
+                    self.handle(events.PeerChanged(peer.identity, PeerState.SUSPECT))
                 self.say(agent, agent.hello())
             elif peer is not None and peer.liveness == "alive":
                 self.handle(events.PeerChanged(peer.identity, PeerState.SUSPECT))

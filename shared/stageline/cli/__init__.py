@@ -49,10 +49,10 @@ def run(arguments: Sequence[str]) -> int:
         result = cli.main(list(arguments), prog_name="stageline", standalone_mode=False)
     except click.exceptions.Abort:
         return _fail("interrupted", EXIT_INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return EXIT_USAGE
     except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # click 8.2 and newer; the message is the help text
+            click.echo(error.format_message(), err=True)
+            return EXIT_USAGE
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
         return _fail(f"{error.format_message()}{where}", EXIT_USAGE)
     except click.ClickException as error:

@@ -187,8 +187,8 @@ class _Demo:
             finally:
                 for stream in streams:
                     stream.finish()
-                for stream in streams:
-                    stream.wait(DEADLINE_S + 30)
+            for stream in streams:
+                stream.wait(DEADLINE_S + 30)
         fault = dataclasses.replace(fault, recovery_s=recovery(fault, self._before, streams[1].samples))
         self._tell_fault(fault)
         return fault

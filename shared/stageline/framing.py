@@ -6,6 +6,7 @@ The reader lends out the memory that the next bytes are to be received into (`so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,10 +19,14 @@ _SCRATCH_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Frame:
-    """A received frame; `body` is writable memory of its own, which nothing else refers to."""
+    """A received frame; `body` is writable memory of its own, which nothing else refers to.
+
+    `skipped` is the length of a body that is too large: it is not here, and what comes of it is discarded.
+    """
 
     header: bytes
     body: memoryview
+    skipped: int = 0
 
 
 class _Part(Enum):
@@ -33,12 +38,24 @@ class _Part(Enum):
 class FrameReader:
     """Collects frames. A length beyond a limit raises `RemoteProtocolError` before anything is allocated for it.
 
-    After an error the stream is out of step: close the connection.
+    After an error the stream is out of step: close the connection. With `reserve`, a body beyond `max_body` is skipped
+    instead, and memory for one within it is only allocated when `reserve` says so; if not, the reader is `blocked`:
+    give it nothing more until `resume`.
     """
 
-    def __init__(self, *, max_header: int = MAX_HEADER_BYTES, max_body: int = MAX_BODY_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_header: int = MAX_HEADER_BYTES,
+        max_body: int = MAX_BODY_BYTES,
+        reserve: Callable[[int], bool] | None = None,
+    ) -> None:
         self.max_header = max_header
         self.max_body = max_body
+        self.blocked = False
+        self._reserve = reserve
+        self._rest = b""
+        self._to_skip = 0
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._direct = False
         self._header = b""
@@ -50,7 +67,7 @@ class FrameReader:
     @property
     def idle(self) -> bool:
         """Whether no frame has begun: the stream may end here."""
-        return self._part is _Part.LENGTHS and self._filled == 0
+        return self._part is _Part.LENGTHS and self._filled == 0 and not self._to_skip
 
     def get_buffer(self) -> memoryview:
         """Where to put the next bytes; never empty. Tell `buffer_updated` how many came."""
@@ -69,12 +86,26 @@ class FrameReader:
         rest = memoryview(data)
         frames: list[Frame] = []
         while rest:
+            if self._to_skip:
+                skipped = min(len(rest), self._to_skip)
+                self._to_skip -= skipped
+                rest = rest[skipped:]
+                continue
             moved = min(len(rest), len(self._target) - self._filled)
             self._target[self._filled : self._filled + moved] = rest[:moved]
             self._filled += moved
             rest = rest[moved:]
             frames += self._turn()
+            if self.blocked:
+                self._rest = bytes(rest)
+                break
         return frames
+
+    def resume(self) -> list[Frame]:
+        """The body that was waited for may be received now; the frames that are complete already."""
+        rest, self._rest, self.blocked = self._rest, b"", False
+        self._expect(_Part.BODY, self._body_length)
+        return self.feed(rest)
 
     def _turn(self) -> list[Frame]:
         """Go on to the next part if this one is full."""
@@ -87,10 +118,16 @@ class FrameReader:
             return []
         if self._part is _Part.HEADER:
             self._header = bytes(self._target)
-            if self._body_length:
-                self._expect(_Part.BODY, self._body_length)
+            if self._body_length > self.max_body:
+                self._to_skip = self._body_length
+                frame = Frame(self._header, memoryview(b""), self._body_length)
+            elif not self._body_length:
+                frame = Frame(self._header, memoryview(b""))
+            else:
+                self.blocked = self._reserve is not None and not self._reserve(self._body_length)
+                if not self.blocked:
+                    self._expect(_Part.BODY, self._body_length)
                 return []
-            frame = Frame(self._header, memoryview(b""))
         else:
             frame = Frame(self._header, memoryview(self._target))
         self._expect(_Part.LENGTHS, PREFIX.size)
@@ -102,5 +139,5 @@ class FrameReader:
     def _check(self, header: int, body: int) -> None:
         if not 0 < header <= self.max_header:
             raise RemoteProtocolError(f"a header of {header} bytes; 1 to {self.max_header} are allowed")
-        if body > self.max_body:
+        if body > self.max_body and self._reserve is None:
             raise RemoteProtocolError(f"a body of {body} bytes exceeds the limit of {self.max_body}")

@@ -186,3 +186,53 @@ def test_frames_survive_any_cutting(items, cuts, lent):
         position += len(piece)
     assert reader.idle
     assert b"".join(raw(p.decode_to_server(f.header), (bytes(f.body),)) for f in frames) == stream
+
+
+class TestReservations:
+    """A reader that asks before it takes a body."""
+
+    def reader(self, answer=True, **more):
+        asked = []
+
+        def reserve(nbytes):
+            asked.append(nbytes)
+            return answer
+
+        return FrameReader(max_body=1000, reserve=reserve, **more), asked
+
+    def test_a_body_within_the_limit_is_asked_for(self):
+        reader, asked = self.reader()
+        (frame,) = reader.feed(raw(p.Infer(1, "m", (SPEC,)), (BODY,)))
+        assert (asked, bytes(frame.body), frame.skipped) == ([8], BODY, 0)
+
+    @given(st.data())
+    def test_without_room_nothing_is_lost_until_there_is(self, data):
+        reader, _ = self.reader(answer=False)
+        stream = b"".join(raw(p.Infer(i, "m", (SPEC,)), (bytes([i] * 8),)) + raw(p.Ping(i)) for i in range(1, 6))
+        got = []
+        while stream or reader.blocked:
+            if reader.blocked:
+                assert not reader.idle
+                got += reader.resume()
+            else:
+                count = data.draw(st.integers(1, 300))
+                got += reader.feed(stream[:count])
+                stream = stream[count:]
+        numbers = [getattr(m, "id", None) or m.sequence for m in (p.decode_to_server(f.header) for f in got)]
+        assert numbers == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+        assert [bytes(f.body) for f in got[::2]] == [bytes([i] * 8) for i in range(1, 6)]
+        assert reader.idle
+
+    @given(st.integers(1, 2000), st.integers(1001, 5000))
+    def test_a_body_beyond_the_limit_is_skipped_and_said_so_at_once(self, chunk, size):
+        reader, asked = self.reader()
+        header = raw(p.Cancel(7))[8:]
+        stream = p.PREFIX.pack(len(header), size) + header
+        (frame,) = reader.feed(stream)
+        assert (frame.header, len(frame.body), frame.skipped) == (header, 0, size)
+        rest, frames = bytes(size) + raw(p.Ping(3)), []
+        assert not reader.idle
+        for start in range(0, len(rest), chunk):
+            frames += reader.feed(rest[start : start + chunk])
+        assert [p.decode_to_server(f.header) for f in frames] == [p.Ping(3)]
+        assert (reader.idle, asked) == (True, [])

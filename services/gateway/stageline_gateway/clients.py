@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from stageline.data import Buffer
 from stageline.errors import ConfigError, StagelineError
 from stageline.protocol import ServerHello, ToClient
-from stageline_gateway.connection import ClientConnection, Handler, Port
+from stageline_gateway.connection import ClientConnection
+from stageline_gateway.port import Handler, Port
+from stageline_gateway.receiving import Budget
 
 
 class ClientPort:
     """Listens; loop thread only."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, hello: ServerHello, handler: Handler) -> None:
-        self._port = Port(loop, hello, handler)
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, hello: ServerHello, handler: Handler, budget: Budget, stall_s: float
+    ) -> None:
+        self._port = Port(loop, hello, handler, budget, stall_s)
         self._server: asyncio.Server | None = None
 
     async def listen(self, host: str, port: int) -> str:

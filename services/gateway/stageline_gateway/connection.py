@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -18,58 +16,22 @@ from stageline.protocol import (
     Cancel,
     ClientHello,
     Describe,
-    Error,
     Infer,
     Ping,
     Pong,
-    ServerHello,
     ToClient,
     decode_to_server,
     encode_frame,
     split_body,
 )
+from stageline_gateway.port import Port, error_message, keep_alive
+from stageline_gateway.receiving import FREE_BYTES, Pace
 
 MAX_CONNECTIONS = 1024
 MAX_HANDSHAKES = 64
 HANDSHAKE_S = 5.0
-STALLED_S = 30.0
-"""A client that reads nothing for so long while answers wait for it is disconnected."""
 WRITE_HIGH_BYTES = 4 << 20
 JOIN_BELOW_BYTES = 64 << 10
-
-
-class Handler(Protocol):
-    """Who acts on what clients say. `client` numbers connections and is never used again."""
-
-    def infer(self, client: int, message: Infer, buffers: Sequence[Buffer]) -> None:
-        """A request came."""
-
-    def cancel(self, client: int, request_id: int) -> None:
-        """The client gives up a request."""
-
-    def describe(self, client: int, message: Describe) -> None:
-        """The client asks for models."""
-
-    def gone(self, client: int) -> None:
-        """The connection is closed."""
-
-
-@dataclass
-class Port:
-    """What the connections of a port share; `connections` by number, `handshakes` counts the unfinished ones."""
-
-    loop: asyncio.AbstractEventLoop
-    hello: ServerHello
-    handler: Handler
-    connections: dict[int, ClientConnection] = field(default_factory=dict)
-    handshakes: int = 0
-    last: int = 0
-
-    def number(self, connection: ClientConnection) -> int:
-        """A new connection's number."""
-        self.last += 1
-        self.connections[self.last] = connection
-        return self.last
 
 
 class ClientConnection(asyncio.BufferedProtocol):
@@ -77,13 +39,15 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def __init__(self, port: Port) -> None:
         self._port = port
-        self._reader = FrameReader(max_body=port.hello.limits.max_request_bytes)
+        self._reader = FrameReader(max_body=port.hello.limits.max_request_bytes, reserve=self._reserve)
         self._transport: asyncio.Transport
         self._number = 0
         self._greeted = False
         self._user = ""
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._pace = Pace()
+        self._pace_timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = port.loop.create_future()
         self._actions: dict[type, Callable[[Any, Frame], None]] = {
             ClientHello: self._hello,
@@ -101,7 +65,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise TypeError("a stream transport is needed")
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
-        _keep_alive(transport)
+        keep_alive(transport, self._port.stall_s)
         self._number = self._port.number(self)
         self._port.handshakes += 1
         if len(self._port.connections) > MAX_CONNECTIONS or self._port.handshakes > MAX_HANDSHAKES:
@@ -116,14 +80,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Bytes came."""
-        if self._closing:
-            return
-        try:
-            for frame in self._reader.buffer_updated(nbytes):
-                if not self._closing:
-                    self._frame(frame)
-        except RemoteProtocolError as error:
-            self.refuse(error)
+        self._pace.received += nbytes
+        self._take(lambda: self._reader.buffer_updated(nbytes))
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still read, but nobody is known to want that."""
@@ -131,10 +89,14 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client."""
+        self._closing = True
         self._stop_timer()
+        if self._pace_timer is not None:
+            self._pace_timer.cancel()
         if not self._greeted:
             self._port.handshakes -= 1
         self._port.connections.pop(self._number, None)
+        self._port.release(self._number)
         if not self.closed.done():
             self.closed.set_result(None)
         self._port.handler.gone(self._number)
@@ -143,12 +105,19 @@ class ClientConnection(asyncio.BufferedProtocol):
         """The client reads too slowly: take nothing more from it until it has caught up."""
         if not self._closing:
             self._transport.pause_reading()
+            self._pace.paused = True
         self._watch_progress(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """It has caught up."""
         self._stop_timer()
-        if not self._closing:
+        if not self._closing and not self._reader.blocked:
+            self._transport.resume_reading()
+
+    def granted(self) -> None:
+        """There is room now for the body that the client wants to send."""
+        self._take(self._reader.resume)
+        if not self._closing and not self._reader.blocked and self._timer is None:
             self._transport.resume_reading()
 
     # --- frames ---------------------------------------------------------------------------------------------
@@ -171,21 +140,47 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.close()
 
     def close(self) -> None:
-        """Close once everything is written."""
+        """Close once everything is written, at most a while later."""
         self._closing = True
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._watch_progress(self._transport.get_write_buffer_size())
 
     def abort(self) -> None:
         """Close at once."""
         self._closing = True
         self._transport.abort()
 
+    def _take(self, read: Callable[[], list[Frame]]) -> None:
+        """Act on what can be read."""
+        if self._closing:
+            return
+        try:
+            for frame in read():
+                self._pace.frames += 1
+                if len(frame.body) > FREE_BYTES:
+                    self._port.release(self._number)
+                if not self._closing:
+                    self._frame(frame)
+        except RemoteProtocolError as error:
+            self.refuse(error)
+        if self._pace_timer is None and not self._reader.idle and not self._closing:
+            self._watch_pace()
+
+    def _reserve(self, nbytes: int) -> bool:
+        if nbytes <= FREE_BYTES or self._port.budget.reserve(self._number, nbytes):
+            return True
+        self._transport.pause_reading()
+        self._pace.paused = True
+        return False
+
     def _frame(self, frame: Frame) -> None:
         message = decode_to_server(frame.header)
         if isinstance(message, ClientHello) == self._greeted:
             raise RemoteProtocolError("the first frame, and only the first, must be ClientHello")
-        if len(frame.body) and not isinstance(message, Infer):
-            raise RemoteProtocolError(f"{type(message).__name__} has no body, got {len(frame.body)} bytes")
+        body = len(frame.body) or frame.skipped
+        if body and not isinstance(message, Infer):
+            raise RemoteProtocolError(f"{type(message).__name__} has no body, got {body} bytes")
         self._actions[type(message)](message, frame)
 
     def _hello(self, message: ClientHello, frame: Frame) -> None:
@@ -199,6 +194,7 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _infer(self, message: Infer, frame: Frame) -> None:
         try:
+            self._check_size(frame.skipped)
             buffers = split_body(message.inputs, frame.body)
         except InvalidInputError as error:
             self.send(error_message(message.id, error))
@@ -207,9 +203,30 @@ class ClientConnection(asyncio.BufferedProtocol):
             message = msgspec.structs.replace(message, user=self._user)
         self._port.handler.infer(self._number, message, buffers)
 
+    def _check_size(self, skipped: int) -> None:
+        if skipped:
+            limit = self._port.hello.limits.max_request_bytes
+            raise InvalidInputError(
+                f"the request has {skipped} bytes, this gateway takes {limit}: send a smaller batch"
+            )
+
+    def _watch_pace(self) -> None:
+        self._pace = Pace(paused=not self._transport.is_reading())
+        self._pace_timer = self._port.loop.call_later(self._port.stall_s, self._check_pace)
+
+    def _check_pace(self) -> None:
+        self._pace_timer = None
+        if self._reader.idle or self._closing:
+            return
+        if self._pace.too_slow(self._port.stall_s):
+            text = f"a frame was begun, but only {self._pace.received} bytes came in {self._port.stall_s:g} s"
+            self.refuse(RemoteProtocolError(f"{text}: send frames without a pause"))
+            return
+        self._watch_pace()
+
     def _watch_progress(self, left: int) -> None:
         self._stop_timer()
-        self._timer = self._port.loop.call_later(STALLED_S, self._stalled, left)
+        self._timer = self._port.loop.call_later(self._port.stall_s, self._stalled, left)
 
     def _stalled(self, before: int) -> None:
         left = self._transport.get_write_buffer_size()
@@ -225,19 +242,3 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def error_message(request_id: int, error: StagelineError) -> Error:
-    """The error as it goes over the wire."""
-    retry = None if error.retry_after_s is None else error.retry_after_s * 1000
-    return Error(request_id, error.code, error.message[:4096], retry_after_ms=retry, node=error.node)
-
-
-def _keep_alive(transport: asyncio.Transport) -> None:
-    """Have the kernel find out about peers that vanished without a word; answers leave at once."""
-    raw = transport.get_extra_info("socket")
-    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -19,12 +19,13 @@ from stageline.service_main import announce
 from stageline.sockets import Sockets
 from stageline_gateway import events as ev
 from stageline_gateway.clients import ClientPort
-from stageline_gateway.connection import error_message
 from stageline_gateway.control import Addresses, ControlLink, Heartbeat
 from stageline_gateway.core import Identity
 from stageline_gateway.dataplane import DataPlane
 from stageline_gateway.engine import Engine
 from stageline_gateway.metrics import Metrics
+from stageline_gateway.port import error_message
+from stageline_gateway.receiving import Budget
 from stageline_gateway.settings import Settings
 
 KEEPALIVE_S = 10.0
@@ -90,7 +91,7 @@ class Gateway:
             config.max_request_bytes, config.max_in_flight, default_deadline_ms=float(config.default_deadline_ms)
         )
         hello = ServerHello(VERSIONS, f"stageline {__version__}", config.name, limits, keepalive_s=KEEPALIVE_S)
-        self._clients = ClientPort(loop, hello, self)
+        self._clients = ClientPort(loop, hello, self, Budget(config.receive_bytes), config.client_timeout_s)
         client = await self._clients.listen(config.host, config.port)
         self._control = ControlLink(
             loop,

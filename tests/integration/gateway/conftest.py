@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,9 @@ import numpy as np
 import pytest
 import zmq
 
+from stageline import protocol as p
 from stageline.data import Activation, Failure, Tensor, Timing, decode_frames, encode_frames
+from stageline.framing import FrameReader
 from stageline.messages import (
     CONTROL,
     DATA,
@@ -318,6 +321,48 @@ class GatewayProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(WAIT_S)
+
+
+class RawClient:
+    """A client that may misbehave."""
+
+    def __init__(self, address: str) -> None:
+        host, port = address.rsplit(":", 1)
+        self.socket = socket.create_connection((host, int(port)), 20)
+        self.reader = FrameReader(max_header=p.MAX_DESCRIBED_BYTES)
+        self.messages: list[Any] = []
+
+    def greet(self, **more: Any) -> p.ServerHello:
+        """Exchange hellos."""
+        hello: p.ServerHello = self.next()
+        self.send(p.ClientHello(1, **more))
+        return hello
+
+    def send(self, message: Any, *buffers: Any) -> None:
+        self.socket.sendall(b"".join(p.encode_frame(message, buffers)))
+
+    def next(self) -> Any:
+        """The next message, None when the connection was closed."""
+        while not self.messages:
+            try:
+                data = self.socket.recv(65536)
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            self.messages += [p.decode_to_client(frame.header) for frame in self.reader.feed(data)]
+        return self.messages.pop(0)
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
+@pytest.fixture
+def raw() -> type[RawClient]:
+    return RawClient
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
 """The cluster's state machine: events in, instructions out. Pure; times are seconds on one monotonic clock.
 
-Level-triggered: an event only changes what is known, then `_reconcile` compares what is with what should be and
-says what to do about it. So the order in which news arrives does not matter, and nothing depends on remembering
+Level-triggered: an event only changes what is known, then `Course.reconcile` compares what is with what should be
+and says what to do about it. So the order in which news arrives does not matter, and nothing depends on remembering
 to react to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,9 @@ from stageline.messages import (
     Rejoin,
     Welcome,
 )
-from stageline.plan import Digest, ModelPlan, Plan
+from stageline.plan import Digest, Plan
 
-from . import assemble
+from .course import Course
 from .events import (
     Event,
     ForgetNode,
@@ -47,9 +47,6 @@ from .events import (
 )
 from .members import Members
 from .peers import Node, Peer
-from .placement import Answer, Placement, can_plan
-from .planning import Planning
-from .preparing import ANSWER_S, Preparation
 from .profiling import Figures, Models, ProfileBook
 from .published import Published
 
@@ -85,15 +82,14 @@ class Cluster:
         self.members = Members(memory.nodes, now)
         self.book = ProfileBook(memory.figures or {})
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
-        self._planning = Planning(self.book)
-        self._published = Published(settings.term, memory.plan, settings.drain_s)
-        self._preparation: Preparation | None = None
-        self._resume_at: float | None = now + settings.rejoin_s if memory.plan else None
+        published = Published(settings.term, memory.plan, settings.drain_s)
+        resume_at = now + settings.rejoin_s if memory.plan else None
+        self._course = Course(settings.term, self.members, self._models, self.book, published, resume_at)
 
     @property
     def plan(self) -> Plan:
         """The plan in force."""
-        return self._published.plan
+        return self._course.plan
 
     @property
     def models(self) -> Models:
@@ -103,17 +99,17 @@ class Cluster:
     @property
     def resuming(self) -> bool:
         """Whether a restarted coordinator still waits for the workers of the plan that it found."""
-        return self._resume_at is not None
+        return self._course.resuming
 
     def digest(self) -> Digest:
         """The next digest, for its regular repetition; not while `resuming`."""
-        return self._published.digest(self.members)
+        return self._course.digest()
 
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """What to do about `event`, in this order."""
         found = list(_HANDLERS[type(event)](self, event, now))
         quiet = isinstance(event, Heard) and isinstance(event.message, Pong) and not found
-        return found + list(self._retire(now) if quiet else self._reconcile(now))
+        return found + list(self._course.retire(now) if quiet else self._course.reconcile(now))
 
     # --- peers ----------------------------------------------------------------------------------------------
 
@@ -152,9 +148,8 @@ class Cluster:
             yield Note("joined", {"peer": identity, "incarnation": hello.incarnation})
         if hello.role == "agent":
             yield PersistNode(hello)
-            preparation = self._preparation
-            if preparation and again and hello.name in preparation.waiting:
-                yield Send(identity, preparation.message(self.settings.term, hello.name))
+            if again:
+                yield from self._course.repeat(hello.name)
 
     def _welcome(self) -> Welcome:
         settings = self.settings
@@ -198,25 +193,15 @@ class Cluster:
         yield Note("executor down", {**fields, "reason": message.reason})
 
     def _profiled(self, node: Node, message: Profiled, now: float) -> Iterator[Instruction]:
-        yield from self.book.profiled(node.name, message, self._models)
+        yield from self.book.profiled(node.name, message, self._models, now)
         if message.error:
             yield Note("profiling failed", {"node": node.name, "reason": message.error})
 
     def _prepared(self, node: Node, message: Prepared, now: float) -> Iterator[Instruction]:
-        preparation = self._preparation
-        if preparation and message.term == self.settings.term and preparation.answered(node, message):
-            return
-        # too late, but loaded it is: known, it will be retired again
-        for stage, executor in zip(message.stages, message.executors):  # noqa: B905 - a peer's lists may differ
-            if executor in node.executors:
-                node.add_loaded(executor, (stage,))
-        yield Note("late answer", {"node": node.name, "version": message.version})
+        yield from self._course.prepared(node, message)
 
     def _prepare_failed(self, node: Node, message: PrepareFailed, now: float) -> Iterator[Instruction]:
-        preparation = self._preparation
-        if preparation and (message.term, message.version) == (self.settings.term, preparation.version):
-            node.exclude(now, f"{message.stage} failed to load: {message.message}")
-            yield Note("prepare failed", {"node": node.name, "stage": str(message.stage), "reason": message.message})
+        yield from self._course.prepare_failed(node, message, now)
 
     # --- models and solutions -------------------------------------------------------------------------------
 
@@ -229,111 +214,14 @@ class Cluster:
         yield Note("model removed", {"model": event.name})
 
     def _solved(self, event: Solved, now: float) -> Iterator[Instruction]:
-        yield from self._planning.solved(event.problem, event.solution, self.members.usable(now), self._models, now)
+        yield from self._course.solved(event, now)
 
     def _solve_failed(self, event: SolveFailed, now: float) -> Iterator[Instruction]:
-        yield from self._planning.failed(event.problem, event.reason, now)
+        yield from self._course.solve_failed(event, now)
 
     def _tick(self, event: Tick, now: float) -> Iterator[Instruction]:
         for name in self.members.forget(now):
             yield ForgetNode(name)
-
-    # --- what is, and what should be ------------------------------------------------------------------------
-
-    def _reconcile(self, now: float) -> Iterator[Instruction]:
-        if self._resume_at is not None and not self._may_resume(now):
-            return
-        if self._resume_at is not None:
-            self._resume_at = None
-            models = tuple(model for model in self.plan.models if model.name in self._models)
-            yield from self._published.commit(models, self.members, now)
-        yield from self._published.announce(self.members)
-        yield from self._check_preparation(now)
-        nodes = self.members.usable(now)
-        for node, request in self.book.requests(nodes, self._models, now):
-            yield Send(node.identity, request)
-        yield from self._plan(nodes, now)
-        yield from self._retire(now)
-
-    def _may_resume(self, now: float) -> bool:
-        """Once all workers of the restored plan are back, or the time for that is over."""
-        wanted = {r.node for model in self.plan.models for stage in model.stages for r in stage.replicas}
-        nodes = (self.members.nodes.get(name) for name in wanted)
-        return now >= (self._resume_at or 0.0) or all(node is not None and node.present for node in nodes)
-
-    def _check_preparation(self, now: float) -> Iterator[Instruction]:
-        preparation = self._preparation
-        if preparation is None:
-            return
-        for name in preparation.waiting if now >= preparation.until else ():
-            node = self.members.nodes.get(name)
-            if node:
-                node.exclude(now, f"it did not load its stages within {ANSWER_S:g} s")
-        if not preparation.valid(self.members.nodes, self._models, now):
-            yield Note("preparation dropped", {"version": preparation.version})
-            self._preparation = None
-        elif not preparation.waiting:
-            self._preparation = None
-            yield from self._commit(preparation, now)
-
-    def _plan(self, nodes: list[Node], now: float) -> Iterator[Instruction]:
-        if self._planning.current(nodes, self._models) is None:
-            yield from self._planning.ask(nodes, self._models, now)
-        decided = self._planning.current(nodes, self._models) is not None
-        target = self._planning.target(self.plan, self._models, self.members.nodes) if decided else None
-        answer = self._planning.current(nodes, self._models)
-        models = tuple(self._entry(name, nodes, answer, now) for name in self._models)
-        if models != self.plan.models:
-            yield from self._published.commit(models, self.members, now)
-        if answer is not None:
-            yield from self._aim(target, answer, nodes, now)
-
-    def _aim(self, target: Placement | None, answer: Answer, nodes: list[Node], now: float) -> Iterator[Instruction]:
-        """Start, keep or abandon a preparation."""
-        if target is None:
-            self._preparation = None
-            return
-        if self._preparation is not None and self._preparation.target == target:
-            return
-        here = {node.name: node for node in nodes}
-        begun = Preparation.begin(self._published.next_version(), target, answer, self._models, here, now)
-        self._preparation = begun
-        yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
-        for name in begun.stages:
-            yield Send(here[name].identity, begun.message(self.settings.term, name))
-
-    def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:
-        for name in done.stages:
-            self.members.nodes[name].failures = 0
-        usable, here = self.members.usable(now), self.members.nodes
-        answer = self._planning.current(usable, self._models)
-        ready = {name: assemble.serving(name, done, self._models, here, self.book) for name in done.target}
-        models = tuple(ready.get(name) or self._entry(name, usable, answer, now) for name in self._models)
-        yield Note("committed", {"models": sorted(ready), "version": done.version})
-        yield from self._published.commit(models, self.members, now, done.version)
-
-    def _entry(self, name: str, nodes: list[Node], answer: Answer | None, now: float) -> ModelPlan:
-        """The plan's entry for a model that is not just being committed."""
-        old = self.plan.model(name)
-        if old is not None and old.stages and not self._condemned(old, nodes, answer):
-            return old
-        undecided = answer is None and old is not None and old.status == "unavailable"
-        if old is not None and undecided and old.manifest == self._models[name][0]:
-            return old
-        left_out = self.members.left_out(now)
-        status, reason = assemble.why_not(name, self._models, nodes, left_out, self.book, answer)
-        return assemble.idle(name, self._models, status, reason)
-
-    def _condemned(self, old: ModelPlan, nodes: list[Node], answer: Answer | None) -> bool:
-        """Whether a model that was served is so no longer, and will not be soon."""
-        sha, manifest = self._models[old.name]
-        runs = assemble.intact(old, self.members.nodes)
-        if (runs and old.manifest == sha) or answer is None or old.name in answer.placement:
-            return False
-        return not runs or can_plan(manifest, nodes, self.book)
-
-    def _retire(self, now: float) -> Iterable[Instruction]:
-        return () if self.resuming else self._published.retire(self.members, self._preparation, now)
 
 
 _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]]] = {

@@ -17,7 +17,10 @@ from .events import PersistFigure
 from .peers import Node
 
 CHUNK_BLOCKS = 4
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 5
+RETRY_S = 1.0
+"""A block that could not be measured is tried again after 1, 2, 3, … seconds."""
+
 ANSWER_S = 120.0
 """How long a node may take for one chunk before it counts as failed."""
 
@@ -51,6 +54,7 @@ class ProfileBook:
     def __init__(self, figures: Mapping[tuple[str, str], Figure]) -> None:
         self._figures: Figures = dict(figures)
         self._asked: dict[str, _Asked] = {}
+        self._not_before: dict[str, float] = {}
         self._attempts: dict[tuple[str, str], int] = {}
         self._seen: set[str] = {fingerprint for _, fingerprint in figures}
         self.errors: dict[str, str] = {}
@@ -78,7 +82,7 @@ class ProfileBook:
         found: list[tuple[Node, ProfileRequest]] = []
         for node in nodes:
             fingerprint = node.info.fingerprint
-            if fingerprint in self._asked:
+            if fingerprint in self._asked or now < self._not_before.get(fingerprint, 0.0):
                 continue
             chunk = self._next_chunk(models, fingerprint)
             if chunk:
@@ -87,7 +91,7 @@ class ProfileBook:
                 found.append((node, ProfileRequest(manifest=sha, blocks=blocks)))
         return found
 
-    def profiled(self, node: str, message: Profiled, models: Models) -> list[PersistFigure]:
+    def profiled(self, node: str, message: Profiled, models: Models, now: float) -> list[PersistFigure]:
         """Take an answer in; returns what is new."""
         asked = self._asked.get(message.fingerprint)
         expected = asked is not None and (asked.node, asked.manifest) == (node, message.manifest)
@@ -103,7 +107,7 @@ class ProfileBook:
                 self._learn(row.graph, row.fingerprint, Figure(row.seconds, row.workspace_bytes))
         if expected and asked is not None:
             del self._asked[message.fingerprint]
-            self._count_failures(asked, message.fingerprint, message.error)
+            self._count_failures(asked, message.fingerprint, message.error, now)
         return found
 
     def lost(self, node: str) -> None:
@@ -126,12 +130,13 @@ class ProfileBook:
                 return sha, tuple(i for _, i in chosen), tuple(graph for graph, _ in chosen)
         return None
 
-    def _count_failures(self, asked: _Asked, fingerprint: str, error: str) -> None:
+    def _count_failures(self, asked: _Asked, fingerprint: str, error: str, now: float) -> None:
         left = [graph for graph in asked.graphs if (graph, fingerprint) not in self._figures]
         if left:
             self.errors[fingerprint] = error or "the worker did not measure every block that it was asked for"
         for graph in left[:1]:  # blocks are measured in order: the first one missing is the culprit
             attempts = self._attempts[graph, fingerprint] = self._attempts.get((graph, fingerprint), 0) + 1
+            self._not_before[fingerprint] = now + attempts * RETRY_S
             if attempts >= MAX_ATTEMPTS:
                 self._learn(graph, fingerprint, Figure(math.inf))
 
@@ -139,4 +144,4 @@ class ProfileBook:
         for fingerprint, asked in list(self._asked.items()):
             if now >= asked.until:
                 del self._asked[fingerprint]
-                self._count_failures(asked, fingerprint, f"{asked.node} did not answer within {ANSWER_S:g} s")
+                self._count_failures(asked, fingerprint, f"{asked.node} did not answer within {ANSWER_S:g} s", now)

@@ -1,0 +1,192 @@
+"""The course of the cluster: from what is to what should be. Pure; times are seconds on one monotonic clock.
+
+`reconcile` compares the two and says what to do: resume a plan after a restart, finish or drop a preparation, have
+blocks measured, ask the planner, move to a better plan, say which models are not served and why, let old stages go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from stageline.messages import Prepared, PrepareFailed
+from stageline.plan import Digest, ModelPlan, Plan
+
+from . import assemble
+from .events import Instruction, Note, Send, Solved, SolveFailed
+from .members import Members
+from .peers import Node
+from .placement import Answer, Placement, can_plan
+from .planning import Planning
+from .preparing import ANSWER_S, Preparation
+from .profiling import Models, ProfileBook
+from .published import Published
+
+
+class Course:
+    """`members`, `models` and `book` are its owner's, who changes them; `resume_at` ends the wait after a restart."""
+
+    def __init__(
+        self,
+        term: int,
+        members: Members,
+        models: Models,
+        book: ProfileBook,
+        published: Published,
+        resume_at: float | None,
+    ) -> None:
+        self._term = term
+        self._members = members
+        self._models = models
+        self._book = book
+        self._published = published
+        self._planning = Planning(book)
+        self._preparation: Preparation | None = None
+        self._resume_at = resume_at
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self._published.plan
+
+    @property
+    def resuming(self) -> bool:
+        """Whether the workers of a plan from before the restart are still waited for."""
+        return self._resume_at is not None
+
+    def digest(self) -> Digest:
+        """The next digest."""
+        return self._published.digest(self._members)
+
+    # --- news -----------------------------------------------------------------------------------------------
+
+    def prepared(self, node: Node, message: Prepared) -> Iterator[Instruction]:
+        """A node has loaded what some PREPARE named."""
+        preparation = self._preparation
+        if preparation and message.term == self._term and preparation.answered(node, message):
+            return
+        # too late, but loaded it is: known, it will be retired again
+        for stage, executor in zip(message.stages, message.executors):  # noqa: B905 - a peer's lists may differ
+            if executor in node.executors:
+                node.add_loaded(executor, (stage,))
+        yield Note("late answer", {"node": node.name, "version": message.version})
+
+    def prepare_failed(self, node: Node, message: PrepareFailed, now: float) -> Iterator[Instruction]:
+        """A node could not load a stage: plan without it for a while."""
+        preparation = self._preparation
+        if preparation and (message.term, message.version) == (self._term, preparation.version):
+            node.exclude(now, f"{message.stage} failed to load: {message.message}")
+            yield Note("prepare failed", {"node": node.name, "stage": str(message.stage), "reason": message.message})
+
+    def repeat(self, name: str) -> Iterator[Instruction]:
+        """A node said hello again: it may have missed what it was to prepare."""
+        preparation = self._preparation
+        if preparation and name in preparation.waiting:
+            yield Send(f"agent:{name}", preparation.message(self._term, name))
+
+    def solved(self, event: Solved, now: float) -> Iterator[Instruction]:
+        """The planner answered."""
+        nodes = self._members.usable(now)
+        yield from self._planning.solved(event.problem, event.solution, nodes, self._models, now)
+
+    def solve_failed(self, event: SolveFailed, now: float) -> Iterator[Instruction]:
+        """The planner could not answer."""
+        yield from self._planning.failed(event.problem, event.reason, now)
+
+    # --- what is, and what should be ------------------------------------------------------------------------
+
+    def reconcile(self, now: float) -> Iterator[Instruction]:
+        """What to do now."""
+        if self._resume_at is not None and not self._may_resume(now):
+            return
+        if self._resume_at is not None:
+            self._resume_at = None
+            models = tuple(model for model in self.plan.models if model.name in self._models)
+            yield from self._published.commit(models, self._members, now)
+        yield from self._published.announce(self._members)
+        yield from self._check_preparation(now)
+        nodes = self._members.usable(now)
+        for node, request in self._book.requests(nodes, self._models, now):
+            yield Send(node.identity, request)
+        yield from self._plan(nodes, now)
+        yield from self.retire(now)
+
+    def _may_resume(self, now: float) -> bool:
+        """Once all workers of the restored plan are back, or the time for that is over."""
+        wanted = {r.node for model in self.plan.models for stage in model.stages for r in stage.replicas}
+        nodes = (self._members.nodes.get(name) for name in wanted)
+        return now >= (self._resume_at or 0.0) or all(node is not None and node.present for node in nodes)
+
+    def _check_preparation(self, now: float) -> Iterator[Instruction]:
+        preparation = self._preparation
+        if preparation is None:
+            return
+        for name in preparation.waiting if now >= preparation.until else ():
+            node = self._members.nodes.get(name)
+            if node:
+                node.exclude(now, f"it did not load its stages within {ANSWER_S:g} s")
+        if not preparation.valid(self._members.nodes, self._models, now):
+            yield Note("preparation dropped", {"version": preparation.version})
+            self._preparation = None
+        elif not preparation.waiting:
+            self._preparation = None
+            yield from self._commit(preparation, now)
+
+    def _plan(self, nodes: list[Node], now: float) -> Iterator[Instruction]:
+        if self._planning.current(nodes, self._models) is None:
+            yield from self._planning.ask(nodes, self._models, now)
+        decided = self._planning.current(nodes, self._models) is not None
+        target = self._planning.target(self.plan, self._models, self._members.nodes) if decided else None
+        answer = self._planning.current(nodes, self._models)
+        models = tuple(self._entry(name, nodes, answer, now) for name in self._models)
+        if models != self.plan.models:
+            yield from self._published.commit(models, self._members, now)
+        if answer is not None:
+            yield from self._aim(target, answer, nodes, now)
+
+    def _aim(self, target: Placement | None, answer: Answer, nodes: list[Node], now: float) -> Iterator[Instruction]:
+        """Start, keep or abandon a preparation."""
+        if target is None:
+            self._preparation = None
+            return
+        if self._preparation is not None and self._preparation.target == target:
+            return
+        here = {node.name: node for node in nodes}
+        begun = Preparation.begin(self._published.next_version(), target, answer, self._models, here, now)
+        self._preparation = begun
+        yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
+        for name in begun.stages:
+            yield Send(here[name].identity, begun.message(self._term, name))
+
+    def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:
+        for name in done.stages:
+            self._members.nodes[name].failures = 0
+        usable, here = self._members.usable(now), self._members.nodes
+        answer = self._planning.current(usable, self._models)
+        ready = {name: assemble.serving(name, done, self._models, here, self._book) for name in done.target}
+        models = tuple(ready.get(name) or self._entry(name, usable, answer, now) for name in self._models)
+        yield Note("committed", {"models": sorted(ready), "version": done.version})
+        yield from self._published.commit(models, self._members, now, done.version)
+
+    def _entry(self, name: str, nodes: list[Node], answer: Answer | None, now: float) -> ModelPlan:
+        """The plan's entry for a model that is not just being committed."""
+        old = self.plan.model(name)
+        if old is not None and old.stages and not self._condemned(old, nodes, answer):
+            return old
+        undecided = answer is None and old is not None and old.status == "unavailable"
+        if old is not None and undecided and old.manifest == self._models[name][0]:
+            return old
+        left_out = self._members.left_out(now)
+        status, reason = assemble.why_not(name, self._models, nodes, left_out, self._book, answer)
+        return assemble.idle(name, self._models, status, reason)
+
+    def _condemned(self, old: ModelPlan, nodes: list[Node], answer: Answer | None) -> bool:
+        """Whether a model that was served is so no longer, and will not be soon."""
+        sha, manifest = self._models[old.name]
+        runs = assemble.intact(old, self._members.nodes)
+        if (runs and old.manifest == sha) or answer is None or old.name in answer.placement:
+            return False
+        return not runs or can_plan(manifest, nodes, self._book)
+
+    def retire(self, now: float) -> Iterable[Instruction]:
+        """The part of it that depends on what gateways have left behind."""
+        return () if self.resuming else self._published.retire(self._members, self._preparation, now)

@@ -20,7 +20,7 @@ import msgspec
 
 from stageline import __version__
 from stageline.admin import AdminClient
-from stageline.embedded.processes import read_stat
+from stageline.embedded.processes import PROC, read_stat
 from stageline.embedded.shutdown import stop
 from stageline.embedded.state import ClusterState, ProcessRecord, ServiceRole, find, new_state, save
 from stageline.errors import CancelledError, ClusterError, ConfigError, NotReadyError, StoreError
@@ -34,6 +34,9 @@ ADDRESS_KEY: dict[ServiceRole, str] = {"coordinator": "control", "gateway": "cli
 """Which entry of a service's ready file is the address to reach it by."""
 
 POLL_S = 0.02
+RUNTIME_BYTES = 300 << 20
+"""What an agent and an executor with torch take before they hold any weights."""
+MIN_SHARE_BYTES = 64 << 20
 MAX_NODES = 256
 Progress = Callable[[str], None]
 
@@ -147,9 +150,11 @@ class _Launcher:
         self._progress(f"starting the gateway and {self._spec.nodes} workers")
         common = {"coordinator": control}
         self._spawn("gateway", "gateway", {**common, "name": "gateway", "port": 0})
+        share = _memory_share(self._spec.nodes)
         for name in self._spec.node_names:
             cache = self._dir / "nodes" / name / "cache"
-            self._spawn(name, "stage", {**common, "name": name, "cache_dir": cache, "threads": 1})
+            settings = {"name": name, "cache_dir": cache, "threads": 1, "memory_bytes": share}
+            self._spawn(name, "stage", {**common, **settings})
         for name in ("gateway", *self._spec.node_names):
             self._wait_ready(name)
         self._progress("waiting until all have registered")
@@ -232,6 +237,13 @@ class _Launcher:
 
     def _log(self, name: str) -> Path:
         return self._dir / "logs" / f"{name}.log"
+
+
+def _memory_share(nodes: int) -> int:
+    """Bytes that each worker may offer: they share one machine, and each needs a runtime beside its weights."""
+    lines = (line.split() for line in (PROC / "meminfo").read_text().splitlines())
+    available = next(int(fields[1]) << 10 for fields in lines if fields[0] == "MemAvailable:")
+    return max(available // nodes - RUNTIME_BYTES, MIN_SHARE_BYTES)
 
 
 def _status(code: int) -> str:

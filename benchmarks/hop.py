@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+
 from common import Contender, interleave, machine, progress, ratio, report, say, start_all, stop_all, summary
 from contenders.floor import Floor
 from contenders.gloo import Gloo

@@ -1,7 +1,7 @@
 """ResNet-50 on two workers: how much of the bottleneck stage's time turns into throughput.
 
-Throughput × mean seconds of the slowest stage, both measured in the same run in place, is 1 when the slowest stage never
-waits. Beside it torch.distributed.pipelining over gloo with the same cut. One torch thread per worker.
+Throughput times the mean seconds of the slowest stage, both measured in place in the same run, is 1 when that stage
+never waits. Beside it torch.distributed.pipelining over gloo with the same cut. One torch thread per worker.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import click
 import numpy as np
 import torch
+
 from cluster import BenchCluster
 from common import interleave, machine, progress, ratio, report, say, significant, summary
 from contenders.gloo_stages import GlooStages
-
 from stageline import Client
 from stageline.blobs import BlobStore
 from stageline.client.core import InferResult
@@ -49,7 +49,7 @@ class Served:
     rates: list[float] = field(default_factory=list)
 
     def run(self, items: int) -> float:
-        """Throughput × seconds of the slowest stage."""
+        """Throughput times seconds of the slowest stage."""
         inputs = {
             "pixel_values": np.random.default_rng(1).standard_normal((BATCH, 3, self.size, self.size), np.float32)
         }
@@ -65,10 +65,10 @@ class Served:
         counted = slice(SKIP, items - WINDOW)
         timings = [r.timings.stages for r in results[counted] if r.timings is not None]
         means = [statistics.mean(stage.compute_us for stage in column) / 1e6 for column in zip(*timings, strict=True)]
-        rate = (items - WINDOW - SKIP - 1) / (ends[items - WINDOW - 1] - ends[SKIP])
+        rate: float = (items - WINDOW - SKIP - 1) / (ends[items - WINDOW - 1] - ends[SKIP])
         self.stages.append(means)
         self.rates.append(rate)
-        return rate * max(means)
+        return float(rate * max(means))
 
 
 @dataclass
@@ -80,11 +80,11 @@ class Gloo:
     rates: list[float] = field(default_factory=list)
 
     def run(self, items: int) -> float:
-        """Throughput × seconds of the slowest stage."""
+        """Throughput times seconds of the slowest stage."""
         rate, means = self.ranks.run(items)
         self.stages.append(means)
         self.rates.append(rate)
-        return rate * max(means)
+        return float(rate * max(means))
 
 
 def figures(runs: Served | Gloo, efficiency: list[float]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def figures(runs: Served | Gloo, efficiency: list[float]) -> dict[str, Any]:
 
 
 def imported(store: BlobStore, size: int) -> ModelManifest:
-    """ResNet-50 for images of `size` × `size`."""
+    """ResNet-50 for images of `size` by `size` pixels."""
     module, _ = resnet50()
     signature = Signature.batched({"pixel_values": torch.randn(2, 3, size, size)})
     return import_module(module, signature, name=f"resnet50-{size}", store=store)
@@ -157,7 +157,7 @@ def main(rounds: int, seconds: float, chosen: tuple[str, ...], save: bool) -> No
     }
     result: dict[str, Any] = {"machine": machine(), "transport": transport, "window": WINDOW, "cases": {}}
     for title in chosen or CASES:
-        say(f"{title}: importing ResNet-50 at {CASES[title]} × {CASES[title]} and starting")
+        say(f"{title}: importing ResNet-50 at {CASES[title]} x {CASES[title]} and starting")
         with tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder:
             result["cases"][title] = measure(CASES[title], rounds, seconds, Path(folder))
     report("pipeline", result, save=save)

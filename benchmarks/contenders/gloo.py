@@ -34,8 +34,8 @@ class Gloo:
             self._ranks.append(
                 subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
-        for rank in self._ranks:
-            _line(rank)
+        for process in self._ranks:
+            _line(process)
 
     def run(self, nbytes: int, window: int, items: int) -> float:
         chunk = 1 if window == 1 else MICROBATCHES

@@ -52,8 +52,8 @@ class GlooStages:
             self._ranks.append(
                 subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             )
-        for rank in self._ranks:
-            self._line(rank)
+        for process in self._ranks:
+            self._line(process)
 
     def run(self, items: int) -> tuple[float, list[float]]:
         """Items per second, and the mean seconds that each stage computed."""

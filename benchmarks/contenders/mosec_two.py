@@ -25,7 +25,6 @@ class Mosec:
 
     def start(self) -> None:
         from common import SkippedError
-
         from contenders.gloo import free_port
 
         if importlib.util.find_spec("mosec") is None:
@@ -87,12 +86,12 @@ class _Exchange:
                 self._next(connection, selector)
             while self._to_come:
                 for key, mask in selector.select(TIMEOUT_S) or self._silent():
-                    connection: Any = key.fileobj
+                    ready: Any = key.fileobj
                     if mask & selectors.EVENT_WRITE:
-                        self._write(connection, selector)
-                    if mask & selectors.EVENT_READ and self._read(connection):
+                        self._write(ready, selector)
+                    if mask & selectors.EVENT_READ and self._read(ready):
                         self._to_come -= 1
-                        self._next(connection, selector)
+                        self._next(ready, selector)
 
     def _silent(self) -> Any:
         raise RuntimeError("mosec is silent")

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Any
 
 import torch
+
 from common import SkippedError
 
 IN_FLIGHT = 8
@@ -34,7 +35,6 @@ class RayGraphs:
             object_store_memory=256 << 20,
         )  # fmt: skip
 
-        @ray.remote
         class Identity:
             def __init__(self) -> None:
                 torch.set_num_threads(1)
@@ -42,7 +42,8 @@ class RayGraphs:
             def run(self, value: torch.Tensor) -> torch.Tensor:
                 return value
 
-        first, second = Identity.remote(), Identity.remote()
+        actor = ray.remote(Identity)
+        first, second = actor.remote(), actor.remote()
         with InputNode() as given:
             graph = second.run.bind(first.run.bind(given))
         self._graph = graph.experimental_compile(

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
-from cluster import BenchCluster, identity_model, route
 
+from cluster import BenchCluster, identity_model, route
 from contenders.driving import drive
 from stageline import Client
 from stageline.client.core import InferResult

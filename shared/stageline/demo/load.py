@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from stageline.client import Client, InferResult
 from stageline.demo.judge import Floats
-from stageline.errors import StagelineError
+from stageline.errors import ClusterError, StagelineError
 
 DEADLINE_S = 90.0
 INPUT, OUTPUT = "pixel_values", "logits"
@@ -45,6 +45,7 @@ class Stream:
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._open = 0
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"stream-{self.model}", daemon=True)
         self.sent = 0
 
@@ -59,10 +60,11 @@ class Stream:
         self._room.release()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether everything sent was answered in time."""
-        deadline = time.monotonic() + timeout_s
+        """Whether the stream has ended; raises `ClusterError` if it broke off."""
         self._thread.join(timeout_s)
-        return not self._thread.is_alive() and time.monotonic() <= deadline
+        if self._failure is not None:
+            raise ClusterError(f"the stream of {self.model} requests broke off: {self._failure}")
+        return not self._thread.is_alive()
 
     def answered(self) -> int:
         """Outcomes so far."""
@@ -70,6 +72,12 @@ class Stream:
             return len(self.samples)
 
     def _run(self) -> None:
+        try:
+            self._converse()
+        except Exception as error:  # whatever it is, it must not look like a stream that has ended
+            self._failure = error
+
+    def _converse(self) -> None:
         with Client(self.address, name=f"demo-{self.model}") as client:
             while self.count is None or self.sent < self.count:
                 self._room.acquire()

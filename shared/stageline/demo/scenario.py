@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import tempfile
 import time
@@ -16,13 +15,15 @@ from typing import Any, Protocol
 from stageline.admin import AdminClient
 from stageline.catalogue import ClusterCatalogue, Report
 from stageline.demo.fault import Fault, follow, kill, recovery
+from stageline.demo.figures import Phases, count, figures, placed
 from stageline.demo.load import DEADLINE_S, Stream
 from stageline.demo.prepare import Prepared, Subject, prepare
-from stageline.demo.report import Tally, accuracy, latencies_ms, percentile, speed, tally, utilisation
+from stageline.demo.report import Tally
 from stageline.demo.watch import Broadcasts
 from stageline.embedded import Cluster, ClusterSpec, start
 from stageline.errors import ClusterError, NotReadyError
-from stageline.plan import ModelPlan, Plan
+from stageline.messages import NodeRow
+from stageline.plan import Plan
 
 GATEWAY: dict[str, Any] = {"window": 64, "window_bytes": 1 << 30, "max_batch": 4}
 """A window wide enough that at least 20 requests are dispatched, not waiting at the gateway, when a worker dies."""
@@ -126,7 +127,7 @@ class _Demo:
         self._cluster = cluster
         self._prepared = prepared
         self._sizes = sizes
-        self._before = _model(plan, "resnet50")
+        self._before = placed(plan, "resnet50")
         self._plan = plan
 
     def run(self) -> dict[str, Any]:
@@ -136,14 +137,14 @@ class _Demo:
         calm = [self._stream("digits", 1, held_out), self._stream("resnet50", 1, sizes.images)]
         with self._narrator.progress("one at a time") as report:
             self._finish(calm, report)
-        self._narrator.say("one at a time: " + _describe(self._tally(calm)))
+        self._narrator.say("one at a time: " + _describe(count(calm, self._prepared)))
         steady = [
             self._stream("digits", sizes.digits_concurrency, held_out),
             self._stream("resnet50", sizes.steady_concurrency, sizes.steady),
         ]
         with self._narrator.progress("steady load") as report:
             self._finish(steady, report)
-        self._narrator.say("many at a time: " + _describe(self._tally(steady)))
+        self._narrator.say("many at a time: " + _describe(count(steady, self._prepared)))
         self._narrator.step(4, "kill the worker of a middle stage under load")
         stressed = [
             self._stream("digits", sizes.digits_concurrency, None),
@@ -151,7 +152,12 @@ class _Demo:
         ]
         fault = self._fault(stressed)
         self._narrator.step(5, "the verdict")
-        return self._result(calm, steady, stressed, fault)
+        phases = Phases(calm, steady, stressed)
+        return figures(phases, fault, self._prepared, self._plan, self._nodes())
+
+    def _nodes(self) -> tuple[NodeRow, ...]:
+        with AdminClient(self._cluster.state.coordinator) as admin:
+            return admin.nodes().nodes
 
     def _stream(self, model: str, concurrency: int, count: int | None) -> Stream:
         images = self._prepared.subjects[model].inputs
@@ -161,8 +167,7 @@ class _Demo:
         for stream in streams:
             stream.start()
         total = sum(stream.count or 0 for stream in streams)
-        deadline = time.monotonic() + DEADLINE_S + 30
-        while not all(stream.wait(0.1) for stream in streams) and time.monotonic() < deadline:
+        while not all([stream.wait(0.1) for stream in streams]):
             report("", sum(stream.answered() for stream in streams) / total)
 
     def _fault(self, streams: list[Stream]) -> Fault:
@@ -205,63 +210,6 @@ class _Demo:
         say(f"after {fault.replanned_s:.2f} s came a new plan, after {fault.recovery_s:.2f} s the first answer by it")
         with AdminClient(self._cluster.state.coordinator) as admin:
             self._narrator.plan("new plan", admin.plan())
-
-    def _tally(self, streams: list[Stream]) -> Tally:
-        total = Tally()
-        for stream in streams:
-            total += tally(stream.sent, stream.samples, self._prepared.subjects[stream.model].judge)
-        return total
-
-    def _result(self, calm: list[Stream], steady: list[Stream], stressed: list[Stream], fault: Fault) -> dict[str, Any]:
-        everything = calm + steady + stressed
-        total = self._tally(everything)
-        resnet = self._prepared.subjects["resnet50"].manifest.tolerance
-        errors = sorted({sample.error for stream in everything for sample in stream.samples if sample.error})
-        disturbed = [time_ms for stream in stressed for time_ms in latencies_ms(stream.samples)]
-        return {
-            **dataclasses.asdict(total),
-            "accuracy": round(accuracy(steady[0].samples, self._prepared.labels), 4),
-            **speed({stream.model: stream.samples for stream in steady}),
-            "recovery_s": round(fault.recovery_s, 3),
-            "killed_node": fault.node,
-            "fault": {
-                "stage": fault.stage,
-                "pids": list(fault.pids),
-                "in_flight": fault.in_flight,
-                "waiting": fault.waiting,
-                "suspect_s": round(fault.suspect_s, 3),
-                "gone_s": round(fault.gone_s, 3),
-                "replanned_s": round(fault.replanned_s, 3),
-                "p99_ms": round(percentile(disturbed, 99), 3),
-            },
-            "utilisation": self._utilisation(steady),
-            "tolerance": {"rtol": resnet.rtol, "atol": resnet.atol},
-            "errors": errors,
-            "machine": self._machine(),
-        }
-
-    def _utilisation(self, streams: list[Stream]) -> list[dict[str, Any]]:
-        rows = []
-        for stream in streams:
-            stages = _model(self._plan, stream.model).stages
-            for number, share in enumerate(utilisation(stream.samples)):
-                node = stages[number].replicas[0].node if number < len(stages) else ""
-                rows.append({"model": stream.model, "stage": number, "node": node, "utilisation": round(share, 4)})
-        return rows
-
-    def _machine(self) -> dict[str, Any]:
-        with AdminClient(self._cluster.state.coordinator) as admin:
-            nodes = admin.nodes().nodes
-        cpu = next((node.cpu for node in nodes if node.cpu), "")
-        cores = len(os.sched_getaffinity(0))
-        return {"cpu": cpu, "cores": cores, "nodes": len(nodes), "torch": self._prepared.torch, "threads_per_worker": 1}
-
-
-def _model(plan: Plan, name: str) -> ModelPlan:
-    model = plan.model(name)
-    if model is None:
-        raise ClusterError(f"the plan has no {name}: look at the coordinator's log")
-    return model
 
 
 def _introduce(name: str, subject: Subject) -> str:

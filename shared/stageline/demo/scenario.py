@@ -167,7 +167,7 @@ class _Demo:
         for stream in streams:
             stream.start()
         total = sum(stream.count or 0 for stream in streams)
-        while not all([stream.wait(0.1) for stream in streams]):
+        while not all(stream.wait(0.1) for stream in streams):
             report("", sum(stream.answered() for stream in streams) / total)
 
     def _fault(self, streams: list[Stream]) -> Fault:

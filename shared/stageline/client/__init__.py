@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stageline.client.asynchronous import AsyncClient
 from stageline.client.core import InferResult
+from stageline.client.retrying import Retry
 from stageline.client.sync import Client
 
-__all__ = ["AsyncClient", "Client", "InferResult"]
+__all__ = ["AsyncClient", "Client", "InferResult", "Retry"]

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy.typing as npt
 
-from stageline.client.core import Broken, ClientCore, Finished, Greeted, InferResult, parse_address
-from stageline.data import Buffer
-from stageline.errors import ConnectionLostError, DeadlineError, StagelineError
+from stageline.client.core import ClientCore, Finished, InferResult, parse_address
+from stageline.client.retrying import DEFAULT, NEVER, Dialer, Retry
+from stageline.client.session import Call, Ended, Session, closed_error
+from stageline.client.tensors import to_wire
+from stageline.client.wire import Wire, open_wire
+from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ModelInfo, ServerHello
 
 CONNECT_S = 5.0
-MISSED_PINGS = 3
 
 
 class AsyncClient:
-    """A connection to a gateway, for one event loop: ``async with AsyncClient(address) as client``.
+    """As `Client`, for one event loop: ``async with AsyncClient(address) as client``.
 
-    `connect` (or entering the context) raises `ConnectionLostError` when there is no gateway; so does every
-    request that is unanswered when the connection breaks.
+    `connect` (or entering the context) tries each address once, and raises `ConnectionLostError` when there is no
+    gateway.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
-        connect_timeout_s: float = CONNECT_S,
+        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
+        connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
     ) -> None:  # fmt: skip
-        self._address = address
-        self._core = ClientCore(name=name or "python-asyncio", token=token, user=user)
+        policy = retry or NEVER
+        self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+        for address in self._addresses:
+            parse_address(address)
+        self._session = Session(policy, secrets.token_hex(8), random.random)
+        self._dialer = Dialer(self._addresses, policy, random.random)
+        self._identity = (name or "python-asyncio", token, user)
         self._connect_timeout_s = connect_timeout_s
-        self._wire: _Wire | None = None
+        self._futures: dict[int, asyncio.Future[Any]] = {}
+        self._wire: Wire | None = None
+        self._hello: ServerHello | None = None
+        self._dialing: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -46,22 +59,20 @@ class AsyncClient:
 
     async def connect(self) -> ServerHello:
         """Connect and greet."""
-        loop = asyncio.get_running_loop()
-        host, port = parse_address(self._address)
-        try:
-            made = loop.create_connection(lambda: _Wire(loop, self._address, self._core), host, port)
-            _, wire = await asyncio.wait_for(made, self._connect_timeout_s)
-        except asyncio.TimeoutError:
-            raise ConnectionLostError(f"cannot reach a gateway at {self._address} (timed out)") from None
-        except OSError as error:
-            reason = error.strerror or "refused"
-            raise ConnectionLostError(f"cannot reach a gateway at {self._address} ({reason}): is it running?") from None
-        self._wire = wire
-        try:
-            return await asyncio.wait_for(wire.greeted, self._connect_timeout_s)
-        except asyncio.TimeoutError:
-            await self.close()
-            raise ConnectionLostError(f"{self._address} did not greet in time") from None
+        self._loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await self._open()
+            except StagelineError:
+                if self._dialer.failed(self._loop.time()):
+                    raise
+
+    @property
+    def server(self) -> ServerHello:
+        """What the gateway said about itself; the last one, if there were several."""
+        if self._hello is None:
+            raise ConnectionLostError("not connected: use `async with AsyncClient(...)`, or `await client.connect()`")
+        return self._hello
 
     async def infer(
         self,
@@ -71,11 +82,15 @@ class AsyncClient:
         priority: int = 0,
         deadline_s: float | None = None,
         trace_id: str = "",
+        idempotency_key: str = "",
     ) -> InferResult:
         """As `Client.infer`. Cancelling the task cancels the request at the gateway."""
-        wire = self._connected()
-        number, pieces = self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id)
-        answer: InferResult = await wire.ask(number, pieces, self._core.patience(deadline_s))
+        tensors = to_wire(inputs)
+        call = self._session.infer(
+            model, tensors, self._now(), priority=priority, deadline_s=deadline_s, trace_id=trace_id,
+            idempotency_key=idempotency_key,
+        )  # fmt: skip
+        answer: InferResult = await self._ask(call)
         return answer
 
     async def infer_many(
@@ -114,141 +129,115 @@ class AsyncClient:
 
     async def describe(self, model: str | None = None, *, timeout_s: float = 10.0) -> dict[str, ModelInfo]:
         """As `Client.describe`."""
-        wire = self._connected()
-        number, pieces = self._core.describe(model)
-        answer: dict[str, ModelInfo] = await wire.ask(number, pieces, timeout_s)
+        answer: dict[str, ModelInfo] = await self._ask(self._session.describe(model, self._now(), timeout_s))
         return answer
 
     async def close(self) -> None:
         """Close the connection; what is not answered fails with `ConnectionLostError`."""
-        if self._wire is not None:
-            await self._wire.close()
-
-    def _connected(self) -> _Wire:
-        if self._wire is None:
-            raise ConnectionLostError("not connected: use `async with AsyncClient(...)`, or `await client.connect()`")
-        return self._wire
-
-
-class _Wire(asyncio.BufferedProtocol):
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: str, core: ClientCore) -> None:
-        self._loop = loop
-        self._address = address
-        self._core = core
-        self._transport: asyncio.Transport
-        self._futures: dict[int, asyncio.Future[Any]] = {}
-        self._lost: StagelineError | None = None
-        self._spoke = self._heard = loop.time()
-        self._timer: asyncio.TimerHandle | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self.greeted: asyncio.Future[ServerHello] = loop.create_future()
-        self._closed: asyncio.Future[None] = loop.create_future()
-
-    async def ask(self, number: int, pieces: list[Buffer], timeout_s: float) -> Any:
-        if self._lost is not None:
-            raise ConnectionLostError(self._lost.message)
-        future = self._loop.create_future()
-        self._futures[number] = future
-        try:
-            self._write(pieces)
-            await self._writable.wait()
-            return await asyncio.wait_for(future, timeout_s)
-        except (asyncio.TimeoutError, asyncio.CancelledError) as error:
-            if self._lost is None:
-                self._write(self._core.cancel(number))
-            if isinstance(error, asyncio.CancelledError):
-                raise
-            raise DeadlineError(f"the gateway did not answer within {timeout_s:.3g} s: is it overloaded?") from None
-        finally:
-            self._futures.pop(number, None)
-            if future.done() and not future.cancelled():
-                future.exception()
-
-    async def close(self) -> None:
-        self._end(ConnectionLostError("the client was closed"))
-        self._transport.close()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._closed), 2.0)
-        self._transport.abort()
-
-    # --- asyncio --------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.Transport):
-            self._transport = transport
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._core.reader.get_buffer()  # type: ignore[return-value]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._heard = self._loop.time()
-        try:
-            for event in self._core.received(self._core.reader.buffer_updated(nbytes)):
-                if isinstance(event, Greeted):
-                    self._greet(event)
-                elif isinstance(event, Broken):
-                    raise event.error
-                else:
-                    self._finish(event)
-        except StagelineError as error:
-            self._end(error)
-            self._transport.abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end(ConnectionLostError(f"the gateway at {self._address} closed the connection"))
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
+        self._settle(self._session.end(closed_error()))
+        self._loop, wire = None, self._wire
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._dialing is not None:
+            self._dialing.cancel()
+            await asyncio.gather(self._dialing, return_exceptions=True)
+        if wire is not None:
+            await wire.close()
 
     # --- own ------------------------------------------------------------------------------------------------
 
-    def _write(self, pieces: list[Buffer]) -> None:
-        self._spoke = self._loop.time()
-        for piece in pieces:
-            self._transport.write(piece)
+    def _now(self) -> float:
+        if self._loop is None:
+            raise ConnectionLostError("not connected: use `async with AsyncClient(...)`, or `await client.connect()`")
+        return self._loop.time()
 
-    def _greet(self, event: Greeted) -> None:
-        self._write(self._core.greeting())
-        if not self.greeted.done():
-            self.greeted.set_result(event.hello)
-        if event.hello.keepalive_s:
-            self._keep_alive(event.hello.keepalive_s)
+    async def _ask(self, call: Call) -> Any:
+        future = asyncio.get_running_loop().create_future()
+        self._futures[call.number] = future
+        try:
+            self._look(call.begun)
+            if self._wire is not None:
+                await self._wire.writable.wait()
+            return await future
+        except asyncio.CancelledError:
+            pieces = self._session.cancel(call.number)
+            if self._wire is not None:
+                self._wire.write(pieces)
+            raise
+        finally:
+            self._futures.pop(call.number, None)
+            if future.done() and not future.cancelled():
+                future.exception()
 
-    def _keep_alive(self, interval: float) -> None:
-        now = self._loop.time()
-        if now - self._heard >= MISSED_PINGS * interval:
-            self._end(ConnectionLostError(f"{self._address} has said nothing for {now - self._heard:.0f} s"))
-            self._transport.abort()
+    def _look(self, now: float) -> None:
+        """Send what is due, end what is late, connect if that is needed, and look again in time."""
+        if self._loop is None:
             return
-        if now - self._spoke >= interval:
-            self._write(self._core.ping())
-        self._timer = self._loop.call_later(max(0.0, self._spoke + interval - now), self._keep_alive, interval)
+        self._settle(self._session.due(now))
+        if self._wire is not None:
+            self._wire.write(self._session.take(now))
+        elif self._session.waiting and (self._dialing is None or self._dialing.done()):
+            self._dialing = self._loop.create_task(self._dial())
+        at = self._session.wake_at()
+        if at is not None and (self._timer is None or at < self._timer.when()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(at, self._tick)
 
-    def _finish(self, event: Finished) -> None:
-        future = self._futures.pop(event.id, None)
-        if future is None or future.done():
-            return
-        if isinstance(event.value, StagelineError):
-            future.set_exception(event.value)
-        else:
-            future.set_result(event.value)
+    def _tick(self) -> None:
+        self._timer = None
+        if self._loop is not None:
+            self._look(self._loop.time())
 
-    def _end(self, error: StagelineError) -> None:
-        if self._lost is not None:
+    async def _dial(self) -> None:
+        while self._session.waiting and self._wire is None:
+            await asyncio.sleep(max(0.0, self._dialer.not_before - self._now()))
+            try:
+                await self._open()
+            except StagelineError as error:
+                now = self._now()
+                if self._dialer.failed(now, error.retry_after_s or 0.0):
+                    self._settle(self._session.unreachable(error, now))
+
+    async def _open(self) -> ServerHello:
+        name, token, user = self._identity
+        core = ClientCore(name=name, token=token, user=user)
+        wire, hello = await open_wire(
+            self._dialer.address, core, self._finished, self._lost, self._connect_timeout_s
+        )  # fmt: skip
+        if wire.lost is not None:
+            raise wire.lost
+        self._wire, self._hello, self._session.limits = wire, hello, hello.limits
+        self._look(self._now())
+        return hello
+
+    def _finished(self, events: Sequence[Finished]) -> None:
+        if self._loop is None:
             return
-        self._lost = error
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.greeted.done():
-            self.greeted.set_exception(error)
-        for future in self._futures.values():
-            if not future.done():
-                future.set_exception(error)
-        self._futures.clear()
-        self._writable.set()
+        now = self._now()
+        ended = [self._session.answered(event.id, event.value, now) for event in events]
+        self._dialer.works()
+        self._settle([one for one in ended if one is not None])
+        if len(ended) != sum(one is not None for one in ended):
+            self._look(now)
+
+    def _lost(self, wire: Wire, error: StagelineError) -> None:
+        if self._loop is None or wire is not self._wire:
+            return
+        now = self._now()
+        self._wire = None
+        complete = self._dialer.failed(now, error.retry_after_s or 0.0)
+        self._settle(self._session.lost(error, now))
+        if complete:
+            self._settle(self._session.unreachable(error, now))
+        self._look(now)
+
+    def _settle(self, ended: Sequence[Ended]) -> None:
+        for one in ended:
+            future = self._futures.pop(one.number, None)
+            if future is None or future.done():
+                continue
+            if isinstance(one.value, StagelineError):
+                future.set_exception(one.value)
+            else:
+                future.set_result(one.value)

@@ -1,15 +1,12 @@
-"""What both clients share, without I/O: the handshake, request numbers, frames out, answers in."""
+"""One connection of a client, without I/O: the handshake, and what the server says."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Union
 
-import numpy.typing as npt
-
-from stageline.client.tensors import Array, from_wire, to_wire
+from stageline.client.tensors import Array, from_wire
 from stageline.data import Buffer
 from stageline.errors import (
     ConfigError,
@@ -23,12 +20,9 @@ from stageline.protocol import (
     MAX_DESCRIBED_BYTES,
     VERSION,
     Accepted,
-    Cancel,
     ClientHello,
-    Describe,
     Described,
     Error,
-    Infer,
     ModelInfo,
     Ping,
     Pong,
@@ -39,9 +33,6 @@ from stageline.protocol import (
     encode_frame,
     split_body,
 )
-
-GRACE_S = 10.0
-"""How long after its deadline an answer is still waited for: the gateway is the one to say that it passed."""
 
 
 @dataclass(frozen=True)
@@ -91,59 +82,15 @@ class ClientCore:
         self.reader = FrameReader(max_header=MAX_DESCRIBED_BYTES)
         self.hello: ServerHello | None = None
         self._identity = (name, token, user)
-        self._ids = count(1)
 
     def greeting(self) -> list[Buffer]:
         """The client's answer to `Greeted`."""
         name, token, user = self._identity
         return encode_frame(ClientHello(VERSION, name, token, user))
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, npt.ArrayLike],
-        *,
-        priority: int = 0,
-        deadline_s: float | None = None,
-        trace_id: str = "",
-    ) -> tuple[int, list[Buffer]]:
-        """The request's number and frame. Raises `InvalidInputError` for what the gateway would not take anyhow."""
-        if deadline_s is not None and not deadline_s > 0:
-            raise InvalidInputError(f"deadline_s must be positive, got {deadline_s}")
-        specs, buffers = to_wire(inputs)
-        size = sum(memoryview(b).nbytes for b in buffers)
-        if self.hello is not None and size > self.hello.limits.max_request_bytes:
-            limit = self.hello.limits.max_request_bytes
-            raise InvalidInputError(f"the request has {size} bytes, the gateway takes {limit}: send a smaller batch")
-        number = next(self._ids)
-        message = Infer(
-            number,
-            model,
-            specs,
-            priority=priority,
-            deadline_ms=0.0 if deadline_s is None else deadline_s * 1000,
-            trace_id=trace_id,
-            want_timings=True,
-        )
-        return number, encode_frame(message, buffers)
-
-    def describe(self, model: str | None) -> tuple[int, list[Buffer]]:
-        """The request's number and frame."""
-        number = next(self._ids)
-        return number, encode_frame(Describe(number, model))
-
-    def cancel(self, number: int) -> list[Buffer]:
-        """The frame that gives up a request."""
-        return encode_frame(Cancel(number))
-
     def ping(self) -> list[Buffer]:
         """A sign of life, which is answered with one."""
         return encode_frame(Ping())
-
-    def patience(self, deadline_s: float | None) -> float:
-        """Seconds after which even the gateway's word that the deadline passed is overdue."""
-        default = self.hello.limits.default_deadline_ms / 1000 if self.hello else 0.0
-        return (deadline_s or default or 60.0) + GRACE_S
 
     def received(self, frames: Sequence[Frame]) -> list[ClientEvent]:
         """What the frames say."""

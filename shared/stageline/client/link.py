@@ -1,75 +1,82 @@
-"""The blocking client's I/O thread: one socket, what waits to be written, who waits for an answer."""
+"""The blocking client's I/O thread: it connects, writes, reads, tries again, and ends what runs out of time."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import selectors
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
-from stageline.data import Buffer
+from stageline.client.channel import Channel
+from stageline.client.core import ClientCore, parse_address
+from stageline.client.retrying import Dialer, Retry
+from stageline.client.session import Call, Ended, Session, closed_error
 from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ServerHello
 
-_PIECES_PER_WRITE = 64
-_RECEIVE_BUFFER = 1 << 20
-MISSED_PINGS = 3
-
 
 class Link:
-    """Connects on creation. `ask` may be called from any thread."""
+    """Connects on creation, trying each address once. `ask` may be called from any thread."""
 
-    def __init__(self, address: str, core: ClientCore, connect_timeout_s: float) -> None:
-        self._address = address
-        self._core = core
+    def __init__(
+        self, addresses: Sequence[str], make_core: Callable[[], ClientCore], session: Session, retry: Retry,
+        connect_timeout_s: float,
+    ) -> None:  # fmt: skip
+        for address in addresses:
+            parse_address(address)
+        self._make_core = make_core
+        self._session = session
+        self._dialer = Dialer(addresses, retry, random.random)
+        self._timeout_s = connect_timeout_s
         self._lock = threading.Lock()
-        self._outgoing: deque[memoryview] = deque()
         self._futures: dict[int, Future[Any]] = {}
-        self._lost: StagelineError | None = None
+        self._channel: Channel | None = None
+        self._hello: ServerHello | None = None
         self._closing = False
-        self._socket = _connect(address, connect_timeout_s)
+        self._first: Future[None] = Future()
         self._wake_in, self._wake_out = socket.socketpair()
-        self._greeted = threading.Event()
-        self._spoke = self._heard = time.monotonic()
-        for end in (self._socket, self._wake_in, self._wake_out):
+        for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
+        self._core: ClientCore
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_out, selectors.EVENT_READ)
+        self._writing = False
         self._thread = threading.Thread(target=self._run, name="stageline-client", daemon=True)
         self._thread.start()
-        if not self._greeted.wait(connect_timeout_s) or self._lost is not None:
+        try:
+            self._first.result()
+        except BaseException:
             self.close()
-            raise self._lost or ConnectionLostError(f"{address} did not greet within {connect_timeout_s:g} s")
+            raise
 
     @property
     def hello(self) -> ServerHello:
-        """What the gateway said first."""
-        if self._core.hello is None:
-            raise ConnectionLostError(f"{self._address} has not greeted")
-        return self._core.hello
+        """What the gateway said first; the last one, if there were several."""
+        if self._hello is None:
+            raise ConnectionLostError("no gateway has greeted yet")
+        return self._hello
 
-    def ask(self, build: Callable[[], tuple[int, list[Buffer]]], *, copy: bool = False) -> Future[Any]:
-        """Send what `build` makes; the future gets the answer. Raises what `build` raises, or `ConnectionLostError`.
-
-        Without `copy` the buffers must not change until the answer is there.
-        """
+    def ask(self, build: Callable[[float], Call]) -> Future[Any]:
+        """Send the call that `build` makes; the future gets its outcome. Raises what `build` raises."""
         future: Future[Any] = Future()
         with self._lock:
-            if self._lost is not None or self._closing:
-                raise self._lost_error()
-            number, pieces = build()
+            if self._closing:
+                raise closed_error()
+            now = time.monotonic()
+            number = build(now).number
             self._futures[number] = future
-            self._outgoing.extend(memoryview(bytes(piece) if copy else piece) for piece in pieces if len(piece))
+            self._write_due(now)
         future.add_done_callback(lambda done: self._cancel(number) if done.cancelled() else None)
         self._wake()
         return future
 
     def close(self) -> None:
-        """Close and fail what is not answered."""
+        """Close, and fail what is not answered."""
         self._closing = True
         self._wake()
         if threading.current_thread() is not self._thread:
@@ -77,133 +84,154 @@ class Link:
 
     def _cancel(self, number: int) -> None:
         with self._lock:
-            if self._futures.pop(number, None) is None or self._lost is not None:
+            if self._futures.pop(number, None) is None:
                 return
-            self._outgoing.extend(memoryview(piece) for piece in self._core.cancel(number))
+            pieces = self._session.cancel(number)
+            if self._channel is not None and pieces:
+                self._channel.write(pieces)
         self._wake()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # full: it will wake anyhow; closed: it has ended
             self._wake_in.send(b"\0")
 
-    def _lost_error(self) -> StagelineError:
-        if isinstance(self._lost, ConnectionLostError) or self._lost is None:
-            return ConnectionLostError(str(self._lost or "the client was closed"))
-        return self._lost
+    def _write_due(self, now: float) -> None:
+        if self._channel is not None and self._channel.greeted:
+            self._channel.write(self._session.take(now))
 
     # --- the thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._socket, selectors.EVENT_READ)
-                selector.register(self._wake_out, selectors.EVENT_READ)
-                while not self._closing:
-                    self._turn(selector)
-            self._end(ConnectionLostError("the client was closed"))
-        except StagelineError as error:
-            self._end(error)
-        except OSError as error:
-            self._end(ConnectionLostError(f"the connection to {self._address} broke: {error.strerror}"))
+            self._begin()
+            while not self._closing:
+                try:
+                    self._serve()
+                except StagelineError as error:
+                    self._lost(error)
         finally:
-            for end in (self._socket, self._wake_in, self._wake_out):
+            self._closing = True
+            self._drop_channel()
+            with self._lock:
+                ended = self._session.end(closed_error())
+            self._settle(ended)
+            for end in (self._selector, self._wake_in, self._wake_out):
                 end.close()
 
-    def _turn(self, selector: selectors.BaseSelector) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
-        selector.modify(self._socket, wanted)
-        for key, mask in selector.select(self._keep_alive()):
-            if key.fileobj is self._wake_out:
-                with contextlib.suppress(BlockingIOError):
-                    self._wake_out.recv(4096)
-            else:
-                if mask & selectors.EVENT_READ:
-                    self._receive()
-                if mask & selectors.EVENT_WRITE:
-                    self._write()
+    def _begin(self) -> None:
+        """Each address once; the constructor waits for this."""
+        complete = False
+        while not complete and not self._closing:
+            try:
+                self._open()
+                while self._hello is None and not self._closing:
+                    self._turn()
+                break
+            except StagelineError as error:
+                self._drop_channel()
+                complete = self._dialer.failed(time.monotonic())
+                if complete:
+                    self._first.set_exception(error)
+                    self._closing = True
+        if not self._first.done():
+            self._first.set_result(None)
 
-    def _keep_alive(self) -> float | None:
-        """Seconds until a ping is due; sends it when it is."""
-        interval = self._core.hello.keepalive_s if self._core.hello else 0.0
-        if not interval:
-            return None
-        now = time.monotonic()
-        if now - self._spoke >= interval:
-            if now - self._heard >= MISSED_PINGS * interval:
-                raise ConnectionLostError(f"{self._address} has said nothing for {now - self._heard:.0f} s")
-            self._queue(self._core.ping())
-            self._spoke = now
-        return max(0.0, self._spoke + interval - now)
-
-    def _queue(self, pieces: list[Buffer]) -> None:
-        with self._lock:
-            self._outgoing.extend(memoryview(piece) for piece in pieces)
-        self._wake()
-
-    def _write(self) -> None:
-        with self._lock:
-            pieces = [self._outgoing[i] for i in range(min(_PIECES_PER_WRITE, len(self._outgoing)))]
-        if not pieces:
-            return
-        try:
-            sent = self._socket.sendmsg(pieces)
-        except BlockingIOError:
-            return
-        self._spoke = time.monotonic()
-        with self._lock:
-            while sent:
-                size = len(self._outgoing[0])
-                if sent < size:
-                    self._outgoing[0] = self._outgoing[0][sent:]
-                    return
-                self._outgoing.popleft()
-                sent -= size
-
-    def _receive(self) -> None:
-        try:
-            count = self._socket.recv_into(self._core.reader.get_buffer())
-        except BlockingIOError:
-            return
-        if not count:
-            raise ConnectionLostError(f"the gateway at {self._address} closed the connection")
-        self._heard = time.monotonic()
-        for event in self._core.received(self._core.reader.buffer_updated(count)):
-            if isinstance(event, Greeted):
-                self._queue(self._core.greeting())
-                self._greeted.set()
-            elif isinstance(event, Broken):
-                raise event.error
-            else:
-                self._finish(event)
-
-    def _finish(self, event: Finished) -> None:
-        with self._lock:
-            future = self._futures.pop(event.id, None)
-        if future is None or not future.set_running_or_notify_cancel():
-            return
-        if isinstance(event.value, StagelineError):
-            future.set_exception(event.value)
+    def _serve(self) -> None:
+        """One step: connect if something is to be sent, otherwise read and write."""
+        if self._channel is None:
+            with self._lock:
+                needed = self._session.waiting
+            now = time.monotonic()
+            if needed and now >= self._dialer.not_before:
+                self._open()
+                return
+            self._sleep(self._until(self._dialer.not_before if needed else None, now))
         else:
-            future.set_result(event.value)
-
-    def _end(self, error: StagelineError) -> None:
+            self._turn()
         with self._lock:
-            self._lost = error
-            waiting = list(self._futures.values())
-            self._futures.clear()
-            self._outgoing.clear()
-        for future in waiting:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(self._lost_error())
-        self._greeted.set()
+            ended = self._session.due(time.monotonic())
+        self._settle(ended)
 
+    def _open(self) -> None:
+        core = self._make_core()
+        channel = Channel(self._dialer.address, core, self._timeout_s)
+        self._selector.register(channel.socket, selectors.EVENT_READ)
+        self._writing = False
+        with self._lock:
+            self._channel = channel
+            self._core = core
 
-def _connect(address: str, timeout_s: float) -> socket.socket:
-    host, port = parse_address(address)
-    try:
-        connection = socket.create_connection((host, port), timeout_s)
-    except OSError as error:
-        reason = error.strerror or "timed out"
-        raise ConnectionLostError(f"cannot reach a gateway at {address} ({reason}): is it running?") from None
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+    def _lost(self, error: StagelineError) -> None:
+        now = time.monotonic()
+        self._drop_channel()
+        with self._lock:
+            complete = self._dialer.failed(now, error.retry_after_s or 0.0)
+            ended = self._session.lost(error, now)
+            if complete:
+                ended += self._session.unreachable(error, now)
+        self._settle(ended)
+
+    def _drop_channel(self) -> None:
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            self._selector.unregister(channel.socket)
+            channel.close()
+
+    def _turn(self) -> None:
+        """Wait for the socket, or a reason to look up, and act on it."""
+        channel = self._channel
+        if channel is None:
+            return
+        now = time.monotonic()
+        with self._lock:
+            alive = channel.keep_alive(now)
+            self._write_due(now)
+            until = self._until(None if alive is None else now + alive, now)
+        readable, writable = self._sleep(until, channel)
+        if readable:
+            self._read(channel)
+        if writable:
+            channel.flush()
+
+    def _read(self, channel: Channel) -> None:
+        finished = channel.receive()
+        now = time.monotonic()
+        with self._lock:
+            if self._core.hello is not None and self._core.hello is not self._hello:
+                self._hello = self._core.hello
+                self._session.limits = self._hello.limits
+                self._write_due(now)
+            ended = [self._session.answered(event.id, event.value, now) for event in finished]
+            if finished:
+                self._dialer.works()
+        self._settle([one for one in ended if one is not None])
+
+    def _until(self, at: float | None, now: float) -> float | None:
+        """Seconds until `at` or the session's next timer."""
+        times = [one for one in (at, self._session.wake_at()) if one is not None]
+        return max(0.0, min(times) - now) if times else None
+
+    def _sleep(self, seconds: float | None, channel: Channel | None = None) -> tuple[bool, bool]:
+        """Whether the channel can be read and written."""
+        if channel is not None and channel.has_more != self._writing:
+            self._writing = channel.has_more
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(channel.socket, both if self._writing else selectors.EVENT_READ)
+        ready = {key.fileobj: mask for key, mask in self._selector.select(seconds)}
+        if self._wake_out in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_out.recv(4096)
+        mask = ready.get(channel.socket, 0) if channel is not None else 0
+        return bool(mask & selectors.EVENT_READ), bool(mask & selectors.EVENT_WRITE)
+
+    def _settle(self, ended: Sequence[Ended]) -> None:
+        for one in ended:
+            with self._lock:
+                future = self._futures.pop(one.number, None)
+            if future is None or not future.set_running_or_notify_cancel():
+                continue
+            if isinstance(one.value, StagelineError):
+                future.set_exception(one.value)
+            else:
+                future.set_result(one.value)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import random
+import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,7 +14,10 @@ import numpy.typing as npt
 
 from stageline.client.core import ClientCore, InferResult
 from stageline.client.link import Link
-from stageline.errors import DeadlineError, StagelineError
+from stageline.client.retrying import DEFAULT, NEVER, Retry
+from stageline.client.session import Session
+from stageline.client.tensors import to_wire
+from stageline.errors import StagelineError
 from stageline.protocol import ModelInfo, ServerHello
 
 CONNECT_S = 5.0
@@ -23,18 +26,29 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to a gateway; thread-safe, use it as a context manager or `close` it.
+    """A client of one gateway, or of several that stand in for each other; thread-safe.
 
-    Raises `ConnectionLostError` when there is no gateway at `address`, and whenever the connection breaks: every
-    request that is not answered then fails with it. A new `Client` is needed after that.
+    Use it as a context manager, or `close` it. It connects to the first of `addresses` that answers, and when that
+    connection breaks to the next, for as long as `retry` allows (None: nothing is tried again, and a request fails with
+    its connection). Raises `ConnectionLostError` when no gateway can be reached.
+
+    What `retry` repeats carries an idempotency key: a gateway that has the request in hand, or keeps its answer,
+    does not compute it again. Another gateway knows nothing of that.
     """
 
     def __init__(
-        self, address: str = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
-        connect_timeout_s: float = CONNECT_S,
+        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
+        connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
     ) -> None:  # fmt: skip
-        self._core = ClientCore(name=name or "python", token=token, user=user)
-        self._link = Link(address, self._core, connect_timeout_s)
+        policy = retry or NEVER
+        self._session = Session(policy, secrets.token_hex(8), random.random)
+        self._link = Link(
+            [addresses] if isinstance(addresses, str) else list(addresses),
+            lambda: ClientCore(name=name or "python", token=token, user=user),
+            self._session,
+            policy,
+            connect_timeout_s,
+        )
 
     def __enter__(self) -> Client:
         return self
@@ -57,15 +71,19 @@ class Client:
         priority: int = 0,
         deadline_s: float | None = None,
         trace_id: str = "",
+        idempotency_key: str = "",
     ) -> InferResult:
         """Run `model` and wait for the answer. Dimension 0 of each input is the batch; lower `priority` goes first.
 
-        Raises one of `stageline.errors.RequestError`, `ModelNotFoundError` or `ConnectionLostError`.
+        `idempotency_key` is for those who ask again after their own restart; leave it out otherwise. Raises one of
+        `stageline.errors.RequestError`, `ModelNotFoundError` or `ConnectionLostError`.
         """
-        future: Future[InferResult] = self._link.ask(
-            lambda: self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id)
-        )
-        return self._wait(future, self._core.patience(deadline_s))
+        return self._wait(
+            self._ask(
+                model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id,
+                idempotency_key=idempotency_key,
+            )
+        )  # fmt: skip
 
     def submit(
         self,
@@ -75,12 +93,13 @@ class Client:
         priority: int = 0,
         deadline_s: float | None = None,
         trace_id: str = "",
+        idempotency_key: str = "",
     ) -> Future[InferResult]:
         """Ask without waiting; the inputs are copied. Cancelling the future cancels the request at the gateway."""
-        return self._link.ask(
-            lambda: self._core.infer(model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id),
-            copy=True,
-        )
+        return self._ask(
+            model, inputs, priority=priority, deadline_s=deadline_s, trace_id=trace_id,
+            idempotency_key=idempotency_key, copy=True,
+        )  # fmt: skip
 
     def infer_many(
         self,
@@ -107,7 +126,7 @@ class Client:
                     waiting.append(self.submit(model, inputs, priority=priority, deadline_s=deadline_s))
                 if not waiting:
                     return
-                outcome = self._outcome(waiting.popleft(), self._core.patience(deadline_s))
+                outcome = self._outcome(waiting.popleft())
                 if isinstance(outcome, StagelineError) and not return_errors:
                     raise outcome
                 done += 1
@@ -120,24 +139,30 @@ class Client:
 
     def describe(self, model: str | None = None, *, timeout_s: float = 10.0) -> dict[str, ModelInfo]:
         """The gateway's models by name, or only `model`. Raises `ModelNotFoundError`."""
-        future: Future[dict[str, ModelInfo]] = self._link.ask(lambda: self._core.describe(model))
-        return self._wait(future, timeout_s)
+        future: Future[dict[str, ModelInfo]] = self._link.ask(lambda now: self._session.describe(model, now, timeout_s))
+        return self._wait(future)
 
     def close(self) -> None:
         """Close the connection; what is not answered fails with `ConnectionLostError`."""
         self._link.close()
 
-    def _outcome(self, future: Future[InferResult], timeout_s: float) -> InferResult | StagelineError:
+    def _ask(
+        self, model: str, inputs: Mapping[str, npt.ArrayLike], *, copy: bool = False, **how: Any
+    ) -> Future[InferResult]:
+        tensors = to_wire(inputs, copy=copy)
+        return self._link.ask(lambda now: self._session.infer(model, tensors, now, **how))
+
+    def _outcome(self, future: Future[InferResult]) -> InferResult | StagelineError:
         try:
-            return self._wait(future, timeout_s)
+            return self._wait(future)
         except StagelineError as error:
             return error
 
     @staticmethod
-    def _wait(future: Future[T], timeout_s: float) -> T:
+    def _wait(future: Future[T]) -> T:
+        """Its outcome, which the session's timers bound; an interrupted wait cancels the request."""
         try:
-            return future.result(timeout_s)
-        except FutureTimeoutError:
-            with contextlib.suppress(Exception):
-                future.cancel()
-            raise DeadlineError(f"the gateway did not answer within {timeout_s:.3g} s: is it overloaded?") from None
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise

@@ -14,14 +14,19 @@ from stageline.errors import InvalidInputError, RemoteProtocolError
 from stageline.protocol import TensorSpec
 
 Array = npt.NDArray[Any]
+Tensors = tuple[tuple[TensorSpec, ...], list[Buffer]]
+"""Specs, and the bytes of each."""
 
 
-def to_wire(inputs: Mapping[str, npt.ArrayLike]) -> tuple[tuple[TensorSpec, ...], list[Buffer]]:
-    """Specs and bytes, without copying what is contiguous already. Raises `InvalidInputError` for an odd dtype."""
+def to_wire(inputs: Mapping[str, npt.ArrayLike], *, copy: bool = False) -> Tensors:
+    """Without `copy`, what is contiguous already is lent out. Raises `InvalidInputError` for what is no tensor."""
     specs: list[TensorSpec] = []
     buffers: list[Buffer] = []
     for name, value in inputs.items():
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise InvalidInputError(f"input {name!r} is no array: its rows have different lengths") from None
         if array.dtype.name not in ITEMSIZE:
             raise InvalidInputError(
                 f"input {name!r} has dtype {array.dtype.name}, which models cannot take: use {', '.join(ITEMSIZE)}"
@@ -30,7 +35,8 @@ def to_wire(inputs: Mapping[str, npt.ArrayLike]) -> tuple[tuple[TensorSpec, ...]
             raise InvalidInputError(f"input {name!r} has no dimensions: dimension 0 must be the batch")
         plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
         specs.append(TensorSpec(name, array.dtype.name, array.shape))
-        buffers.append(plain.reshape(-1).view(np.uint8).data)
+        data = plain.reshape(-1).view(np.uint8).data
+        buffers.append(bytes(data) if copy else data)
     return tuple(specs), buffers
 
 

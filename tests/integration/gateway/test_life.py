@@ -175,7 +175,7 @@ class TestCoordinator:
 class TestStop:
     def test_sigterm_lets_requests_finish_and_takes_no_new_ones(self, serving, cluster, eventually):
         cluster.set_mode("a", "late")
-        with Client(serving.client) as client:
+        with Client(serving.client, retry=None) as client:
             futures = [client.submit("m", X, deadline_s=60) for _ in range(5)]
             held = cluster.executors["a"].held
             eventually(lambda: sum(len(batch.ids) for batch, _ in held) == 5, "in flight")
@@ -194,7 +194,7 @@ class TestStop:
         gateway = start_gateway(drain_s=0.3)
         eventually(lambda: gateway.get("/readyz")[0] == 200, "ready")
         cluster.set_mode("a", "hold")
-        with Client(gateway.client) as client:
+        with Client(gateway.client, retry=None) as client:
             future = client.submit("m", X, deadline_s=60)
             eventually(lambda: gateway.metric("stageline_gateway_in_flight") == 1, "in flight")
             gateway.terminate()
@@ -204,7 +204,7 @@ class TestStop:
 
     def test_a_killed_gateway_is_a_lost_connection(self, serving, cluster, eventually):
         cluster.set_mode("a", "hold")
-        with Client(serving.client) as client:
+        with Client(serving.client, retry=None) as client:
             future = client.submit("m", X, deadline_s=60)
             eventually(lambda: serving.metric("stageline_gateway_in_flight") == 1, "in flight")
             serving.process.send_signal(signal.SIGKILL)

@@ -40,17 +40,11 @@ def test_the_greeting_says_who_we_are(core):
     assert sent(core.greeting()) == (p.ClientHello(1, "test", "t", "u"), b"")
 
 
-def test_a_request_and_its_answer(core):
-    number, pieces = core.infer("m", {"x": np.array([[1, 2]], np.int16)}, priority=3, deadline_s=0.5)
-    message, body = sent(pieces)
-    assert message == p.Infer(
-        number, "m", (p.TensorSpec("x", "int16", (1, 2)),), priority=3, deadline_ms=500.0, want_timings=True
-    )
-    assert body == b"\1\0\2\0"
-    answer = p.Result(number, (p.TensorSpec("y", "int8", (2, 1)),), batch=4, attempts=2)
+def test_an_answer(core):
+    answer = p.Result(5, (p.TensorSpec("y", "int8", (2, 1)),), batch=4, attempts=2)
     (event,) = say(core, answer, b"\5\6")
     assert isinstance(event, Finished)
-    assert event.id == number
+    assert event.id == 5
     assert event.value.outputs["y"].tolist() == [[5], [6]]
     assert (event.value.batch, event.value.attempts) == (4, 2)
 
@@ -81,20 +75,32 @@ def test_a_server_that_does_not_greet_or_speaks_another_version():
         say(ClientCore(), p.ServerHello((2,), "s", "g", p.Limits(1, 1)))
 
 
-def test_what_the_gateway_would_not_take_is_not_sent(core):
-    with pytest.raises(InvalidInputError, match="1001 bytes, the gateway takes 1000"):
-        core.infer("m", {"x": np.zeros(1001, np.int8)})
-    with pytest.raises(InvalidInputError, match="must be positive"):
-        core.infer("m", {"x": np.zeros(1, np.int8)}, deadline_s=0)
-    with pytest.raises(InvalidInputError, match="no dimensions"):
-        core.infer("m", {"x": np.int8(3)})
-    with pytest.raises(InvalidInputError, match="which models cannot take"):
-        core.infer("m", {"x": ["a"]})
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.int8(3), "no dimensions"),
+        (["a"], "dtype str32, which models cannot take: use bool, "),
+        (np.zeros((1, 2), np.complex64), "dtype complex64, which models cannot take"),
+        (np.zeros(1, np.uint32), "dtype uint32"),
+        (np.zeros(1, np.float128), "dtype float128"),
+        (np.array([object()]), "dtype object"),
+        (np.zeros(1, [("a", "i4")]), "which models cannot take"),
+        (np.array(["2020-01-01"], "datetime64[D]"), "dtype datetime64"),
+        ([[1, 2], [3]], "no array: its rows have different lengths"),
+    ],
+)
+def test_what_is_no_tensor_is_refused_by_name(value, text):
+    with pytest.raises(InvalidInputError, match="input 'x'") as caught:
+        to_wire({"x": value})
+    assert text in caught.value.message
 
 
-def test_patience_follows_the_deadline(core):
-    assert core.patience(None) == 12.0
-    assert core.patience(30.0) == 40.0
+def test_a_copy_does_not_follow_its_source():
+    source = np.zeros(3, np.int8)
+    _, (lent,) = to_wire({"x": source})
+    _, (copied,) = to_wire({"x": source}, copy=True)
+    source[:] = 7
+    assert (bytes(lent), bytes(copied)) == (bytes([7] * 3), bytes(3))
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x"])
@@ -135,3 +141,12 @@ def test_the_package_imports_without_numpy():
     code = "import sys, stageline, stageline_gateway.service; print({'numpy', 'torch'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_clients_work_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; import stageline; "
+        "stageline.Client, stageline.AsyncClient, stageline.Retry; print('torch' in {*sys.modules} - {'torch'})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"

@@ -156,7 +156,9 @@ class Infer(Message, frozen=True):
     """Run `model` on the tensors in the body; dimension 0 of each is the batch.
 
     Lower `priority` numbers are served first (0: the default). `deadline_ms` counts from when the gateway has the
-    whole request (0: its default). `user`, `level` (quality, 0: full) and `idempotency_key` are reserved.
+    whole request (0: its default, negative: it has passed). Requests with one `idempotency_key` (of a user and a model)
+    have one computation and one outcome. `user` (default: the connection's) and `level` (quality, 0: full) are
+    reserved.
     """
 
     id: RequestId

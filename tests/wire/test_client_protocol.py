@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -69,6 +72,59 @@ def test_golden_bytes(message, expected):
     decode = p.decode_to_server if to_server else p.decode_to_client
     assert decode(frame.header) == message
     assert bytes(frame.body) == (BODY if has_body else b"")
+
+
+OLD_CLIENT = {
+    "ClientHello": ("000000180000000082a174ab436c69656e7448656c6c6fa776657273696f6e01", p.ClientHello(1)),
+    "Infer": (
+        "0000003c00000008"
+        "84a174a5496e666572a2696407a56d6f64656ca16da6696e707574739183a46e616d65a178a56474797065a7666c6f61743332"
+        "a573686170659201020000803f00000040",
+        p.Infer(7, "m", (SPEC,)),
+    ),
+    "Cancel": ("0000000e0000000082a174a643616e63656ca2696407", p.Cancel(7)),
+    "Describe": ("000000100000000082a174a84465736372696265a2696408", p.Describe(8)),
+    "Ping": ("000000080000000081a174a450696e67", p.Ping()),
+}
+
+
+@pytest.mark.parametrize("name", OLD_CLIENT)
+def test_what_a_first_client_says_is_understood_for_ever(name):
+    """Only what version 1 required on its first day. These bytes never change."""
+    data, expected = OLD_CLIENT[name]
+    (frame,) = FrameReader().feed(bytes.fromhex(data))
+    assert p.decode_to_server(frame.header) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "required"),
+    [
+        (p.ServerHello((1,), "s", "g", p.Limits(8, 2)), {"t", "versions", "server", "gateway", "limits"}),
+        (p.Result(7, (SPEC,)), {"t", "id", "outputs"}),
+        (p.Error(7, "failed", "no"), {"t", "id", "code", "message"}),
+        (p.Described(7, ()), {"t", "id"}),
+    ],
+)
+def test_what_a_first_client_needs_is_always_said(message, required):
+    (frame,) = FrameReader().feed(raw(message, (BODY,) if isinstance(message, p.Result) else ()))
+    assert set(msgspec.msgpack.decode(frame.header)) == required
+
+
+def test_reserved_fields_round_trip():
+    message = p.Infer(
+        7, "m", (SPEC,), user="u", level=3, trace_id="t", idempotency_key="k", want_accepted=True, want_timings=True
+    )
+    (frame,) = FrameReader().feed(raw(message, (BODY,)))
+    assert p.decode_to_server(frame.header) == message
+    hello = p.ClientHello(1, "c", token="secret", user="u")
+    assert p.decode_to_server(FrameReader().feed(raw(hello))[0].header) == hello
+
+
+def test_the_examples_in_the_documentation_are_true():
+    text = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
+    blocks = re.findall(r"```\n([0-9a-f \n]+)```", text)
+    wanted = [raw(p.ClientHello(1)), raw(GOLDEN[2][0], (BODY,)), raw(GOLDEN[3][0], (BODY,))]
+    assert [bytes.fromhex(block) for block in blocks] == wanted
 
 
 def test_a_newer_peer_may_say_more():

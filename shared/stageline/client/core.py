@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Union, get_args
+
+import msgspec
 
 from stageline.client.tensors import Array, from_wire
 from stageline.data import Buffer
@@ -29,10 +31,12 @@ from stageline.protocol import (
     Result,
     ServerHello,
     Timings,
+    ToClient,
     decode_to_client,
     encode_frame,
     split_body,
 )
+from stageline.wire import Decoder
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ class ClientCore:
         return [event for event in events if event is not None]
 
     def _event(self, frame: Frame) -> ClientEvent | None:
-        message: Any = decode_to_client(frame.header)
+        message: Any = _decode(frame.header)
+        if message is None:
+            return None
         if isinstance(message, Error):
             retry = None if message.retry_after_ms is None else message.retry_after_ms / 1000
             error = error_from_wire(message.code, message.message, retry_after_s=retry, node=message.node)
@@ -123,6 +129,24 @@ class ClientCore:
             raise RemoteProtocolError(f"the gateway speaks protocol {theirs}, this client {VERSION}: upgrade one")
         self.hello = hello
         return Greeted(hello)
+
+
+class _Tagged(msgspec.Struct):
+    t: str
+
+
+_KNOWN = frozenset(kind.__name__ for kind in get_args(ToClient))
+_decode_tag: Decoder[_Tagged] = Decoder(_Tagged, max_bytes=MAX_DESCRIBED_BYTES)
+
+
+def _decode(header: bytes) -> Any:
+    """The message, None for one that only newer clients know."""
+    try:
+        return decode_to_client(header)
+    except RemoteProtocolError:
+        if _decode_tag(header).t in _KNOWN:
+            raise
+        return None
 
 
 def _result(message: Result, body: memoryview) -> InferResult:

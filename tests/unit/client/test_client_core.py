@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +15,14 @@ from stageline import protocol as p
 from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
 from stageline.client.tensors import from_wire, to_wire
 from stageline.dtypes import NUMPY_NAME
-from stageline.errors import ConfigError, DeadlineError, InvalidInputError, RejectedError, RemoteProtocolError
+from stageline.errors import (
+    ConfigError,
+    DeadlineError,
+    InvalidInputError,
+    RejectedError,
+    RemoteProtocolError,
+    StagelineError,
+)
 from stageline.framing import FrameReader
 
 HELLO = p.ServerHello((1,), "s", "g", p.Limits(1000, 4, default_deadline_ms=2000.0), keepalive_s=1.0)
@@ -47,6 +55,17 @@ def test_an_answer(core):
     assert event.id == 5
     assert event.value.outputs["y"].tolist() == [[5], [6]]
     assert (event.value.batch, event.value.attempts) == (4, 2)
+
+
+def test_what_only_newer_clients_know_is_skipped(core):
+    header = msgspec.msgpack.encode({"t": "Rumour", "about": [1, {"a": None}]})
+    assert core.received(core.reader.feed(p.PREFIX.pack(len(header), 3) + header + b"abc")) == []
+    header = msgspec.msgpack.encode({"t": "Pong", "sequence": 1, "mood": "good"})
+    assert core.received(core.reader.feed(p.PREFIX.pack(len(header), 0) + header)) == []
+    assert isinstance(say(core, p.Error(3, "from_the_future", "?"))[0].value, StagelineError)
+    header = msgspec.msgpack.encode({"t": "Pong", "sequence": "one"})
+    with pytest.raises(RemoteProtocolError):
+        core.received(core.reader.feed(p.PREFIX.pack(len(header), 0) + header))
 
 
 def test_errors_regain_their_class(core):

@@ -44,10 +44,9 @@ def allowed_s(infer: Infer, default_s: float) -> float:
 
 
 def admit(
-    model: ModelPlan, client: int, infer: Infer, buffers: Sequence[Buffer], now: float, default_deadline_s: float
+    model: ModelPlan, owner: tuple[int, int], infer: Infer, buffers: Sequence[Buffer], now: float, deadline: float
 ) -> Request:
-    """The request, with its inputs in the signature's order. Raises `InvalidInputError`, `DeadlineError`."""
-    allowed = allowed_s(infer, default_deadline_s)
+    """The request, inputs in the signature's order; `owner` is its client and id. Raises `InvalidInputError`."""
     order, sizes = check_inputs(model.signature, infer.inputs)
     specs = [infer.inputs[i] for i in order]
     parts = [buffers[i] for i in order]
@@ -57,8 +56,8 @@ def admit(
         except RemoteProtocolError as error:
             raise InvalidInputError(f"input {spec.name!r}: {error}") from None
     return Request(
-        client=client,
-        id=infer.id,
+        client=owner[0],
+        id=owner[1],
         model=infer.model,
         manifest=model.manifest,
         inputs=tuple(specs),
@@ -66,7 +65,7 @@ def admit(
         rows=sizes.get(BATCH, 1),
         sizes=sizes,
         arrived=now,
-        deadline=now + allowed,
+        deadline=deadline,
         priority=infer.priority,
         level=infer.level,
         trace=infer.trace_id,

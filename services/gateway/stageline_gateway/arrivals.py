@@ -37,10 +37,11 @@ class Arrivals:
             core.emit(ev.Disconnect(client, RemoteProtocolError(text)))
             return
         try:
+            deadline = now + allowed_s(infer, core.settings.default_deadline_s)
             if infer.idempotency_key:
-                self._keyed(event, now)
+                self._keyed(event, deadline, now)
             else:
-                self._begin(event, client, infer.id, now)
+                self._begin(event, (client, infer.id), deadline, now)
         except StagelineError as error:
             known = "" if core.view.model(infer.model) is None else infer.model
             core.emit(ev.Refuse(client, infer.id, error, known))
@@ -80,22 +81,20 @@ class Arrivals:
 
     # --- own ------------------------------------------------------------------------------------------------
 
-    def _begin(self, event: ev.RequestArrived, client: int, number: int, now: float) -> Entry:
+    def _begin(self, event: ev.RequestArrived, owner: tuple[int, int], deadline: float, now: float) -> Entry:
         core, infer = self._core, event.infer
         if self.draining:
             raise RejectedError("this gateway is stopping: try another, or again later", retry_after_s=1.0)
         model = find_model(core.view, infer.model)
-        request = admit(model, client, infer, event.buffers, now, core.settings.default_deadline_s)
-        entry = core.table.add(replace(request, id=number) if client == HOLDER else request)
+        entry = core.table.add(admit(model, owner, infer, event.buffers, now, deadline))
         if infer.want_accepted:
             core.emit(ev.Accept(event.client, infer.id))
         core.timers.add(entry.request.deadline, Timer.DEADLINE, entry.key)
         self._dispatcher.enqueue(entry, now)
         return entry
 
-    def _keyed(self, event: ev.RequestArrived, now: float) -> None:
+    def _keyed(self, event: ev.RequestArrived, deadline: float, now: float) -> None:
         core, infer = self._core, event.infer
-        deadline = now + allowed_s(infer, core.settings.default_deadline_s)
         core.keys.expire(now)
         held = core.keys.find(infer, event.buffers)
         if held is None:
@@ -118,7 +117,7 @@ class Arrivals:
         held = core.keys.begin(event.infer, event.buffers)
         try:
             core.keys.wait(held, event.client, event.infer, now, deadline)
-            entry = self._begin(event, HOLDER, held.number, now)
+            entry = self._begin(event, (HOLDER, held.number), deadline, now)
         except StagelineError:
             core.keys.forget(held)
             raise

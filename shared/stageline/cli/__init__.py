@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import click
 
+from stageline.cli.bench import bench
 from stageline.cli.cluster import down, logs, up
+from stageline.cli.completion import completion
 from stageline.cli.demo import demo
 from stageline.cli.infer import infer
 from stageline.cli.inspect import nodes, plan, status
@@ -23,6 +25,7 @@ Example:
   stageline models add stageline_stage.zoo:resnet50 --name resnet50
   stageline plan show
   stageline infer resnet50 --input pixel_values=image.npy
+  stageline bench resnet50 --concurrency 16
   stageline down
 
 {EXIT_CODES}"""
@@ -34,7 +37,7 @@ def cli() -> None:
     """The root of all commands."""
 
 
-for command in (up, down, status, models, nodes, plan, infer, logs, demo):
+for command in (up, down, status, models, nodes, plan, infer, bench, logs, demo, completion):
     cli.add_command(command)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from pathlib import Path
 
 import click
 
+from stageline.cli.completion import complete_process
 from stageline.cli.options import data_dir_option, json_option
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.config import default_data_dir
+from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig, default_data_dir, load
 from stageline.embedded import Cluster, ClusterSpec, ClusterState, find, running, start, stop
 from stageline.errors import ConfigError, NoClusterError
 from stageline.lifecycle import StopSignals
@@ -44,6 +46,7 @@ def up(
         ready_timeout_s=ready_timeout,
         config=config.absolute() if config else None,
     )
+    check_settings(spec.config)
     with StopSignals() as stopping:
         with reporting("starting", quiet=as_json) as report:
             cluster = start(spec, lambda text: report(text, 0.0), should_stop=lambda: stopping.requested)
@@ -53,6 +56,12 @@ def up(
         with cluster:
             _announce(cluster.state, as_json)
             return _watch(cluster, stopping)
+
+
+def check_settings(config: Path | None) -> None:
+    """Raises the `ConfigError` that a service would end with, before anything is started."""
+    for kind in (CoordinatorConfig, GatewayConfig, StageConfig):
+        load(kind, flags={}, environ=os.environ, file=config)
 
 
 def _announce(state: ClusterState, as_json: bool) -> None:
@@ -128,7 +137,7 @@ def _to_stop(data_dir: Path | None) -> ClusterState | None:
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_process)
 @data_dir_option("The cluster of this directory [default: the newest that runs].")
 @click.option("--follow", is_flag=True, help="Go on printing what is written, until Ctrl-C.")
 def logs(name: str | None, data_dir: Path | None, follow: bool) -> None:

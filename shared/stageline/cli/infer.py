@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stageline.cli.completion import complete_model
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table
 from stageline.errors import ConfigError, NoClusterError, StoreError
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 TOP = 5
+PRIORITY = click.IntRange(-(1 << 31), (1 << 31) - 1)
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=complete_model)
 @click.option("--input", "inputs", multiple=True, required=True, metavar="NAME=FILE.npy", help="An input; repeatable.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write all outputs to this .npz file.")
-@click.option("--priority", type=int, default=0, show_default=True, help="Lower numbers are served first.")
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Lower numbers are served first.")
 @click.option("--deadline-ms", type=float, help="Give up after so many milliseconds [default: the gateway's].")
 @location_options
 @json_option
@@ -46,9 +48,9 @@ def infer(
     \b
     Example:
       stageline infer resnet50 --input pixel_values=image.npy --output logits.npz
+      stageline infer resnet50 --input pixel_values=image.npy --deadline-ms 500 --priority -1
     """
-    if deadline_ms is not None and not deadline_ms > 0:
-        raise ConfigError(f"--deadline-ms must be positive, got {deadline_ms:g}")
+    check_deadline(deadline_ms)
     arrays = dict(read_input(text) for text in inputs)
     from stageline.client import Client
 
@@ -64,6 +66,12 @@ def infer(
         emit_json(_as_json(model, result, elapsed_ms, output))
     else:
         _print(result, elapsed_ms, output)
+
+
+def check_deadline(deadline_ms: float | None) -> None:
+    """Raises `ConfigError` for a `--deadline-ms` that is none."""
+    if deadline_ms is not None and not 0 < deadline_ms < float("inf"):
+        raise ConfigError(f"--deadline-ms must be positive, got {deadline_ms:g}")
 
 
 def gateway_address(where: Where) -> str:

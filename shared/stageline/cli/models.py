@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from stageline.cli.catalogue import open_catalogue
+from stageline.cli.completion import complete_model
 from stageline.cli.importing import importing
 from stageline.cli.inspect import MODEL_COLUMNS, model_rows
 from stageline.cli.options import Where, json_option, location_options
@@ -83,7 +84,7 @@ def list_models(where: Where, as_json: bool) -> None:
 
 
 @models.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @location_options
 @json_option
 def show(name: str, where: Where, as_json: bool) -> None:
@@ -103,7 +104,7 @@ def show(name: str, where: Where, as_json: bool) -> None:
 
 
 @models.command("remove")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @location_options
 @json_option
 def remove(name: str, where: Where, as_json: bool) -> None:

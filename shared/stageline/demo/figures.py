@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stageline.bench.recorder import percentile
 from stageline.demo.fault import Fault
 from stageline.demo.load import Stream
 from stageline.demo.prepare import Prepared
-from stageline.demo.report import Tally, accuracy, latencies_ms, percentile, speed, tally, utilisation
+from stageline.demo.report import Tally, accuracy, latencies_ms, speed, tally, utilisation
 from stageline.errors import ClusterError
 from stageline.messages import NodeRow
 from stageline.plan import ModelPlan, Plan

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
+from stageline.bench.recorder import percentile
 from stageline.demo.judge import Judge
 from stageline.demo.load import OUTPUT, Sample
 
@@ -58,12 +58,6 @@ def accuracy(samples: Iterable[Sample], labels: Sequence[int]) -> float:
         if sample.result is not None
     ]
     return sum(right) / len(right) if right else 0.0
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The nearest-rank percentile; 0 without values."""
-    ordered = sorted(values)
-    return ordered[max(0, ceil(percent / 100 * len(ordered)) - 1)] if ordered else 0.0
 
 
 def latencies_ms(samples: Iterable[Sample]) -> list[float]:

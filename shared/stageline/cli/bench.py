@@ -1,0 +1,163 @@
+"""`stageline bench`: how fast a model is served, in a closed or an open loop."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stageline.bench.report import Settings, as_json, rows
+from stageline.bench.schedule import ClosedLoop, OpenLoop, Pacer, Window, constant, poisson
+from stageline.cli.completion import complete_model
+from stageline.cli.infer import PRIORITY, check_deadline, gateway_address
+from stageline.cli.options import EXIT_FAILED, Where, connect, location_options
+from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.errors import ConfigError, NoClusterError, StoreError, UnavailableError
+
+STDOUT = "-"
+CALLERS = 8
+UNDER_WAY = 256
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_model)
+@click.option("--concurrency", type=int, help=f"Callers, each asking when it has its answer [default: {CALLERS}]. "
+              f"With --rate: requests under way at most [default: {UNDER_WAY}].")  # fmt: skip
+@click.option("--rate", type=float, help="Open loop: so many requests per second, whatever the answers do.")
+@click.option("--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True,
+              help="How requests come with --rate.")  # fmt: skip
+@click.option("--duration", type=float, default=10.0, show_default=True, help="Seconds to measure.")
+@click.option("--warmup", type=float, default=1.0, show_default=True, help="Seconds before that which do not count.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Items in each request.")
+@click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Lower numbers are served first.")
+@click.option("--deadline-ms", type=float, help="Deadline of each request [default: the gateway's].")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of inputs and arrivals.")
+@click.option("--json", "json_to", is_flag=False, flag_value=STDOUT, metavar="[FILE]",
+              help="Print JSON, or write it to FILE beside the table; put it after MODEL.")  # fmt: skip
+@location_options
+def bench(
+    model: str, concurrency: int | None, rate: float | None, arrivals: str, duration: float, warmup: float, batch: int,
+    priority: int, deadline_ms: float | None, seed: int, json_to: str | None, where: Where,
+) -> int:  # fmt: skip
+    """Measure throughput and latency of MODEL, with inputs made from its signature.
+
+    Without --rate the loop is closed: --concurrency callers, each of whom asks again when it is answered. It
+    finds the throughput. With --rate it is open: requests come at times fixed beforehand and their latency counts
+    from then, also when they could only be sent later, so that a stall shows in the percentiles as users
+    would feel it. Nothing is tried again by the client; retries are the gateway's own. 10 seconds after the end
+    the rest counts as unanswered, with its age then. The exit code is 1 when nothing was answered.
+
+    \b
+    Example:
+      stageline bench resnet50 --concurrency 16 --duration 30
+      stageline bench resnet50 --rate 20 --json figures.json
+    """
+    if concurrency is None:
+        concurrency = CALLERS if rate is None else UNDER_WAY
+    settings = Settings(model, concurrency, rate, arrivals, duration, warmup, batch, seed, priority, deadline_ms)
+    check(settings)
+    target = _target(json_to)
+    run = measure(settings, where, quiet=json_to == STDOUT)
+    if json_to is not None:
+        _write(target, run.described)
+    if json_to != STDOUT:
+        emit_table(f"{model}: {settings.duration_s:g} s", ("figure", "value"), run.rows)
+    return 0 if run.answered else EXIT_FAILED
+
+
+def check(settings: Settings) -> None:
+    """Raises `ConfigError` naming the flag that is wrong."""
+    for flag, value in (("--concurrency", settings.concurrency), ("--batch", settings.batch)):
+        if value < 1:
+            raise ConfigError(f"{flag} must be at least 1, got {value}")
+    positive = (("--rate", settings.rate_rps), ("--duration", settings.duration_s))
+    for flag, number in positive:
+        if number is not None and not 0 < number < float("inf"):
+            raise ConfigError(f"{flag} must be positive, got {number:g}")
+    if not 0 <= settings.warmup_s < float("inf"):
+        raise ConfigError(f"--warmup must not be negative, got {settings.warmup_s:g}")
+    if settings.seed < 0:
+        raise ConfigError(f"--seed must not be negative, got {settings.seed}")
+    check_deadline(settings.deadline_ms)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured: for scripts, for people, and whether there was anything."""
+
+    described: dict[str, Any]
+    rows: Sequence[tuple[str, str]]
+    answered: int
+
+
+def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
+    """Run it against the cluster that is meant."""
+    from stageline.bench.drive import Driver
+    from stageline.bench.inputs import make_pool
+    from stageline.bench.machine import machine
+    from stageline.bench.recorder import Recorder
+    from stageline.client import Client
+
+    window = Window(settings.warmup_s, settings.duration_s)
+    recorder = Recorder(window)
+    with Client(gateway_address(where), name="bench", retry=None) as client:
+        info = client.describe(settings.model)[settings.model]
+        if info.status != "serving":
+            why = f": {info.reason}" if info.reason else ""
+            raise UnavailableError(f"{info.name} is {info.status}{why}; see `stageline models list`")
+        inputs = make_pool(info.signature, settings.batch, settings.seed)
+        deadline_s = None if settings.deadline_ms is None else settings.deadline_ms / 1000
+        ask = functools.partial(client.submit, settings.model, priority=settings.priority, deadline_s=deadline_s)
+        before = machine()
+        with reporting(f"measuring {settings.model}", quiet=quiet) as report:
+            Driver(ask, inputs, pacer(settings, window), recorder, window.end_s, report).run()
+    figures = recorder.figures()
+    described = {**as_json(settings, figures), "machine": before, "nodes": _nodes(where)}
+    return Run(described, rows(settings, figures), figures.answered)
+
+
+def pacer(settings: Settings, window: Window) -> Pacer:
+    """When to send."""
+    if settings.rate_rps is None:
+        return ClosedLoop(settings.concurrency, window.end_s)
+    rate = settings.rate_rps
+    times = constant(rate) if settings.arrivals == "constant" else poisson(rate, settings.seed)
+    return OpenLoop(times, settings.concurrency, window.end_s)
+
+
+def _nodes(where: Where) -> list[dict[str, str]]:
+    """What the workers run on, if a coordinator can be asked."""
+    location = where()
+    if not location.coordinator:
+        return []
+    try:
+        with connect(location) as admin:
+            return [{"node": n.node, "device": n.device, "cpu": n.cpu} for n in admin.nodes().nodes]
+    except NoClusterError as error:
+        note(f"stageline: without the workers' hardware: {error}")
+        return []
+
+
+def _target(json_to: str | None) -> Path | None:
+    """The file to write, before anything is measured for it. Raises `StoreError`."""
+    if json_to is None or json_to == STDOUT:
+        return None
+    path = Path(json_to)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise StoreError(f"cannot write {path}: choose another file for --json")
+    return path
+
+
+def _write(path: Path | None, described: dict[str, Any]) -> None:
+    if path is None:
+        emit_json(described)
+        return
+    try:
+        path.write_text(json.dumps(described, indent=2) + "\n")
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error.strerror}): choose another file for --json") from None

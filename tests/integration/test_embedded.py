@@ -8,61 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytest
-
-from stageline.embedded.processes import read_stat
-
-TIMEOUT_S = 120.0
-MAIN = "import sys; from stageline.cli import main; main(sys.argv[1:])"
-
-
-@dataclass
-class Shell:
-    """Runs commands with state, data and caches of their own."""
-
-    home: Path
-
-    @property
-    def data_dir(self) -> Path:
-        return self.home / "cluster"
-
-    @property
-    def environ(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("STAGELINE_")}
-        homes = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("STATE", "DATA", "CACHE")}
-        return {**kept, **homes}
-
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, *arguments],
-            capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=self.environ, cwd=self.home,
-        )  # fmt: skip
-        assert done.returncode == code, done.stderr
-        return done
-
-    def json(self, *arguments: str, code: int = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", code=code).stdout)
-
-    def up(self, *arguments: str) -> Any:
-        return self.json("up", "--nodes", "2", "--data-dir", str(self.data_dir), "--detach", *arguments)
-
-
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    made = Shell(tmp_path)
-    yield made
-    made.run("down", "--data-dir", str(made.data_dir))
-
-
-def lives(pid: int) -> bool:
-    stat = read_stat(pid)
-    return stat is not None and not stat.dead
+from shell import MAIN, TIMEOUT_S, TINY, Shell, lives
 
 
 def test_from_up_to_down(shell: Shell) -> None:
@@ -70,13 +18,7 @@ def test_from_up_to_down(shell: Shell) -> None:
     assert [p["name"] for p in started["processes"]] == ["coordinator", "gateway", "stage-0", "stage-1"]
 
     # The factory is the user's own, in the directory where the command runs.
-    (shell.home / "tiny.py").write_text(
-        "import torch\n"
-        "def make():\n"
-        "    torch.manual_seed(0)\n"
-        "    net = torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(6)))\n"
-        "    return net, (torch.zeros(2, 8),)\n"
-    )
+    (shell.home / "tiny.py").write_text(TINY)
     added = shell.json("models", "add", "tiny:make", "--name", "tiny")
     assert added["status"] == "serving"
     shown = shell.json("models", "show", "tiny")

@@ -46,7 +46,7 @@ def up(
         ready_timeout_s=ready_timeout,
         config=config.absolute() if config else None,
     )
-    check_settings(spec.config)
+    check_settings(config)
     with StopSignals() as stopping:
         with reporting("starting", quiet=as_json) as report:
             cluster = start(spec, lambda text: report(text, 0.0), should_stop=lambda: stopping.requested)
@@ -171,10 +171,10 @@ def _log_files(data_dir: Path | None) -> dict[str, Path]:
 
 
 def _print_from(prefix: str, path: Path, offset: int) -> int:
-    """Print whole lines from `offset` (-1: the last of them); returns where to go on."""
+    """Print whole lines from `offset` (-1: the last of them; all, if the file got shorter); returns where to go on."""
     with path.open("rb") as file:
         end = file.seek(0, 2)
-        start = max(0, end - TAIL_BYTES) if offset < 0 else min(offset, end)
+        start = max(0, end - TAIL_BYTES) if offset < 0 else offset if offset <= end else 0
         file.seek(start)
         data = file.read(end - start)
     whole, _, rest = data.rpartition(b"\n")

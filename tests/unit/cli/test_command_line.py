@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -11,19 +12,13 @@ import pytest
 
 from stageline.cli import cli, run
 from stageline.cli.infer import read_input, top_values
-from stageline.cli.options import EXIT_FAILED, EXIT_NO_CLUSTER, EXIT_USAGE
+from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_CLUSTER, EXIT_USAGE
+from stageline.embedded import ClusterSpec, start
 from stageline.embedded.state import ClusterState
-from stageline.errors import ConfigError, NoClusterError
+from stageline.errors import ConfigError, NoClusterError, NotReadyError
 from stageline.locate import locate
 
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No cluster of the user's is found."""
-    for variable in ("XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    for variable in ("STAGELINE_COORDINATOR", "STAGELINE_GATEWAY", "STAGELINE_CONFIG"):
-        monkeypatch.delenv(variable, raising=False)
+README = Path(__file__).parents[3] / "README.md"
 
 
 def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -41,11 +36,38 @@ def test_every_command_helps_with_an_example(words: tuple[str, ...], capsys: pyt
     assert f"stageline {' '.join(words)}" in text
 
 
+PLAIN = {("logs",), ("completion",)}
+"""Commands that print text made for something else: logs are JSON lines already."""
+
+
+@pytest.mark.parametrize("words", sorted(set(commands(cli)) - PLAIN), ids=" ".join)
+def test_what_lists_or_reports_has_json(words: tuple[str, ...]) -> None:
+    command: click.Command = cli
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    assert "--json" in {name for parameter in command.params for name in parameter.opts}
+
+
+def test_readme_and_help_tell_the_same_exit_codes() -> None:
+    documented = dict(re.findall(r"^\| (\d+) \| (.+) \|$", README.read_text(), re.MULTILINE))
+    assert documented.keys() == {str(code) for code in (0, EXIT_FAILED, EXIT_USAGE, EXIT_NO_CLUSTER, EXIT_INTERRUPTED)}
+    assert documented.keys() == set(re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE))
+
+
 def test_the_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
     for code in ("0 ", "1 ", "2 ", "3 ", "130 "):
         assert f"\n    {code}" in text
+
+
+CONFIGS = {
+    "section.yaml": "workers: {}",
+    "key.yaml": "gateway: {max_bath: 4}",
+    "value.yaml": "stage: {threads: many}",
+    "broken.yaml": "stage: {",
+}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +87,20 @@ def test_the_exit_codes_are_documented(capsys: pytest.CaptureFixture[str]) -> No
         (["status", "--coordinator", "nonsense"], EXIT_USAGE, "want tcp://HOST:PORT"),
         (["demo", "--json", "none/figures.json"], EXIT_FAILED, "none is no directory"),
         (["logs"], EXIT_NO_CLUSTER, "there are no logs"),
+        (["models", "show"], EXIT_USAGE, "Missing argument 'NAME'"),
+        (["infer", "m", "--input", "x=x.npy", "--deadline-ms", "0"], EXIT_USAGE, "--deadline-ms must be positive"),
+        (["infer", "m", "--input", "x=x.npy", "--priority", "9999999999"], EXIT_USAGE, "is not in the range"),
+        (["infer", "m", "--input", "x=x.npy"], EXIT_NO_CLUSTER, "no running cluster"),
+        (["infer", "m", "--input", "x=x.npy", "--gateway", "127.0.0.1:9"], EXIT_NO_CLUSTER, "Connection refused"),
+        (["infer", "m", "--input", "x=x.npy", "--gateway", "here"], EXIT_USAGE, "looks like 127.0.0.1:7710"),
+        (["bench", "m"], EXIT_NO_CLUSTER, "no running cluster"),
+        (["bench", "m", "--gateway", "127.0.0.1:9"], EXIT_NO_CLUSTER, "Connection refused"),
+        (["bench"], EXIT_USAGE, "Missing argument 'MODEL'"),
+        (["up", "--config", "none.yaml"], EXIT_USAGE, "cannot read the config file none.yaml"),
+        (["up", "--config", "section.yaml"], EXIT_USAGE, "unknown section workers; want coordinator, gateway or stage"),
+        (["up", "--config", "key.yaml"], EXIT_USAGE, "unknown setting gateway.max_bath; known: answer_keep_bytes"),
+        (["up", "--config", "value.yaml"], EXIT_USAGE, "threads in value.yaml: Expected `int`"),
+        (["up", "--config", "broken.yaml"], EXIT_USAGE, "broken.yaml is not valid YAML"),
     ],
 )
 def test_an_error_is_one_line_that_says_what_to_do(
@@ -72,6 +108,9 @@ def test_an_error_is_one_line_that_says_what_to_do(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((1, 2), np.float32))
+    for name, text in CONFIGS.items():
+        Path(name).write_text(text)
     assert run(arguments) == code
     text = capsys.readouterr().err
     assert len(text.splitlines()) == 1
@@ -99,18 +138,29 @@ def test_models_are_listed_offline_as_an_empty_table(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == "model\tstate\tblocks\tweights\treason\n"
     assert run(["models", "show", "m", "--data-dir", str(tmp_path / "data")]) == EXIT_FAILED
     assert "no model is called m: registered are none" in capsys.readouterr().err
+    assert run(["models", "remove", "m", "--data-dir", str(tmp_path / "data")]) == EXIT_FAILED
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("no cluster runs: working on "), "a note, which explains the error"
+    assert second == "stageline: no model 'm' is registered: see `stageline models list`"
 
 
-def test_a_bad_key_in_the_file_stops_a_start_and_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    config = tmp_path / "c.yaml"
-    config.write_text("coordinator: {prot: 1}\n")
-    data_dir = tmp_path / "data"
-    assert run(["up", "--config", str(config), "--data-dir", str(data_dir), "--nodes", "1"]) == EXIT_FAILED
-    text = capsys.readouterr().err
-    assert "coordinator ended with exit code 2" in text
-    assert "unknown setting coordinator.prot" in text
-    assert not (data_dir / "cluster.json").exists()
-    assert not (data_dir / "run").exists()
+def test_a_bad_setting_is_found_before_anything_starts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STAGELINE_MAX_BATCH", "many")
+    assert run(["up", "--data-dir", str(tmp_path / "data")]) == EXIT_USAGE
+    assert "STAGELINE_MAX_BATCH: Expected `int`" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_service_that_cannot_start_stops_the_start_and_says_why(tmp_path: Path) -> None:
+    spec = ClusterSpec(data_dir=tmp_path / "data", nodes=1, settings={"coordinator": {"http_port": 70000}})
+    with pytest.raises(
+        NotReadyError, match=r"coordinator ended with exit code 2 .*http_port must be between 0 and 65535"
+    ):
+        start(spec)
+    assert not (tmp_path / "data/cluster.json").exists()
+    assert not (tmp_path / "data/run").exists()
 
 
 def test_flags_beat_the_environment() -> None:

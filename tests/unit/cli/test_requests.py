@@ -1,0 +1,167 @@
+"""`infer` and `bench` against a client that writes down what it is asked."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from stageline.cli import run
+from stageline.cli.options import EXIT_FAILED, EXIT_USAGE
+from stageline.client import InferResult
+from stageline.errors import FailedError, ModelNotFoundError
+from stageline.plan import DimRange, Signature, ValueSpec
+from stageline.protocol import ModelInfo
+
+SIGNATURE = Signature(
+    inputs=(ValueSpec(name="x", dtype="float32", dims=("batch", 4)),),
+    outputs=(),
+    dims={"batch": DimRange(minimum=1, maximum=8, nominal=2)},
+)
+ANSWER = InferResult({"y": np.ones((1, 2), np.float32)}, batch=2, attempts=3, timings=None, request_id=1)
+SHORT = ("--duration", "0.05", "--warmup", "0")
+
+
+class FakeClient:
+    """Answers at once; `asked` holds the model, inputs and options of every request of the test."""
+
+    asked: ClassVar[list[tuple[str, dict[str, Any], dict[str, Any]]]]
+    error: ClassVar[Exception | None]
+    info: ClassVar[ModelInfo]
+    address: ClassVar[str]
+
+    def __init__(self, address: str, **options: Any) -> None:
+        type(self).address = address
+
+    def __enter__(self) -> FakeClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def describe(self, model: str) -> dict[str, ModelInfo]:
+        if model != self.info.name:
+            raise ModelNotFoundError(f"no model is called {model}: there are {self.info.name}")
+        return {model: self.info}
+
+    def infer(self, model: str, inputs: dict[str, Any], **options: Any) -> InferResult:
+        return self.submit(model, inputs, **options).result()
+
+    def submit(self, model: str, inputs: dict[str, Any], **options: Any) -> Future[InferResult]:
+        self.asked.append((model, inputs, options))
+        future: Future[InferResult] = Future()
+        if self.error is None:
+            future.set_result(ANSWER)
+        else:
+            future.set_exception(self.error)
+        return future
+
+
+@pytest.fixture(autouse=True)
+def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
+    FakeClient.asked, FakeClient.error = [], None
+    FakeClient.info = ModelInfo(name="net", status="serving", signature=SIGNATURE)
+    monkeypatch.setattr("stageline.client.Client", FakeClient)
+    monkeypatch.setenv("STAGELINE_GATEWAY", "127.0.0.1:1")
+    return FakeClient
+
+
+@pytest.fixture
+def x(tmp_path: Path) -> str:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    return f"x={tmp_path / 'x.npy'}"
+
+
+def test_deadline_and_priority_go_with_the_request(x: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "net", "--input", x, "--deadline-ms", "250", "--priority", "-3", "--json"]) == 0
+    (model, inputs, options) = FakeClient.asked[0]
+    assert (model, inputs["x"].shape) == ("net", (1, 4))
+    assert options == {"priority": -3, "deadline_s": 0.25}
+    assert json.loads(capsys.readouterr().out)["attempts"] == 3
+
+
+def test_without_them_the_gateway_decides(x: str) -> None:
+    assert run(["infer", "net", "--input", x, "--gateway", "127.0.0.1:2"]) == 0
+    assert FakeClient.asked[0][2] == {"priority": 0, "deadline_s": None}
+    assert FakeClient.address == "127.0.0.1:2"
+
+
+def test_a_closed_loop_reports_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--concurrency", "3", "--batch", "2", "--deadline-ms", "250", "--priority", "7", "--json"]
+    assert run(["bench", "net", *SHORT, *arguments]) == 0
+    told = capsys.readouterr()
+    figures = json.loads(told.out)
+    assert told.err == "", "no progress when piped"
+    assert (figures["model"], figures["loop"], figures["concurrency"], figures["batch"]) == ("net", "closed", 3, 2)
+    assert "rate_rps" not in figures
+    assert figures["requests"] == figures["answered"] == len(FakeClient.asked) > 0
+    assert (figures["failed"], figures["unanswered"], figures["errors"]) == (0, 0, {})
+    assert figures["retries"] == 2 * figures["answered"]
+    assert figures["throughput_items"] == pytest.approx(2 * figures["throughput_rps"], abs=0.01)
+    assert set(figures["latency_ms"]) == {"mean", "p50", "p90", "p99", "max"}
+    assert {"cpu", "cores", "memory_bytes", "python", "stageline"} <= set(figures["machine"])
+    assert figures["nodes"] == []
+    assert {inputs["x"].shape for _, inputs, _ in FakeClient.asked} == {(2, 4)}
+    assert FakeClient.asked[0][2] == {"priority": 7, "deadline_s": 0.25}
+
+
+def test_an_open_loop_is_written_to_a_file_beside_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "figures.json"
+    arguments = ["--rate", "400", "--arrivals", "constant", "--json", str(file)]
+    assert run(["bench", "net", *SHORT, *arguments]) == 0
+    figures = json.loads(file.read_text())
+    assert (figures["loop"], figures["rate_rps"], figures["arrivals"]) == ("open", 400.0, "constant")
+    assert figures["requests"] == figures["answered"] == len(FakeClient.asked) == 20
+    table = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert table["requests"] == "20"
+    assert {"p50 ms", "p90 ms", "p99 ms", "max ms", "requests/s"} <= set(table)
+
+
+def test_nothing_answered_is_a_failure_that_names_its_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    FakeClient.error = FailedError("it broke")
+    assert run(["bench", "net", *SHORT]) == EXIT_FAILED
+    assert "error failed\t8: it broke" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "wanted"),
+    [
+        (["none"], EXIT_FAILED, "no model is called none: there are net"),
+        (["net", "--batch", "9"], EXIT_USAGE, "--batch must be between 1 and 8"),
+        (["net", "--batch", "0"], EXIT_USAGE, "--batch must be at least 1"),
+        (["net", "--concurrency", "0"], EXIT_USAGE, "--concurrency must be at least 1"),
+        (["net", "--rate", "0"], EXIT_USAGE, "--rate must be positive"),
+        (["net", "--rate", "nan"], EXIT_USAGE, "--rate must be positive"),
+        (["net", "--duration", "inf"], EXIT_USAGE, "--duration must be positive"),
+        (["net", "--warmup", "-1"], EXIT_USAGE, "--warmup must not be negative"),
+        (["net", "--seed", "-1"], EXIT_USAGE, "--seed must not be negative"),
+        (["net", "--deadline-ms", "0"], EXIT_USAGE, "--deadline-ms must be positive"),
+        (["net", "--json", "none/f.json"], EXIT_FAILED, "choose another file for --json"),
+        (["--json", "net"], EXIT_USAGE, "Missing argument 'MODEL'"),
+    ],
+)
+def test_what_is_wrong_with_a_bench_is_one_line(
+    arguments: list[str], code: int, wanted: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert run(["bench", *arguments]) == code
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 1
+    assert wanted in text
+    assert FakeClient.asked == []
+
+
+def test_a_model_that_is_not_served_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    FakeClient.info = ModelInfo(name="net", status="unavailable", signature=SIGNATURE, reason="no node has the memory")
+    assert run(["bench", "net"]) == EXIT_FAILED
+    assert capsys.readouterr().err == (
+        "stageline: net is unavailable: no node has the memory; see `stageline models list`\n"
+    )

@@ -130,12 +130,13 @@ def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, list[Any
     """
     if not frames:
         raise RemoteProtocolError("an empty data message")
-    header = _decode(memoryview(frames[0]))
+    first = memoryview(frames[0])
+    header = _decode(first)
     buffers = list(frames[1:])
     if header.version != DATA_VERSION:
         raise RemoteProtocolError(f"data version {header.version}, expected {DATA_VERSION}")
     if isinstance(header, Activation):
-        _check(header, [memoryview(b).nbytes for b in buffers], memoryview(frames[0]).nbytes)
+        _check(header, [memoryview(b).nbytes for b in buffers], first.nbytes)
     elif buffers:
         raise RemoteProtocolError("a failure carries no buffers")
     return header, buffers
@@ -158,10 +159,11 @@ def _check(header: Activation, sizes: list[int], header_bytes: int) -> None:
 
 def check_tensor(dtype: str, shape: Sequence[int], nbytes: int) -> None:
     """Raise `RemoteProtocolError` unless a buffer of `nbytes` is exactly a tensor of this dtype and shape."""
-    if dtype not in ITEMSIZE:
+    itemsize = ITEMSIZE.get(dtype)
+    if itemsize is None:
         raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
-    if len(shape) > MAX_RANK or any(d < 0 for d in shape):
+    if len(shape) > MAX_RANK or (shape and min(shape) < 0):
         raise RemoteProtocolError(f"shape {tuple(shape)[:MAX_RANK]} is not valid")
-    expected = prod(shape) * ITEMSIZE[dtype]
+    expected = prod(shape) * itemsize
     if expected != nbytes or nbytes > MAX_FRAME_BYTES:
         raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")

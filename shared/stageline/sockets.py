@@ -30,6 +30,10 @@ CONTROL_HWM = 10_000
 DATA_HWM = 100_000
 """Above any sum of windows: byte credits at the gateways bound what is in flight, never libzmq."""
 
+COPY_BELOW_BYTES = 1 << 20
+"""Smaller buffers are copied into libzmq's message even where the sender says `copy=False`: pyzmq frees the others in a
+thread of its own, and waking it for every message costs more than copying 800 KB (benchmarks/hop.py)."""
+
 Socket = zmq.Socket[bytes]
 
 _MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20}
@@ -133,6 +137,7 @@ class Sockets:
         hwm = DATA_HWM if channel is DATA else CONTROL_HWM
         socket.setsockopt(zmq.SNDHWM, hwm)
         socket.setsockopt(zmq.RCVHWM, hwm)
+        socket.copy_threshold = COPY_BELOW_BYTES
         _specialise(socket, channel, kind)
         self._open.append(socket)
         return socket

@@ -16,6 +16,9 @@ MAX_IDS = 8192
 SIZE = 8 + 8 * MAX_IDS
 
 
+_COUNT = struct.Struct("<I")
+
+
 class BlackBox:
     """A page of shared memory, made by the agent (`create`) and inherited by its executor (`open`)."""
 
@@ -32,10 +35,11 @@ class BlackBox:
 
     def write(self, ids: Sequence[int]) -> None:
         """Note what is computed from now on; empty when nothing is. Ids outside u64 and above `MAX_IDS` are dropped."""
-        fitting = [i for i in ids if 0 <= i < 1 << 64][:MAX_IDS]
-        struct.pack_into("<I", self._memory, 0, 0)
-        struct.pack_into(f"<{len(fitting)}Q", self._memory, 8, *fitting)
-        struct.pack_into("<I", self._memory, 0, len(fitting))
+        _COUNT.pack_into(self._memory, 0, 0)
+        if ids:
+            fitting = [i for i in ids if 0 <= i < 1 << 64][:MAX_IDS]
+            struct.pack_into(f"<{len(fitting)}Q", self._memory, 8, *fitting)
+            _COUNT.pack_into(self._memory, 0, len(fitting))
 
     def read(self) -> tuple[int, ...]:
         """What was computed last."""

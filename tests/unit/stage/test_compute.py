@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,16 +10,10 @@ from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decod
 from stageline.errors import ManifestError
 from stageline.plan import StageKey
 from stageline_stage.blackbox import BlackBox
-from stageline_stage.executor.compute import (
-    Batch,
-    Computer,
-    Outbox,
-    Outgoing,
-    is_out_of_memory,
-    next_message,
-    reason_of,
-)
-from stageline_stage.executor.device import CpuRunner
+from stageline_stage.executor.batches import Batch, Outgoing, is_out_of_memory, next_message, reason_of
+from stageline_stage.executor.compute import LONG_S, Computer
+from stageline_stage.executor.device import CpuRunner, Finished
+from stageline_stage.executor.outbox import Outbox
 from stageline_stage.executor.queue import Urgency, WorkQueue
 
 KEY = StageKey(manifest="a" * 64, start=0, end=1)
@@ -29,6 +24,37 @@ class Log:
 
     def warning(self, *_: object, **__: object) -> None:
         """Nothing."""
+
+
+class Carrier:
+    """Stands in for `Traffic`: nothing comes, what is sent is kept."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.lent = 0
+
+    def turn(self) -> bool:
+        return False
+
+    def send(self, outgoing: Outgoing) -> None:
+        self.sent.append(outgoing)
+
+    def while_lent(self, run: Callable[[], Any]) -> Any:
+        self.lent += 1
+        return run()
+
+
+class Timed(CpuRunner):
+    """Says that every batch took so long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(torch.device("cpu"))
+        self.seconds = seconds
+
+    def start(self, stage: Any, inputs: Any) -> Finished:
+        return Finished(list(stage(*inputs)), self.seconds)
 
 
 def header(hop: int = 0, ids: tuple[int, ...] = (1, 2)) -> Activation:
@@ -42,10 +68,12 @@ def decoded(outgoing: Any) -> Any:
     return decode_frames(outgoing.frames)
 
 
-def compute(stage: Any, *batches: Batch, blackbox: BlackBox | None = None) -> tuple[list[Any], Computer]:
+def compute(
+    stage: Any, *batches: Batch, blackbox: BlackBox | None = None, carrier: Any = None, runner: Any = None
+) -> tuple[list[Any], Computer]:
     box = blackbox or BlackBox.create()
     queue: WorkQueue[Any] = WorkQueue()
-    outbox = Outbox()
+    carrier = carrier or Carrier()
     for batch in batches:
         queue.put(Urgency.of_batch(0, 0), batch)
     queue.close()
@@ -54,13 +82,14 @@ def compute(stage: Any, *batches: Batch, blackbox: BlackBox | None = None) -> tu
         executor="e1",
         queue=queue,
         stages=type("Stages", (), {"get": lambda _, key: stage})(),
-        runner=CpuRunner(torch.device("cpu")),
-        outbox=outbox,
+        runner=runner or CpuRunner(torch.device("cpu")),
+        traffic=carrier,
+        outbox=Outbox(),
         blackbox=box,
         log=Log(),  # type: ignore[arg-type]
     )
     computer.run()
-    return outbox.take(), computer
+    return carrier.sent, computer
 
 
 def batch() -> Batch:
@@ -111,6 +140,13 @@ def test_an_error_of_a_stage_fails_its_batch_only(error: Exception, retryable: b
     failure, _ = decoded(failed)
     assert failure.code == "failed" and failure.retryable is retryable and failure.node == "n1"
     assert decoded(fine)[0].hop == 1
+
+
+@pytest.mark.parametrize(("seconds", "lent"), [(LONG_S, 3), (LONG_S / 2, 1)])
+def test_the_sockets_are_lent_while_a_stage_runs_that_is_long_or_new(seconds: float, lent: int) -> None:
+    carrier = Carrier()
+    compute(lambda x: (x,), batch(), batch(), batch(), carrier=carrier, runner=Timed(seconds))
+    assert carrier.lent == lent and len(carrier.sent) == 3
 
 
 @pytest.mark.parametrize(

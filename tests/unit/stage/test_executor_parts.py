@@ -3,7 +3,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 from dataclasses import fields, replace
 
 import pytest
@@ -30,11 +29,11 @@ def test_the_queue_gives_priority_then_deadline_then_arrival(items: list[tuple[i
     for i, (priority, deadline) in enumerate(items):
         queue.put(Urgency.of_batch(priority, deadline), (priority, deadline, i))
     assert queue.depth == len(items)
-    taken = [queue.take(wait=False) for _ in items]
+    taken = [queue.take() for _ in items]
     assert taken == sorted(
         [(p, d, i) for i, (p, d) in enumerate(items)], key=lambda x: (x[0], x[1] or float("inf"), x[2])
     )
-    assert queue.take(wait=False) is None and queue.depth == 0
+    assert queue.take() is None and queue.depth == 0
 
 
 def test_measurements_wait_for_every_batch() -> None:
@@ -54,14 +53,14 @@ def test_a_closed_queue_hands_out_its_batches_and_then_ends() -> None:
     assert [queue.take(), queue.take()] == ["batch", None]
 
 
-def test_closing_wakes_who_waits() -> None:
-    queue: WorkQueue[str] = WorkQueue()
-    taken: list[str | None] = []
-    waiter = threading.Thread(target=lambda: taken.append(queue.take()))
-    waiter.start()
+def test_changes_are_told_unless_the_taker_made_them() -> None:
+    changes: list[int] = []
+    queue: WorkQueue[str] = WorkQueue(lambda: changes.append(queue.depth))
+    queue.put(Urgency.of_batch(0, 0), "told")
+    queue.put(Urgency.of_batch(0, 0), "own", tell=False)
     queue.close()
-    waiter.join(10)
-    assert taken == [None]
+    queue.put(Urgency.of_batch(0, 0), "late")
+    assert changes == [1, 2]
 
 
 @pytest.mark.parametrize("dtype", ITEMSIZE)

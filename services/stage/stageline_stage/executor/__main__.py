@@ -19,12 +19,26 @@ from stageline_stage.resources import resident_bytes
 PR_SET_PDEATHSIG = 1
 """prctl(2)"""
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""mallopt(3)"""
+
+KEPT_BYTES = 32 << 20
+MAPPED_BYTES = 16 << 20
+
 
 def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its agent ends, and end now if it has ended already."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def keep_freed_memory() -> None:
+    """Have malloc reuse what activations and messages took; to give it back to the kernel costs a fault per page."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -41,6 +55,7 @@ def main(arguments: list[str]) -> None:
     """Serve until the agent says `Stop`."""
     flags = parse(arguments)
     die_with_parent(flags.parent)
+    keep_freed_memory()
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the agent decides
         signal.signal(number, signal.SIG_IGN)
     log = logs.configure(
@@ -62,7 +77,7 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
     local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
 
     # Imports torch, which takes seconds: the sockets are bound before.
-    from stageline_stage.executor import compute, device, io, queue, runtime, stages
+    from stageline_stage.executor import batches, compute, device, io, outbox, queue, runtime, stages, traffic
 
     chosen = device.choose_device(flags.device)
     runtime.set_up(chosen, flags.threads)
@@ -78,36 +93,38 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
         memory_bytes=runtime.device_bytes(chosen),
         backend=runtime.BACKEND,
     )
-    work: queue.WorkQueue[compute.Work] = queue.WorkQueue()
-    outbox = compute.Outbox()
+    changed, posted = outbox.Event(), outbox.Outbox()
+    work: queue.WorkQueue[batches.Work] = queue.WorkQueue(changed.set)
+    host = traffic.Host(flags.node, flags.executor)
+    carrier = traffic.Traffic(host, sockets, data, queue=work, changed=changed, call_io=posted.event.set, log=log)
     loaded = stages.Stages(chosen)
-    loader = stages.Loader(loaded, outbox.post, log)
+    loader = stages.Loader(loaded, posted.post, log)
     computer = compute.Computer(
         node=flags.node,
         executor=flags.executor,
         queue=work,
         stages=loaded,
         runner=runner,
-        outbox=outbox,
+        traffic=carrier,
+        outbox=posted,
         blackbox=BlackBox(flags.blackbox),
         log=log,
     )
     thread = io.IoThread(
         hello=hello,
-        node=flags.node,
-        sockets=sockets,
-        data=data,
         local=local,
         queue=work,
         computer=computer,
         loader=loader,
         runner=runner,
-        outbox=outbox,
+        traffic=carrier,
+        outbox=posted,
         log=log,
     )
     thread.start()
     log.info("executor is up", device=hello.device, address=endpoint.tcp)
     computer.run()
+    carrier.close()
     loader.close()
     thread.finish()
     thread.join()

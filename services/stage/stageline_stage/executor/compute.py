@@ -2,91 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Union
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-import msgspec
 import torch
 
-from stageline.data import DATA_VERSION, Activation, Buffer, Failure, Timing, encode_frames
-from stageline.errors import StagelineError
 from stageline.logs import Logger
-from stageline.messages import Loaded, LoadFailed, Measured, Progress
+from stageline.messages import Progress
+from stageline.plan import StageKey
 from stageline_stage.blackbox import BlackBox
-from stageline_stage.executor.device import Runner, Running
+from stageline_stage.executor.batches import Batch, Work, failure_of, is_out_of_memory, next_message, reason_of
+from stageline_stage.executor.device import Runner, Running, StageCall
 from stageline_stage.executor.measure import Measurement
+from stageline_stage.executor.outbox import Outbox
 from stageline_stage.executor.queue import Urgency, WorkQueue
 from stageline_stage.executor.stages import Stages
-from stageline_stage.executor.tensors import outgoing_values, received_values
+from stageline_stage.executor.tensors import received_values
+from stageline_stage.executor.traffic import Traffic
 
-MAX_REASON = 200
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+LONG_S = 0.001
+"""While a stage runs that took so long the last time, the I/O thread has the data sockets."""
 
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch that waits; `buffers` are the received frames, `arrived_s` is monotonic."""
-
-    header: Activation
-    buffers: Sequence[Any]
-    arrived_s: float
+T = TypeVar("T")
 
 
-Work = Union[Batch, Measurement]
-
-
-@dataclass(frozen=True)
-class Outgoing:
-    """Frames for another executor or a gateway."""
-
-    address: str
-    frames: Sequence[Buffer]
-
-
-Posted = Union[Outgoing, Loaded, LoadFailed, Measured]
-
-
-class Outbox:
-    """What other threads want the I/O thread to send; `fileno()` becomes readable when there is something."""
-
-    def __init__(self) -> None:
-        self._items: deque[Posted] = deque()
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def fileno(self) -> int:
-        """For pollers."""
-        return self._event
-
-    def post(self, item: Posted) -> None:
-        """Hand over an item, from any thread."""
-        self._items.append(item)
-        self.wake()
-
-    def wake(self) -> None:
-        """Make the I/O thread look."""
-        os.eventfd_write(self._event, 1)
-
-    def take(self) -> list[Posted]:
-        """All items, oldest first."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._event)
-        items: list[Posted] = []
-        while self._items:
-            items.append(self._items.popleft())
-        return items
-
-
-@dataclass(frozen=True)
-class Activity:
-    """What the main thread does, for heartbeats; replaced whole at every change."""
+class Activity(NamedTuple):
+    """What the main thread does, for heartbeats."""
 
     items_done: int = 0
     busy_s: float = 0.0
@@ -119,34 +63,48 @@ class Computer:
         queue: WorkQueue[Work],
         stages: Stages,
         runner: Runner,
+        traffic: Traffic,
         outbox: Outbox,
         blackbox: BlackBox,
         log: Logger,
     ) -> None:
         self._node, self._executor = node, executor
         self._queue, self._stages, self._runner = queue, stages, runner
-        self._outbox, self._blackbox, self._log = outbox, blackbox, log
+        self._traffic, self._outbox, self._blackbox, self._log = traffic, outbox, blackbox, log
         self._in_flight: deque[_InFlight] = deque()
-        self.activity = Activity()
+        self._seconds: dict[StageKey, float] = {}
+        self._items_done, self._busy_s = 0, 0.0
+        self._computing: tuple[float, tuple[int, ...]] = (0.0, ())
+
+    @property
+    def activity(self) -> Activity:
+        """For any thread."""
+        since_s, ids = self._computing
+        return Activity(self._items_done, self._busy_s, since_s, ids)
 
     def run(self) -> None:
         """Compute until there is nothing left and nothing more to come."""
         with torch.inference_mode():
             while True:
-                work = self._queue.take(wait=not self._in_flight)
-                if work is None and not self._in_flight:
-                    return
+                if not self._queue.depth or self._traffic.full:
+                    self._traffic.turn()
+                ended = self._queue.closed
+                work = self._queue.take()
                 if isinstance(work, Batch):
                     self._start(work)
                 elif isinstance(work, Measurement):
                     self._measure(work)
+                elif not self._in_flight:
+                    if ended:
+                        return
+                    self._traffic.wait()
                 if self._in_flight and (work is None or len(self._in_flight) >= self._runner.depth):
                     self._finish(self._in_flight.popleft())
 
     def _measure(self, work: Measurement) -> None:
         while self._in_flight:
             self._finish(self._in_flight.popleft())
-        if work.step():
+        if self._traffic.while_lent(work.step):
             self._queue.put(Urgency.of_measurement(), work)
         else:
             self._outbox.post(work.answer)
@@ -159,33 +117,47 @@ class Computer:
             self._fail(batch, "not_loaded", f"stage {key} is not loaded here", retryable=True)
             return
         now = time.monotonic()
-        self._note([*(entry.batch for entry in self._in_flight), batch], now)
+        self._note(batch, now)
         try:
-            running = self._runner.start(stage, received_values(header.values, batch.buffers))
+            running = self._lend_if_long(key, lambda: self._begin(stage, batch))
         except Exception as error:  # the stage may raise anything; it must not end the executor
             self._failed(batch, error)
-            self._note([entry.batch for entry in self._in_flight], time.monotonic())
+            self._note(None, time.monotonic())
             return
         self._in_flight.append(_InFlight(batch, running, now))
 
-    def _finish(self, entry: _InFlight) -> None:
-        try:
-            outputs, seconds = entry.running.wait()
-            outgoing = next_message(entry.batch.header, outputs, entry.started_s - entry.batch.arrived_s, seconds)
-            self.activity = replace(
-                self.activity,
-                items_done=self.activity.items_done + len(entry.batch.header.ids),
-                busy_s=self.activity.busy_s + seconds,
-            )
-            self._outbox.post(outgoing)
-        except Exception as error:  # as above; on CUDA an error of a kernel appears here
-            self._failed(entry.batch, error)
-        self._note([other.batch for other in self._in_flight], time.monotonic())
+    def _begin(self, stage: StageCall, batch: Batch) -> Running:
+        return self._runner.start(stage, received_values(batch.header.values, batch.buffers))
 
-    def _note(self, batches: Sequence[Batch], now: float) -> None:
-        ids = tuple(i for batch in batches for i in batch.header.ids)
+    def _finish(self, entry: _InFlight) -> None:
+        batch, header = entry.batch, entry.batch.header
+        key = header.path[header.hop].stage
+        try:
+            if self._runner.depth > 1:
+                outputs, seconds = self._lend_if_long(key, entry.running.wait)
+            else:
+                outputs, seconds = entry.running.wait()
+            outgoing = next_message(header, outputs, entry.started_s - batch.arrived_s, seconds)
+            self._seconds[key] = seconds
+            self._items_done += len(header.ids)
+            self._busy_s += seconds
+            self._traffic.send(outgoing)
+        except Exception as error:  # as above; on CUDA an error of a kernel appears here
+            self._failed(batch, error)
+        self._note(None, time.monotonic())
+
+    def _lend_if_long(self, key: StageKey, run: Callable[[], T]) -> T:
+        if self._seconds.get(key, LONG_S) < LONG_S:
+            return run()
+        return self._traffic.while_lent(run)
+
+    def _note(self, batch: Batch | None, now: float) -> None:
+        """Say what is computed: what is in flight and `batch`."""
+        ids = batch.header.ids if batch is not None else ()
+        for entry in self._in_flight:
+            ids += entry.batch.header.ids
         self._blackbox.write(ids)
-        self.activity = replace(self.activity, computing=ids, since_s=now)
+        self._computing = (now, ids)
 
     def _failed(self, batch: Batch, error: Exception) -> None:
         header = batch.header
@@ -195,43 +167,4 @@ class Computer:
 
     def _fail(self, batch: Batch, code: str, message: str, *, retryable: bool) -> None:
         failure = failure_of(batch.header, code, message, self._node, self._executor, retryable=retryable)
-        self._outbox.post(failure)
-
-
-def next_message(header: Activation, outputs: Sequence[Any], queued_s: float, computed_s: float) -> Outgoing:
-    """The outcome of a stage, addressed to the next hop, or after the last to the gateway."""
-    values, buffers = outgoing_values(outputs)
-    timing = Timing(queue_us=max(0, round(queued_s * 1e6)), compute_us=max(0, round(computed_s * 1e6)))
-    following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
-    address = header.reply if following.finished else header.path[following.hop].address
-    return Outgoing(address, encode_frames(following, buffers))
-
-
-def failure_of(header: Activation, code: str, message: str, node: str, executor: str, *, retryable: bool) -> Outgoing:
-    """A `Failure` of the batch, addressed to its gateway."""
-    failure = Failure(
-        version=DATA_VERSION,
-        gateway=header.gateway,
-        batch=header.batch,
-        attempt=header.attempt,
-        code=code,
-        message=message,
-        node=node,
-        executor=executor,
-        retryable=retryable,
-    )
-    return Outgoing(header.reply, encode_frames(failure))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether another executor, or this one later, may well have the memory that was missing."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or any(hint in text for hint in _OUT_OF_MEMORY)
-
-
-def reason_of(error: Exception) -> str:
-    """One line for a client: what went wrong, without a path of this machine."""
-    line = next(iter(str(error).splitlines()), "")[:MAX_REASON]
-    if isinstance(error, StagelineError) or (line and "/" not in line and "\\" not in line):
-        return line
-    return type(error).__name__
+        self._traffic.send(failure)

@@ -26,6 +26,9 @@ UNREACHABLE_S = 30.0
 UNUSED_S = 120.0
 MAX_PEERS = 512
 
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 
 def may_send_to(address: str) -> bool:
     """Whether a header may name this address: TCP, or an abstract socket of Stageline's."""
@@ -42,12 +45,13 @@ class _Peer:
 
 
 class Peers:
-    """Sends data messages; all methods belong to the I/O thread. Times are monotonic seconds."""
+    """Sends data messages; one thread at a time. Times are monotonic seconds."""
 
     def __init__(self, sockets: Sockets, log: Logger) -> None:
         self._sockets = sockets
         self._log = log
         self._peers: dict[str, _Peer] = {}
+        self.any_waiting = False
         self.dropped = 0
 
     def send(self, address: str, frames: Sequence[Buffer], now: float) -> None:
@@ -65,6 +69,7 @@ class Peers:
             return
         if not peer.pending:
             peer.waiting_since_s = now
+        self.any_waiting = True
         peer.pending.append(list(frames))
         peer.pending_bytes += size
 
@@ -79,6 +84,7 @@ class Peers:
                 frames = peer.pending.popleft()
                 peer.pending_bytes -= sum(memoryview(frame).nbytes for frame in frames)
                 peer.waiting_since_s = peer.used_s = now
+        self._look()
 
     def prune(self, now: float) -> None:
         """Give up on peers that stay unreachable, and close sockets that nobody uses."""
@@ -89,9 +95,11 @@ class Peers:
                 self._forget(address)
             elif not peer.pending and now - peer.used_s > UNUSED_S:
                 self._forget(address)
+        self._look()
 
     def close(self, linger_ms: int) -> None:
         """Close all, giving libzmq that long to write what it still holds."""
+        self.any_waiting = False
         for peer in self._peers.values():
             peer.socket.setsockopt(zmq.LINGER, linger_ms)
             self._sockets.release(peer.socket)
@@ -109,14 +117,20 @@ class Peers:
                 self._log.warning("refused to send", reason=error.message)
         return peer
 
+    def _look(self) -> None:
+        self.any_waiting = any(peer.pending for peer in self._peers.values())
+
     def _forget(self, address: str) -> None:
         self._sockets.release(self._peers.pop(address).socket)
 
 
 def _sent(socket: Socket, frames: Sequence[Buffer]) -> bool:
     """Whether the socket took the message, whole; its buffers are then kept alive until libzmq is done with them."""
+    left = len(frames)
     try:
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        for frame in frames:
+            left -= 1
+            socket.send(frame, _MORE if left else _LAST, copy=False)
     except zmq.Again:
         return False
     return True

@@ -8,16 +8,15 @@ from __future__ import annotations
 import heapq
 import math
 import threading
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 BATCH, MEASUREMENT = 0, 1
 
 
-@dataclass(frozen=True, order=True)
-class Urgency:
+class Urgency(NamedTuple):
     """Sorts the queue, smallest first. `deadline_ns` is infinite for a batch without one."""
 
     kind: int
@@ -35,52 +34,45 @@ class Urgency:
         return cls(MEASUREMENT, 0, math.inf)
 
 
-@dataclass(order=True)
-class _Entry(Generic[T]):
-    urgency: Urgency
-    arrival: int
-    item: T = field(compare=False)
-
-
 class WorkQueue(Generic[T]):
-    """A heap between the I/O thread, which puts, and the main thread, which takes."""
+    """A heap that any thread puts into and one takes from; `on_change` is called after `put` and `close`."""
 
-    def __init__(self) -> None:
-        self._heap: list[_Entry[T]] = []
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self._heap: list[tuple[Urgency, int, T]] = []
         self._arrivals = 0
         self._batches = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._on_change = on_change
 
-    def put(self, urgency: Urgency, item: T) -> bool:
-        """Add an item; False (and nothing is added) once closed."""
-        with self._changed:
+    def put(self, urgency: Urgency, item: T, *, tell: bool = True) -> bool:
+        """Add an item; False (and nothing is added) once closed. The one who takes need not `tell` itself."""
+        with self._lock:
             if self._closed:
                 return False
-            heapq.heappush(self._heap, _Entry(urgency, self._arrivals, item))
+            heapq.heappush(self._heap, (urgency, self._arrivals, item))
             self._arrivals += 1
             self._batches += urgency.kind == BATCH
-            self._changed.notify()
-            return True
+        if tell:
+            self._on_change()
+        return True
 
-    def take(self, *, wait: bool = True) -> T | None:
-        """The most urgent item; None once closed and empty, or at once when empty and not to `wait`."""
-        with self._changed:
-            while wait and not self._heap and not self._closed:
-                self._changed.wait()
+    def take(self) -> T | None:
+        """The most urgent item, None if there is none."""
+        with self._lock:
             if not self._heap:
                 return None
-            entry = heapq.heappop(self._heap)
-            self._batches -= entry.urgency.kind == BATCH
-            return entry.item
+            urgency, _, item = heapq.heappop(self._heap)
+            self._batches -= urgency.kind == BATCH
+            return item
 
     def close(self) -> None:
         """Take no more batches, drop measurements; what is queued is still handed out."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._heap = [entry for entry in self._heap if entry.urgency.kind == BATCH]
+            self._heap = [entry for entry in self._heap if entry[0].kind == BATCH]
             heapq.heapify(self._heap)
-            self._changed.notify_all()
+        self._on_change()
 
     @property
     def depth(self) -> int:

@@ -47,7 +47,7 @@ class Stages:
             return
         graphs = [self._graph(Path(name)) for name in message.graphs]
         tensors = {sha: self._tensor(sha, Path(name)) for sha, name in message.tensors.items()}
-        stage = load_stage(graphs, tensors, self._device)
+        stage = load_stage(graphs, tensors, self._device).forward  # calling the module takes 10 us more
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         with self._lock:

@@ -29,12 +29,13 @@ def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
     view = memoryview(buffer).cast("B")
     if view.nbytes == 0:
         return torch.empty(spec.shape, dtype=dtype)
-    raw = torch.frombuffer(bytearray(view) if view.readonly else view, dtype=torch.uint8)
+    writable = bytearray(view) if view.readonly else view
     if dtype is torch.bool:  # any other byte than 0 and 1 would be undefined behaviour
-        return raw.ne(0).reshape(spec.shape)
-    if raw.data_ptr() % ALIGNMENT:
-        raw = raw.clone()
-    return raw.view(dtype).reshape(spec.shape)
+        return torch.frombuffer(writable, dtype=torch.uint8).ne(0).view(spec.shape)
+    flat = torch.frombuffer(writable, dtype=dtype)
+    if flat.data_ptr() % ALIGNMENT:
+        flat = flat.clone()
+    return flat.view(spec.shape)
 
 
 def received_values(specs: Iterable[Value], buffers: Iterable[Any]) -> list[StageValue]:
@@ -65,8 +66,10 @@ def tensor_buffer(value: torch.Tensor) -> memoryview:
     """The C-contiguous bytes of a CPU tensor; the view keeps the memory alive."""
     if value.numel() == 0:
         return memoryview(b"")
-    flat = value.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy().data)
+    dense = value.detach().contiguous() if value.requires_grad else value.contiguous()
+    if value.dtype is torch.bfloat16:  # which numpy has not
+        dense = dense.view(torch.int16)
+    return dense.numpy().data.cast("B")
 
 
 def _name(dtype: torch.dtype) -> str:

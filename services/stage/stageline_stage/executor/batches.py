@@ -1,0 +1,76 @@
+"""A batch on its way through an executor, and the messages that say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import msgspec
+
+from stageline.data import DATA_VERSION, Activation, Buffer, Failure, Timing, encode_frames
+from stageline.errors import StagelineError
+from stageline_stage.executor.measure import Measurement
+from stageline_stage.executor.tensors import outgoing_values
+
+MAX_REASON = 200
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch that waits; `buffers` are the received frames, `arrived_s` is monotonic."""
+
+    header: Activation
+    buffers: Sequence[Any]
+    arrived_s: float
+
+
+Work = Union[Batch, Measurement]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """Frames for another executor or a gateway."""
+
+    address: str
+    frames: Sequence[Buffer]
+
+
+def next_message(header: Activation, outputs: Sequence[Any], queued_s: float, computed_s: float) -> Outgoing:
+    """The outcome of a stage, addressed to the next hop, or after the last to the gateway."""
+    values, buffers = outgoing_values(outputs)
+    timing = Timing(queue_us=max(0, round(queued_s * 1e6)), compute_us=max(0, round(computed_s * 1e6)))
+    following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
+    address = header.reply if following.finished else header.path[following.hop].address
+    return Outgoing(address, encode_frames(following, buffers))
+
+
+def failure_of(header: Activation, code: str, message: str, node: str, executor: str, *, retryable: bool) -> Outgoing:
+    """A `Failure` of the batch, addressed to its gateway."""
+    failure = Failure(
+        version=DATA_VERSION,
+        gateway=header.gateway,
+        batch=header.batch,
+        attempt=header.attempt,
+        code=code,
+        message=message,
+        node=node,
+        executor=executor,
+        retryable=retryable,
+    )
+    return Outgoing(header.reply, encode_frames(failure))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether another executor, or this one later, may well have the memory that was missing."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(hint in text for hint in _OUT_OF_MEMORY)
+
+
+def reason_of(error: Exception) -> str:
+    """One line for a client: what went wrong, without a path of this machine."""
+    line = next(iter(str(error).splitlines()), "")[:MAX_REASON]
+    if isinstance(error, StagelineError) or (line and "/" not in line and "\\" not in line):
+        return line
+    return type(error).__name__

@@ -1,0 +1,189 @@
+"""The data sockets of an executor: what comes is queued, what was computed goes to the next hop.
+
+Handing a message from thread to thread costs more than a short stage: two futex calls and two waits for the
+interpreter's lock. So the computing thread uses the sockets itself, between two batches and while there is nothing to
+compute. For the time that a long stage runs it lends them to the I/O thread, which goes on receiving.
+Whoever uses the sockets holds the lock, which is also the memory barrier that libzmq asks for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import zmq
+
+from stageline.data import Activation, Failure, decode_frames
+from stageline.errors import RemoteProtocolError
+from stageline.logs import Logger
+from stageline.sockets import Socket, Sockets
+from stageline_stage.executor.batches import Batch, Outgoing, Work, failure_of
+from stageline_stage.executor.outbox import Event
+from stageline_stage.executor.peers import Peers
+from stageline_stage.executor.queue import Urgency, WorkQueue
+
+T = TypeVar("T")
+
+PRUNE_S = 1.0
+BURST = 64
+"""Messages read in a row before anything else gets its turn."""
+
+HELD = 8
+"""Outcomes of short stages that are sent together: libzmq's thread is woken once for all of them."""
+
+FLUSH_S = 2.0
+"""How long results may take to leave once the executor stops."""
+
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+_NOBLOCK = int(zmq.NOBLOCK)
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where this executor is, for the failures that it reports."""
+
+    node: str
+    executor: str
+
+
+class Traffic:
+    """Made by the computing thread, which has the sockets until it lends them.
+
+    `changed` is set when the queue changes, `call_io` has the I/O thread call `serve`.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        sockets: Sockets,
+        data: Socket,
+        *,
+        queue: WorkQueue[Work],
+        changed: Event,
+        call_io: Callable[[], None],
+        log: Logger,
+    ) -> None:
+        self._host, self._data, self._queue, self._log = host, data, queue, log
+        self._call_io = call_io
+        self._peers = Peers(sockets, log)
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._lent = False
+        self._held: list[Outgoing] = []
+        self._changed = changed
+        self._descriptor = int(data.getsockopt(zmq.FD))
+        self._prune_at = 0.0
+        self._idle = zmq.Poller()
+        self._idle.register(data, zmq.POLLIN)
+        self._idle.register(self._changed.fileno(), zmq.POLLIN)
+        self.malformed = 0
+
+    # --- the computing thread -------------------------------------------------------------------------------
+
+    def turn(self) -> bool:
+        """Send what is held or waits and queue what has come, without waiting. True if there is more to do."""
+        self._send_held()
+        if self._peers.any_waiting:
+            self._peers.flush(time.monotonic())
+        for _ in range(BURST):
+            if not int(self._data.getsockopt(_EVENTS)) & _POLLIN:
+                return self._peers.any_waiting
+            self._receive()
+        return True
+
+    def wait(self) -> None:
+        """Until something has come or the queue has changed."""
+        waiting = list(self._peers.waiting()) if self._peers.any_waiting else []
+        for socket in waiting:
+            self._idle.register(socket, zmq.POLLOUT)
+        ready = self._idle.poll(round(PRUNE_S * 1000))
+        for socket in waiting:
+            self._idle.unregister(socket)
+        if any(readable == self._changed.fileno() for readable, _ in ready):
+            self._changed.clear()
+        now = time.monotonic()
+        if now >= self._prune_at:
+            self._peers.prune(now)
+            self._prune_at = now + PRUNE_S
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Send with the next `turn`, or when the sockets are lent; kept as long as the peer is not there."""
+        self._held.append(outgoing)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for a `turn`, even if more waits to be computed."""
+        return len(self._held) >= HELD
+
+    def while_lent(self, run: Callable[[], T]) -> T:
+        """What `run` gives; meanwhile the I/O thread has the sockets."""
+        self._send_held()
+        self._lent = True
+        self._lock.release()
+        self._call_io()
+        try:
+            return run()
+        finally:
+            self._lent = False
+            self._lock.acquire()
+
+    def close(self) -> None:
+        """Send what is left, as far as the peers take it in time."""
+        self._send_held()
+        end = time.monotonic() + FLUSH_S
+        while self._peers.any_waiting and time.monotonic() < end:
+            zmq.select([], list(self._peers.waiting()), [], timeout=end - time.monotonic())
+            self._peers.flush(time.monotonic())
+        self._peers.close(round(FLUSH_S * 1000))
+
+    # --- the I/O thread -------------------------------------------------------------------------------------
+
+    def lent_descriptor(self) -> int | None:
+        """What to poll for input (edge-triggered: call `serve` before) while the sockets are lent."""
+        return self._descriptor if self._lent else None
+
+    def serve(self) -> bool:
+        """`turn`, if the sockets are lent. True if there is more to do: call again soon."""
+        if not self._lent or not self._lock.acquire(blocking=False):
+            return False
+        try:
+            return self.turn()
+        finally:
+            self._lock.release()
+
+    # --- both -----------------------------------------------------------------------------------------------
+
+    def _send_held(self) -> None:
+        if self._held:
+            now = time.monotonic()
+            for outgoing in self._held:
+                self._peers.send(outgoing.address, outgoing.frames, now)
+            self._held.clear()
+
+    def _receive(self) -> None:
+        frames: list[Any] = [self._data.recv(_NOBLOCK, copy=False)]
+        while frames[-1].more:
+            frames.append(self._data.recv(_NOBLOCK, copy=False))
+        try:
+            header, buffers = decode_frames(frames)
+        except RemoteProtocolError as error:
+            self._refuse(error.message)
+            return
+        if isinstance(header, Failure) or header.finished:
+            self._refuse("not a batch with a stage to run")
+        else:
+            self._accept(header, buffers)
+
+    def _accept(self, header: Activation, buffers: list[Any]) -> None:
+        batch = Batch(header, buffers, time.monotonic())
+        if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
+            node, executor = self._host.node, self._host.executor
+            self.send(failure_of(header, "not_loaded", "the worker is stopping", node, executor, retryable=True))
+
+    def _refuse(self, reason: str) -> None:
+        self.malformed += 1
+        self._log.warning("malformed data message dropped", reason=reason, dropped=self.malformed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from stageline.plan import Epoch
@@ -16,6 +17,7 @@ class BatchTable:
         self._router = router
         self._batches: dict[int, Batch] = {}
         self._last = 0
+        self._items: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -29,6 +31,7 @@ class BatchTable:
         """A batch goes out."""
         self._router.take(batch.model, batch.path, batch.nbytes)
         self._batches[batch.id] = batch
+        self._items[batch.model.name] += sum(batch.rows)
 
     def get(self, batch_id: int) -> Batch | None:
         """The batch, None if nobody waits for it."""
@@ -38,6 +41,7 @@ class BatchTable:
         """Stop counting on it. A late result is still welcome while one of its requests is unanswered."""
         if batch.live:
             batch.live = False
+            self._items[batch.model.name] -= sum(batch.rows)
             self._router.release(batch.model, batch.path, batch.nbytes)
         self._forget_if_useless(batch)
 
@@ -56,6 +60,10 @@ class BatchTable:
     def live(self) -> Iterator[Batch]:
         """Those that hold credits."""
         return iter([batch for batch in self._batches.values() if batch.live])
+
+    def items(self, model: str) -> int:
+        """Items of a model in live batches."""
+        return self._items[model]
 
     def oldest_epoch(self) -> Epoch | None:
         """The oldest epoch that a live batch was dispatched under."""

@@ -43,6 +43,14 @@ def shape_group(request: Request) -> Hashable:
     return (request.level, *(spec.shape[1:] for spec in request.inputs))
 
 
+def fair_share(items: int, stages: int) -> int:
+    """How many items a batch may hold so that the pipeline stays full, of `items` that wait or are in flight.
+
+    One batch with everything in it would keep one stage busy and let the others wait for it.
+    """
+    return -(-items // max(1, stages))
+
+
 def join(requests: Sequence[Request]) -> tuple[tuple[Tensor, ...], list[Buffer]]:
     """The tensors of the batch and their bytes; a single request's bytes are passed on uncopied."""
     first = requests[0]

@@ -7,7 +7,7 @@ from stageline.errors import StagelineError
 from stageline.plan import ModelPlan
 from stageline_gateway import events as ev
 from stageline_gateway.admission import find_model, readmit
-from stageline_gateway.batching import Batch, Path, batch_cost, join, patience, shape_group
+from stageline_gateway.batching import Batch, Path, batch_cost, fair_share, join, patience, shape_group
 from stageline_gateway.core import Core
 from stageline_gateway.inflight import Entry, State
 from stageline_gateway.queueing import ModelQueue, Waiting
@@ -67,7 +67,8 @@ class Dispatcher:
         queue = core.queues.get(name)
         if queue is None or model is None:
             return False
-        waiting = queue.next_batch(now)
+        share = fair_share(queue.rows + core.batches.items(name), len(model.stages))
+        waiting = queue.next_batch(now, share)
         entries = [entry for entry in (core.table.get(w.key) for w in waiting) if entry is not None]
         if not entries:
             return False

@@ -32,6 +32,8 @@ class ModelQueue:
         self._delay_s = delay_s
         self._groups: dict[Hashable, list[Waiting]] = {}
         self._where: dict[int, tuple[Hashable, Waiting]] = {}
+        self.rows = 0
+        """Items that wait."""
 
     def __len__(self) -> int:
         return len(self._where)
@@ -47,6 +49,7 @@ class ModelQueue:
         """Let a request wait among those of equal `group`."""
         insort(self._groups.setdefault(group, []), item)
         self._where[item.key] = (group, item)
+        self.rows += item.rows
 
     def remove(self, key: int) -> None:
         """Take a request out; nothing happens if it does not wait here."""
@@ -54,13 +57,17 @@ class ModelQueue:
         if found is None:
             return
         group, item = found
+        self.rows -= item.rows
         items = self._groups[group]
         del items[bisect_left(items, item)]
         if not items:
             del self._groups[group]
 
-    def next_batch(self, now: float) -> list[Waiting]:
-        """The ready batch whose first request ranks best; empty if none is ready. Nothing is removed."""
+    def next_batch(self, now: float, share: int) -> list[Waiting]:
+        """The ready batch whose first request ranks best, cut to `share` items; empty if none is ready.
+
+        Nothing is removed.
+        """
         best: list[Waiting] = []
         for items in self._groups.values():
             if best and best[0].rank <= items[0].rank:
@@ -68,7 +75,7 @@ class ModelQueue:
             members = self._members(items)
             if self._ready_at(items, members) <= now:
                 best = members
-        return best
+        return _within(best, share)
 
     def wake_at(self, now: float) -> float | None:
         """When the next group becomes ready that is not ready yet."""
@@ -76,19 +83,23 @@ class ModelQueue:
         return min((t for t in times if t > now), default=None)
 
     def _members(self, items: list[Waiting]) -> list[Waiting]:
-        members = [items[0]]
-        if items[0].alone:
-            return members
-        rows = items[0].rows
-        for item in items[1:]:
-            if item.alone or rows + item.rows > self.max_batch:
-                break
-            members.append(item)
-            rows += item.rows
-        return members
+        return _within(items, self.max_batch)
 
     def _ready_at(self, items: list[Waiting], members: list[Waiting]) -> float:
         full = len(members) < len(items) or sum(m.rows for m in members) >= self.max_batch
         if full or members[0].alone:
             return float("-inf")
         return min(m.since for m in members) + self._delay_s
+
+
+def _within(items: list[Waiting], limit: int) -> list[Waiting]:
+    """The first items that may share a batch of `limit` items; the very first always."""
+    members = items[:1]
+    rows = sum(item.rows for item in members)
+    if members and not members[0].alone:
+        for item in items[1:]:
+            rows += item.rows
+            if item.alone or rows > limit:
+                break
+            members.append(item)
+    return members

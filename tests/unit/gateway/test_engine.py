@@ -59,6 +59,15 @@ def test_a_full_batch_does_not_wait(kit):
     assert [s.header.rows for s in world.sent] == [(1, 1, 1, 1)]
 
 
+def test_a_batch_leaves_work_for_the_other_stages(kit):
+    world = kit.World(batch_delay_s=0.01, max_batch=8)
+    world.plan([["a"], ["b"], ["c"]])
+    for i in range(1, 8):
+        world.ask(id=i)
+    world.advance(0.011)
+    assert [len(s.header.rows) for s in world.sent] == [3, 3, 1]
+
+
 def test_priority_then_deadline_then_arrival(kit):
     world = kit.World(window=1, max_batch=1)
     world.plan([["a"]])

@@ -67,36 +67,36 @@ class TestQueue:
         queue.push("long", waiting(1))
         queue.push("short", waiting(2))
         queue.push("long", waiting(3))
-        assert queue.next_batch(0.5) == []
+        assert queue.next_batch(0.5, 100) == []
         assert queue.wake_at(0.5) == 1.0
-        assert [w.key for w in queue.next_batch(1.0)] == [1, 3]
+        assert [w.key for w in queue.next_batch(1.0, 100)] == [1, 3]
 
     def test_a_ready_group_does_not_wait_for_a_better_one(self):
         queue = ModelQueue(2, 1.0)
         queue.push("a", waiting(1, priority=-1))
         queue.push("b", waiting(2))
         queue.push("b", waiting(3))
-        assert [w.key for w in queue.next_batch(0.0)] == [2, 3]
+        assert [w.key for w in queue.next_batch(0.0, 100)] == [2, 3]
 
     def test_the_delay_counts_from_the_first(self):
         queue = ModelQueue(4, 1.0)
         queue.push("a", waiting(1, since=0.0))
         queue.push("a", waiting(2, since=0.9, priority=-1))
-        assert [w.key for w in queue.next_batch(1.0)] == [2, 1]
+        assert [w.key for w in queue.next_batch(1.0, 100)] == [2, 1]
 
     def test_a_suspect_shares_no_batch(self):
         queue = ModelQueue(4, 1.0)
         queue.push("a", waiting(1))
         queue.push("a", waiting(2, alone=True))
         queue.push("a", waiting(3))
-        assert [w.key for w in queue.next_batch(0.0)] == [1]
+        assert [w.key for w in queue.next_batch(0.0, 100)] == [1]
         queue.remove(1)
-        assert [w.key for w in queue.next_batch(0.0)] == [2]
+        assert [w.key for w in queue.next_batch(0.0, 100)] == [2]
 
     def test_too_large_for_a_batch_goes_alone(self):
         queue = ModelQueue(4, 1.0)
         queue.push("a", waiting(1, rows=9))
-        assert [w.key for w in queue.next_batch(0.0)] == [1]
+        assert [w.key for w in queue.next_batch(0.0, 100)] == [1]
 
     def test_removing_empties_it(self):
         queue = ModelQueue(4, 1.0)
@@ -106,7 +106,7 @@ class TestQueue:
         queue.remove(2)
         queue.remove(1)
         assert not len(queue)
-        assert (queue.next_batch(9.0), queue.wake_at(0.0)) == ([], None)
+        assert (queue.next_batch(9.0, 100), queue.wake_at(0.0)) == ([], None)
 
 
 TEXT = Signature(

@@ -30,7 +30,7 @@ from stageline.manifest import ModelManifest
 from stageline_stage.importer import Signature, import_module
 from stageline_stage.zoo import resnet50
 
-CASES = {"~50 ms stages": 256, "~5 ms stages": 64}
+CASES = {"~50 ms stages": 224, "~5 ms stages": 32}
 """Height and width of the image."""
 BATCH = 1
 WINDOW = 8

@@ -31,6 +31,9 @@ def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
     """
     if isinstance(dim, int):
         return dim
+    known = sizes.get(dim, -1)
+    if 0 <= known < 2**63:
+        return known
     if len(dim) > MAX_EXPRESSION:
         raise ManifestError(f"size expression {dim[:40]!r}… is longer than {MAX_EXPRESSION} characters")
     if not EXPRESSION.fullmatch(dim):

@@ -19,11 +19,12 @@ from stageline_stage.resources import resident_bytes
 PR_SET_PDEATHSIG = 1
 """prctl(2)"""
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)"""
 
-KEPT_BYTES = 32 << 20
-MAPPED_BYTES = 16 << 20
+KEPT_BYTES = 8 << 20
+MAPPED_BYTES = 32 << 20
+"""malloc's own upper limit; smaller blocks are reused."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -33,12 +34,13 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def keep_freed_memory() -> None:
-    """Have malloc reuse what activations and messages took; to give it back to the kernel costs a fault per page."""
+def tune_malloc() -> None:
+    """Reuse what batches took: giving it back costs a fault per page next time. One arena, so that little is kept."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -55,7 +57,7 @@ def main(arguments: list[str]) -> None:
     """Serve until the agent says `Stop`."""
     flags = parse(arguments)
     die_with_parent(flags.parent)
-    keep_freed_memory()
+    tune_malloc()
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the agent decides
         signal.signal(number, signal.SIG_IGN)
     log = logs.configure(

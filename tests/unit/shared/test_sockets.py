@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -87,9 +88,11 @@ def test_data_goes_over_ipc_on_one_host_and_tcp_otherwise(sockets: Sockets) -> N
 
 
 def test_a_monitor_sees_the_peer_come_and_go(sockets: Sockets) -> None:
-    bound, address = sockets.bind(DATA, "tcp://127.0.0.1:0")
-    connected = sockets.connect(DATA, address)
-    monitor = disconnect_monitor(connected)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    monitor = disconnect_monitor(sockets.connect(DATA, address))  # before there is anything to connect to
+    bound, _ = sockets.bind(DATA, address)
     assert monitor.poll(WAIT_MS)
     assert read_monitor(monitor) == (True, address)
     sockets.release(bound)

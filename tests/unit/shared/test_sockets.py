@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket as system
 from collections.abc import Iterator
-from socket import socket as OsSocket
 
 import pytest
 import zmq
@@ -88,7 +88,7 @@ def test_data_goes_over_ipc_on_one_host_and_tcp_otherwise(sockets: Sockets) -> N
 
 
 def test_a_monitor_sees_the_peer_come_and_go(sockets: Sockets) -> None:
-    with OsSocket() as free:
+    with system.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
     monitor = disconnect_monitor(sockets.connect(DATA, address))  # before there is anything to connect to

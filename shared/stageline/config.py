@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
@@ -21,6 +22,12 @@ from stageline.errors import ConfigError
 from stageline.sockets import check_loopback
 
 DEFAULT_COORDINATOR = "tcp://127.0.0.1:7700"
+DEFAULT_MAX_BATCH = 8
+"""Items of a batch that memory is planned for."""
+NOT_ZERO = frozenset(
+    {"max_batch", "max_attempts", "max_in_flight", "max_in_flight_bytes", "max_request_bytes", "threads"}
+    | {"start_timeout_s", "ping_ms", "suspect_ms", "evict_ms", "window_bytes", "default_deadline_ms"}
+)
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
 
@@ -35,6 +42,15 @@ def _setting(default: Any, text: str) -> Any:
     if callable(default):
         return field(default_factory=default, metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value}")
+    if value < 0:
+        raise ConfigError(f"{name} must not be negative, got {value}")
+    if value == 0 and name in NOT_ZERO:
+        raise ConfigError(f"{name} must be above 0")
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,8 @@ class ServiceConfig:
             if not 0 <= getattr(self, name, 0) <= 65535:
                 raise ConfigError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
         for name, kind in get_type_hints(type(self)).items():
-            if kind in (int, float) and getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+            if kind in (int, float):
+                _check_number(name, getattr(self, name))
         address = getattr(self, "coordinator", DEFAULT_COORDINATOR)
         if not address.startswith("tcp://"):
             raise ConfigError(f"coordinator must look like {DEFAULT_COORDINATOR}, got {address!r}")
@@ -93,7 +109,7 @@ class GatewayConfig(ServiceConfig):
     max_in_flight: int = _setting(4096, "requests accepted and unanswered, at most")
     max_in_flight_bytes: int = _setting(1 << 30, "bytes of accepted and unanswered requests, at most")
     max_request_bytes: int = _setting(256 << 20, "bytes of one request, at most")
-    max_batch: int = _setting(8, "items that may share a batch")
+    max_batch: int = _setting(DEFAULT_MAX_BATCH, "items that may share a batch")
     batch_delay_ms: float = _setting(2.0, "milliseconds that the first request of a batch may wait for company")
     window: int = _setting(0, "batches in flight per path (0: two per stage)")
     window_bytes: int = _setting(64 << 20, "bytes in flight per path, at most (one batch always fits)")

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from stageline.blocks import BlockSpec
+from stageline.config import DEFAULT_MAX_BATCH
 from stageline.errors import PlacementError
 from stageline.manifest import ModelManifest
 from stageline.plan import StageKey
@@ -87,7 +89,7 @@ def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: Prof
         {
             "name": block.name,
             "weight_bytes": block.weight_bytes,
-            "workspace_bytes": book.workspace(block.graph) or block.workspace_bytes,
+            "workspace_bytes": _workspace(block, book),
             "seconds": [
                 _seconds(block.graph, node.info.fingerprint, book) if ready[node.info.fingerprint] else None
                 for node in nodes
@@ -200,6 +202,11 @@ def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int
 
 def _slot_bytes(manifest: ModelManifest, slot: Slot, book: ProfileBook) -> int:
     run = manifest.blocks[slot.start : slot.end]
-    workspace = max(book.workspace(block.graph) or block.workspace_bytes for block in run)
+    workspace = max(_workspace(block, book) for block in run)
     cuts = max(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))
     return sum(block.weight_bytes for block in run) + workspace + BUFFERED_ITEMS * cuts
+
+
+def _workspace(block: BlockSpec, book: ProfileBook) -> int:
+    """Bytes beside the weights while the block runs; it was measured on one item, and batches come."""
+    return DEFAULT_MAX_BATCH * (book.workspace(block.graph) or block.workspace_bytes)

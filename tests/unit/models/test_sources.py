@@ -45,6 +45,13 @@ class Fourier(nn.Module):
     def forward(self, x):
         return torch.fft.fft(x).real
 
+class Choosing(nn.Module):
+    def forward(self, x):
+        return torch.nonzero(x)
+
+def choosing():
+    return Choosing(), (torch.ones(2, 4),)
+
 def pair():
     torch.manual_seed(0)
     return nn.Linear(4, 2), (torch.zeros(1, 4),)
@@ -134,6 +141,11 @@ def test_a_factory_that_does_not_work(factories: str, store: BlobStore, factory:
 def test_an_operator_outside_the_list_is_named_with_its_place(factories: str, store: BlobStore) -> None:
     with pytest.raises(UnsupportedOperatorError, match=r"aten\.fft_fft\.default.*called in inner\.1"):
         import_model(f"{factories}:sorting", store=store)
+
+
+def test_a_size_that_depends_on_values_is_named(factories: str, store: BlobStore) -> None:
+    with pytest.raises(ModelImportError, match=r"aten\.nonzero.*depends on the values"):
+        import_model(f"{factories}:choosing", store=store)
 
 
 @pytest.mark.parametrize("source", ["", "resnet", "a b:c", "hf:", "hf:../../x", "os", "x.onnx"])

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import fx
 
+from stageline.errors import ModelImportError
 from stageline_stage.importer.flops import HEAVY, call_flops
 from stageline_stage.importer.recompute import Recompute
 from stageline_stage.importer.shapes import Symbols, memory_order, scalar_kind
@@ -39,12 +40,19 @@ def calls_of(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in graph.nodes if node.op == "call_function"]
 
 
+def _flops(node: fx.Node, symbols: Symbols) -> int:
+    try:
+        return call_flops(node, symbols)
+    except ModelImportError as error:
+        raise ModelImportError(f"{node.target} ({node.name}) cannot be cut: {error.message}") from None
+
+
 class Cutter:
     """Chooses cut points for one graph."""
 
     def __init__(self, graph: fx.Graph, symbols: Symbols) -> None:
         self.calls = calls_of(graph)
-        self.flops = [call_flops(node, symbols) for node in self.calls]
+        self.flops = [_flops(node, symbols) for node in self.calls]
         self._symbols = symbols
         self._index = {node: i for i, node in enumerate(self.calls)}
         self._recompute = Recompute(self.calls, symbols)

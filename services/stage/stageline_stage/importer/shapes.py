@@ -61,7 +61,10 @@ class Symbols:
         if isinstance(size, int):
             return size
         numbers = {symbol: sympy.Integer(n) for symbol, n in self._nominal.items()}
-        return int(_expression(size).xreplace(numbers))
+        found = _expression(size).xreplace(numbers)
+        if not found.is_Integer:
+            raise ModelImportError("its result's size depends on the values of its inputs, not on their sizes alone")
+        return int(found)
 
     def numel(self, value: torch.Tensor) -> int:
         """Elements of a traced tensor at nominal sizes."""

@@ -61,11 +61,8 @@ class Narrator(Protocol):
         """A context manager that gives a `Report`."""
 
 
-def run(
-    narrator: Narrator, cache: Path, *, sizes: Sizes = Sizes(), nodes: int = 3, keep: bool = False
-) -> dict[str, Any]:
+def run(narrator: Narrator, cache: Path, *, sizes: Sizes = Sizes(), keep: bool = False) -> dict[str, Any]:
     """Run the demo; the result is what ``--json`` writes. Raises `StagelineError` when it cannot get so far."""
-    sizes = sizes or Sizes()
     with ExitStack() as stack:
         directory = stack.enter_context(_directory(keep))
         narrator.step(1, "train and import the models")

@@ -14,7 +14,7 @@ import click
 from stageline.bench.report import Settings, as_json, rows
 from stageline.bench.schedule import ClosedLoop, OpenLoop, Pacer, Window, constant, poisson
 from stageline.cli.completion import complete_model
-from stageline.cli.infer import PRIORITY, check_deadline, gateway_address
+from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
 from stageline.cli.options import EXIT_FAILED, Where, connect, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
 from stageline.errors import ConfigError, NoClusterError, StoreError, UnavailableError
@@ -105,7 +105,7 @@ def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
 
     window = Window(settings.warmup_s, settings.duration_s)
     recorder = Recorder(window)
-    with Client(gateway_address(where), name="bench", retry=None) as client:
+    with Client(gateway_addresses(where), name="bench", retry=None) as client:
         info = client.describe(settings.model)[settings.model]
         if info.status != "serving":
             why = f": {info.reason}" if info.reason else ""

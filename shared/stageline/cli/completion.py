@@ -54,7 +54,7 @@ def complete_process(context: click.Context, parameter: click.Parameter, incompl
 
 def _where(context: click.Context) -> Where:
     given = context.params
-    return Where(given.get("coordinator"), given.get("gateway"), given.get("data_dir"))
+    return Where(given.get("coordinator"), given.get("gateways") or (), given.get("data_dir"))
 
 
 def _models(where: Where) -> dict[str, str]:
@@ -67,5 +67,5 @@ def _models(where: Where) -> dict[str, str]:
             return {row.name: row.status for row in admin.models()}
     from stageline.client import Client
 
-    with Client(location.gateway, name="completion", retry=None, connect_timeout_s=TIMEOUT_S) as client:
+    with Client(location.gateways, name="completion", retry=None, connect_timeout_s=TIMEOUT_S) as client:
         return {name: info.status for name, info in client.describe(timeout_s=TIMEOUT_S).items()}

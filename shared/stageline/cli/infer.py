@@ -12,6 +12,7 @@ import click
 from stageline.cli.completion import complete_model
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table
+from stageline.cli.processes import live_gateways
 from stageline.errors import ConfigError, NoClusterError, StoreError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def infer(
     arrays = dict(read_input(text) for text in inputs)
     from stageline.client import Client
 
-    with Client(gateway_address(where), name="cli") as client:
+    with Client(gateway_addresses(where), name="cli") as client:
         begun = time.monotonic()
         result = client.infer(
             model, arrays, priority=priority, deadline_s=None if deadline_ms is None else deadline_ms / 1000
@@ -74,15 +75,15 @@ def check_deadline(deadline_ms: float | None) -> None:
         raise ConfigError(f"--deadline-ms must be positive, got {deadline_ms:g}")
 
 
-def gateway_address(where: Where) -> str:
-    """The gateway's client address: as named, or a live one that the coordinator knows."""
+def gateway_addresses(where: Where) -> tuple[str, ...]:
+    """The gateways' client addresses: as named, or the live ones that the coordinator knows."""
     location = where()
-    if location.gateway:
-        return location.gateway
+    if location.gateways:
+        return location.gateways
     with connect(location) as admin:
-        for gateway in admin.nodes().gateways:
-            if gateway.state == "alive" and gateway.client_address:
-                return gateway.client_address
+        known = live_gateways(admin.nodes())
+    if known:
+        return known
     raise NoClusterError("the coordinator knows no live gateway: start one with `stageline-gateway`")
 
 

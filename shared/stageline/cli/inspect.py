@@ -10,7 +10,7 @@ import msgspec
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
-from stageline.cli.processes import process_rows
+from stageline.cli.processes import live_gateways, process_rows
 from stageline.errors import NoClusterError
 from stageline.locate import Location
 from stageline.messages import ModelRow, NodeList, NodeRow
@@ -56,11 +56,13 @@ def _status_json(
     plan: Plan | None,
     problem: str,
 ) -> dict[str, Any]:
+    gateways = location.gateways or live_gateways(listing)
     return {
         "cluster": listing.cluster or (location.state.id if location.state else ""),
         "data_dir": location.state.data_dir if location.state else None,
         "coordinator": location.coordinator,
-        "gateway": location.gateway or next((g.client_address for g in listing.gateways if g.state == "alive"), ""),
+        "gateway": gateways[0] if gateways else "",
+        "gateways": list(gateways),
         "epoch": list(plan.epoch) if plan else None,
         "processes": processes,
         "nodes": [node_json(node) for node in listing.nodes],

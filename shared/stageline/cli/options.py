@@ -63,17 +63,17 @@ class Where:
     """The cluster that the flags of a command name; call it to find that cluster."""
 
     coordinator: str | None = None
-    gateway: str | None = None
+    gateways: tuple[str, ...] = ()
     data_dir: Path | None = None
 
     def __call__(self) -> Location:
         """Raises `NoClusterError` when there is none."""
-        return locate(coordinator=self.coordinator, gateway=self.gateway, data_dir=self.data_dir, environ=os.environ)
+        return locate(coordinator=self.coordinator, gateways=self.gateways, data_dir=self.data_dir, environ=os.environ)
 
     @property
     def by_address(self) -> bool:
         """Whether an address was given, so that no data directory on this machine can be meant."""
-        given = (self.coordinator, self.gateway, os.environ.get(COORDINATOR_VARIABLE), os.environ.get(GATEWAY_VARIABLE))
+        given = (self.coordinator, *self.gateways, *map(os.environ.get, (COORDINATOR_VARIABLE, GATEWAY_VARIABLE)))
         return self.data_dir is None and any(given)
 
 
@@ -81,10 +81,12 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--coordinator`, `--gateway` and `--data-dir`, given to the command as `where`."""
 
     @functools.wraps(command)
-    def wrapped(coordinator: str | None, gateway: str | None, data_dir: Path | None, **rest: Any) -> Any:
-        return command(where=Where(coordinator, gateway, data_dir), **rest)
+    def wrapped(coordinator: str | None, gateways: tuple[str, ...], data_dir: Path | None, **rest: Any) -> Any:
+        return command(where=Where(coordinator, gateways, data_dir), **rest)
 
-    wrapped = click.option("--gateway", help="Client address of a gateway, tcp://HOST:PORT.")(wrapped)
+    wrapped = click.option("--gateway", "gateways", multiple=True, metavar="HOST:PORT",
+                           help="Client address of a gateway; repeat it, or separate several by commas: they stand in "
+                           "for each other.")(wrapped)  # fmt: skip
     wrapped = click.option("--coordinator", help="Control address of the coordinator, tcp://HOST:PORT.")(wrapped)
     return data_dir_option("The embedded cluster that runs on this directory.")(wrapped)
 

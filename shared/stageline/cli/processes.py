@@ -33,6 +33,11 @@ def process_rows(state: ClusterState | None, listing: NodeList) -> list[dict[str
     return rows
 
 
+def live_gateways(listing: NodeList) -> tuple[str, ...]:
+    """The client addresses of the gateways that can be asked."""
+    return tuple(g.client_address for g in listing.gateways if g.state == "alive" and g.client_address)
+
+
 def _seen(listing: NodeList) -> dict[str, dict[str, Any]]:
     seen: dict[str, dict[str, Any]] = {
         gateway.name: {

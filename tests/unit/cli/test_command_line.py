@@ -164,15 +164,15 @@ def test_a_service_that_cannot_start_stops_the_start_and_says_why(tmp_path: Path
 
 
 def test_flags_beat_the_environment() -> None:
-    environ = {"STAGELINE_COORDINATOR": "tcp://e:1", "STAGELINE_GATEWAY": "e:2"}
-    named = locate(coordinator="tcp://f:1", gateway="f:2", data_dir=None, environ=environ)
-    assert (named.control, named.gateway) == ("tcp://f:1", "f:2")
-    told = locate(coordinator=None, gateway=None, data_dir=None, environ=environ)
-    assert (told.control, told.gateway) == ("tcp://e:1", "e:2")
+    environ = {"STAGELINE_COORDINATOR": "tcp://e:1", "STAGELINE_GATEWAY": "e:2,e:3"}
+    named = locate(coordinator="tcp://f:1", gateways=["f:2"], data_dir=None, environ=environ)
+    assert (named.control, named.gateways) == ("tcp://f:1", ("f:2",))
+    told = locate(coordinator=None, gateways=(), data_dir=None, environ=environ)
+    assert (told.control, told.gateways) == ("tcp://e:1", ("e:2", "e:3"))
 
 
 def test_with_a_gateway_alone_the_coordinator_is_unknown() -> None:
-    found = locate(coordinator=None, gateway="g:1", data_dir=None, environ={})
+    found = locate(coordinator=None, gateways=["g:1"], data_dir=None, environ={})
     with pytest.raises(NoClusterError, match="--coordinator"):
         _ = found.control
 
@@ -183,7 +183,7 @@ def test_the_newest_running_cluster_is_meant(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("stageline.locate.running", lambda: [state("new"), state("old")])
     monkeypatch.setattr(ClusterState, "alive", property(lambda self: True))
-    assert locate(coordinator=None, gateway=None, data_dir=None, environ={}).control == "tcp://new:1"
+    assert locate(coordinator=None, gateways=(), data_dir=None, environ={}).control == "tcp://new:1"
 
 
 def test_inputs_are_never_unpickled(tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ class FakeClient:
     asked: ClassVar[list[tuple[str, dict[str, Any], dict[str, Any]]]]
     error: ClassVar[Exception | None]
     info: ClassVar[ModelInfo]
-    address: ClassVar[str]
+    addresses: ClassVar[tuple[str, ...]]
 
-    def __init__(self, address: str, **options: Any) -> None:
-        type(self).address = address
+    def __init__(self, addresses: tuple[str, ...], **options: Any) -> None:
+        type(self).addresses = addresses
 
     def __enter__(self) -> FakeClient:
         return self
@@ -90,7 +90,17 @@ def test_deadline_and_priority_go_with_the_request(x: str, capsys: pytest.Captur
 def test_without_them_the_gateway_decides(x: str) -> None:
     assert run(["infer", "net", "--input", x, "--gateway", "127.0.0.1:2"]) == 0
     assert FakeClient.asked[0][2] == {"priority": 0, "deadline_s": None}
-    assert FakeClient.address == "127.0.0.1:2"
+    assert FakeClient.addresses == ("127.0.0.1:2",)
+
+
+@pytest.mark.parametrize("command", ["infer", "bench"])
+def test_several_gateways_stand_in_for_each_other(command: str, x: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [command, "net", *(["--input", x] if command == "infer" else SHORT)]
+    assert run([*words, "--gateway", "one:1, two:2", "--gateway", "tcp://three:3"]) == 0
+    assert FakeClient.addresses == ("one:1", "two:2", "tcp://three:3")
+    monkeypatch.setenv("STAGELINE_GATEWAY", "four:4,five:5")
+    assert run(words) == 0
+    assert FakeClient.addresses == ("four:4", "five:5")
 
 
 def test_a_closed_loop_reports_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,17 @@ import pytest
 from stageline.errors import ConfigError
 from stageline_coordinator.planner import (
     Block,
+    Codec,
     Links,
+    Medium,
     Model,
     ModelSolution,
+    Move,
     Node,
     Port,
     Problem,
+    Replan,
+    Running,
     Solution,
     StageAssignment,
 )
@@ -25,16 +31,30 @@ from stageline_coordinator.planner import (
 GOOD: dict[str, Any] = {
     "version": 1,
     "objective": "throughput",
-    "nodes": [{"id": "n0", "memory_bytes": 100, "base_bytes": 7}, {"id": "n1", "memory_bytes": 200}],
+    "nodes": [
+        {"id": "n0", "memory_bytes": 100, "base_bytes": 7, "required": True, "hop_s": 1e-5, "byte_s": 1e-9},
+        {"id": "n1", "memory_bytes": 200, "excluded": True},
+    ],
     "links": {"bandwidth_bytes_per_s": [[0, 1e9], [1e9, 0]], "latency_s": [[0, 0.1], [0.1, 0]]},
     "ingress": {"bandwidth_bytes_per_s": [1e9, 0], "latency_s": [0, 0]},
-    "egress": {"bandwidth_bytes_per_s": [1e9, 0], "latency_s": [0, 0]},
+    "egress": {"bandwidth_bytes_per_s": [None, 0], "latency_s": [0, 0]},
+    "media": [{"name": "wifi", "nodes": ["n0", "n1"], "bandwidth_bytes_per_s": 1e6}],
+    "replan": {"threshold": 0.1, "tolerance": 0.0},
+    "current": {"m": [{"blocks": [0, 1], "nodes": ["n0", "n1"]}, {"blocks": [1, 2], "nodes": []}]},
     "models": [
         {
             "name": "m",
             "priority": 2.0,
             "rate_per_s": None,
             "buffer_bytes": 3,
+            "batch": 4,
+            "source": "n0",
+            "max_replicas": 2,
+            "tolerance": 0.01,
+            "codecs": [
+                {"name": "fp16", "ratio": 0.5, "error": 1e-3, "byte_s": 2e-10},
+                {"name": "int8", "ratio": 0.25, "error": 0.02},
+            ],
             "blocks": [
                 {"name": "b0", "weight_bytes": 10, "workspace_bytes": 1, "seconds": [0.1, None]},
                 {"name": "b1", "weight_bytes": 20, "workspace_bytes": 5, "seconds": [0.2, 0.3]},
@@ -47,11 +67,16 @@ GOOD: dict[str, Any] = {
 
 def test_reads_what_the_schema_says() -> None:
     problem = Problem.from_json(GOOD)
-    assert problem.nodes == (Node("n0", 100, 7), Node("n1", 200))
+    assert problem.nodes == (Node("n0", 100, 7, False, True, 1e-5, 1e-9), Node("n1", 200, excluded=True))
     blocks = (Block("b0", 10, 1, (0.1, math.inf)), Block("b1", 20, 5, (0.2, 0.3)))
-    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3),)
+    codecs = (Codec("fp16", 0.5, 1e-3, 2e-10), Codec("int8", 0.25, 0.02))
+    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3, 4, "n0", 2, 0.01, codecs),)
+    assert problem.models[0].allowed_codecs() == codecs[:1]
     assert problem.links == Links(((0, 1e9), (1e9, 0)), ((0, 0.1), (0.1, 0)))
-    assert problem.egress == Port((1e9, 0), (0, 0))
+    assert problem.egress == Port((math.inf, 0), (0, 0))
+    assert problem.media == (Medium("wifi", ("n0", "n1"), 1e6),)
+    assert problem.replan == Replan(0.1, 0.0)
+    assert problem.current == {"m": (Running((0, 1), ("n0", "n1")), Running((1, 2), ()))}
 
 
 def test_problem_round_trip() -> None:
@@ -64,6 +89,16 @@ def test_optional_keys_have_defaults_and_unknown_ones_are_ignored() -> None:
     document = {key: GOOD[key] for key in ("version", "nodes", "models")} | {"id": 3, "later": {}}
     problem = Problem.from_json(document)
     assert (problem.objective, problem.links, problem.ingress) == ("throughput", None, None)
+    assert (problem.media, problem.replan, problem.current) == ((), Replan(0.05, 0.02), {})
+
+
+def test_an_objective_for_each_number_of_models() -> None:
+    problem = Problem.from_json(GOOD)
+    assert replace(problem, objective="latency").objective == "latency"
+    pair = (problem.models[0], replace(problem.models[0], name="other"))
+    assert replace(problem, objective="weighted", models=pair).models == pair
+    with pytest.raises(ConfigError, match="objective: latency is for one model, not 2; use weighted"):
+        replace(problem, objective="latency", models=pair)
 
 
 def test_stage_memory() -> None:
@@ -75,7 +110,7 @@ def test_stage_memory() -> None:
 NAN, INF = math.nan, math.inf
 BAD: list[tuple[str, Any, str]] = [
     ("version", 2, "version: this planner reads 1"),
-    ("objective", "latency", "objective: must be one of"),
+    ("objective", "fastest", "objective: must be one of"),
     ("nodes", {}, "nodes: must be a list"),
     ("nodes", "ab", "nodes: must be a list"),
     ("nodes[0]", 3, "nodes[0]: must be an object"),
@@ -88,6 +123,30 @@ BAD: list[tuple[str, Any, str]] = [
     ("nodes[1].memory_bytes", 1 << 51, "nodes[1].memory_bytes: must be between 0"),
     ("nodes[1].memory_bytes", 10**400, "nodes[1].memory_bytes: is too large"),
     ("nodes[0].base_bytes", -1, "nodes[0].base_bytes: must be between 0"),
+    ("nodes[0].required", 1, "nodes[0].required: must be true or false"),
+    ("nodes[0].excluded", True, "nodes[0].required: the node is excluded"),
+    ("nodes[0].hop_s", -1e-9, "nodes[0].hop_s: must be 0 or more"),
+    ("nodes[0].byte_s", NAN, "nodes[0].byte_s: must be finite"),
+    ("models[0].batch", 0, "models[0].batch: must be a whole number above 0"),
+    ("models[0].max_replicas", 0, "models[0].max_replicas: must be a whole number above 0"),
+    ("models[0].max_replicas", 1.5, "models[0].max_replicas: must be a whole number"),
+    ("models[0].source", "n9", "models[0].source: no node 'n9'"),
+    ("models[0].tolerance", -1, "models[0].tolerance: must be 0 or more"),
+    ("models[0].codecs[1].name", "fp16", "models[0].codecs[1].name: 'fp16' is used twice"),
+    ("models[0].codecs[1].name", "none", "models[0].codecs[1].name: 'none' is always there"),
+    ("models[0].codecs[0].ratio", 0, "models[0].codecs[0].ratio: must be above 0"),
+    ("models[0].codecs[0].error", -1, "models[0].codecs[0].error: must be 0 or more"),
+    ("models[0].codecs[0].byte_s", INF, "models[0].codecs[0].byte_s: must be finite"),
+    ("media[0].name", "", "media[0].name: must not be empty"),
+    ("media[0].nodes[1]", "n9", "media[0].nodes[1]: no node 'n9'"),
+    ("media[0].nodes[1]", "n0", "media[0].nodes[1]: 'n0' is named twice"),
+    ("media[0].bandwidth_bytes_per_s", 0, "media[0].bandwidth_bytes_per_s: must be above 0"),
+    ("replan.threshold", -0.1, "replan.threshold: must be 0 or more"),
+    ("replan.tolerance", "1", "replan.tolerance: must be a number"),
+    ("current", {"x": []}, "current.x: no such model"),
+    ("current.m[0].blocks", [0, 3], "current.m[0].blocks: must lie within the model's 2 blocks"),
+    ("current.m[0].blocks", [1, 1], "current.m[0].blocks: must be [start, end)"),
+    ("current.m[0].nodes[1]", "n9", "current.m[0].nodes[1]: no node 'n9'"),
     ("models[0].name", "", "models[0].name: must not be empty"),
     ("models[0].blocks", [], "models[0].blocks: must have at least one block"),
     ("models[0].blocks[1].name", "b0", "models[0].blocks[1].name: 'b0' is used twice"),
@@ -127,6 +186,11 @@ REQUIRED = [
     "links.latency_s",
     "ingress.latency_s",
     "egress.bandwidth_bytes_per_s",
+    "models[0].codecs[0].name",
+    "models[0].codecs[0].ratio",
+    "media[0].nodes",
+    "media[0].bandwidth_bytes_per_s",
+    "current.m[0].nodes",
 ]
 
 
@@ -177,8 +241,10 @@ def test_solution_round_trip() -> None:
         "x": ModelSolution("infeasible", reason="no nodes"),
     }
     solution = Solution("infeasible", 0.5, 0.4, 0.2, {"m": stages}, 0.6, 0.01, "beam", "no nodes", models)
+    solution = replace(solution, moves=(Move("m", "n1", (0, 2), 30),), moved_bytes=30, load_factor=1.5)
     text = json.dumps(solution.to_json(), allow_nan=False)
     assert Solution.from_json(json.loads(text)) == solution
+    assert json.loads(text)["version"] == 1
     assert json.loads(text)["stages"]["m"][0] == {
         "blocks": [0, 2],
         "nodes": ["n1"],

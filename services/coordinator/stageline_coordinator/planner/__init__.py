@@ -4,18 +4,23 @@ Pure: a `Problem` goes in, a `Solution` comes out; nothing here reads a clock or
 child process in which the coordinator runs it, so that planning never delays a heartbeat.
 """
 
-from .problem import Block, Links, Model, Node, Port, Problem
-from .solution import ModelSolution, Solution, StageAssignment
+from .problem import Block, Codec, Links, Medium, Model, Node, Port, Problem, Replan, Running
+from .solution import ModelSolution, Move, Solution, StageAssignment
 from .solve import solve
 
 __all__ = [
     "Block",
+    "Codec",
     "Links",
+    "Medium",
     "Model",
     "ModelSolution",
+    "Move",
     "Node",
     "Port",
     "Problem",
+    "Replan",
+    "Running",
     "Solution",
     "StageAssignment",
     "solve",

@@ -67,6 +67,18 @@ class Field:
             raise self.fail("must be a string")
         return self.value
 
+    def flag(self) -> bool:
+        if not isinstance(self.value, bool):
+            raise self.fail("must be true or false")
+        return self.value
+
+    def span(self) -> tuple[int, int]:
+        """A non-empty half-open range of whole numbers, [start, end)."""
+        ends = [item.integer() for item in self.items()]
+        if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+            raise self.fail("must be [start, end) with 0 <= start < end")
+        return ends[0], ends[1]
+
     def numbers(self) -> tuple[float, ...]:
         return tuple(item.number() for item in self.items())
 
@@ -90,6 +102,12 @@ def check_bytes(value: int, path: str) -> None:
         raise ConfigError(f"{path}: must be a whole number of bytes")
     if not 0 <= value <= MAX_BYTES:
         raise ConfigError(f"{path}: must be between 0 and 2**50 bytes, not {value}")
+
+
+def check_count(value: int, path: str) -> None:
+    """Raises `ConfigError` unless `value` is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{path}: must be a whole number above 0, not {value}")
 
 
 def check_size(sequence: Sequence[object], size: int, path: str, meaning: str) -> None:

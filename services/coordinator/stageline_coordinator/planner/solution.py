@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stageline.errors import ConfigError
-
 from .fields import Field
+from .parts import NO_CODEC
+
+VERSION = 1
 
 OPTIMAL, FEASIBLE, INFEASIBLE = "optimal", "feasible", "infeasible"
 STATUSES = (OPTIMAL, FEASIBLE, INFEASIBLE)  # from best to worst
@@ -15,13 +16,27 @@ STATUSES = (OPTIMAL, FEASIBLE, INFEASIBLE)  # from best to worst
 
 @dataclass(frozen=True)
 class StageAssignment:
-    """Blocks [start, end) on `nodes` (several: replicas; this planner gives one)."""
+    """Blocks [start, end) on `nodes` (several: replicas, which share the items by their speed).
+
+    `codec`: that of the hop into this stage ("none" for the first stage). `compute_s` and `transfer_in_s`: seconds
+    of the blocks, and of the hop into this stage, per item; means over replicas, weighted by their shares.
+    """
 
     blocks: tuple[int, int]
     nodes: tuple[str, ...]
-    codec: str = "none"
+    codec: str = NO_CODEC
     compute_s: float = 0.0
-    transfer_in_s: float = 0.0  # 0 while links are no part of the objective
+    transfer_in_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Move:
+    """Weights of blocks [start, end) that `node` does not hold and would have to fetch."""
+
+    model: str
+    node: str
+    blocks: tuple[int, int]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -44,10 +59,13 @@ class ModelSolution:
 
 @dataclass(frozen=True)
 class Solution:
-    """A plan for all models; the figures are the largest over the models that are placed.
+    """A plan for all models that can be placed, and a proven bound on what any plan for them could reach.
 
-    `status` is the worst of the models' (one infeasible model makes it infeasible, though the others are
-    placed): look at `models` for each. `solve_s` is filled in by the caller, who has a clock.
+    `objective_s`: for throughput the seconds that the busiest node, link, port or medium spends per item of the most
+    requested model, for latency and weighted the seconds of that objective. `status` is infeasible if one model
+    cannot be placed, though the others are: look at `models` for each. `load_factor`: how many times the stated rates
+    the plan can serve. `moves`: what has to be fetched, coming from the running plan. `solve_s` is filled in by the
+    caller, who has a clock.
     """
 
     status: str
@@ -60,12 +78,17 @@ class Solution:
     algorithm: str = ""
     reason: str = ""
     models: Mapping[str, ModelSolution] = field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
+    moved_bytes: int = 0
+    load_factor: float | None = None
+    version: int = VERSION
 
     @classmethod
     def from_json(cls, document: object) -> Solution:
         """A solution from parsed JSON. Raises `ConfigError` naming the field."""
         root = Field(document, "")
         stages, models = root.key("stages").members(), root.optional("models")
+        moves, moved, version = (root.optional(name) for name in ("moves", "moved_bytes", "version"))
         return cls(
             status=_status(root),
             objective_s=_number(root, "objective_s"),
@@ -77,6 +100,10 @@ class Solution:
             algorithm=_text(root, "algorithm"),
             reason=_text(root, "reason"),
             models={name: _read_model(one) for name, one in models.members()} if models else {},
+            moves=tuple(_read_move(one) for one in moves.items()) if moves else (),
+            moved_bytes=moved.integer() if moved else 0,
+            load_factor=_number(root, "load_factor"),
+            version=version.integer() if version else VERSION,
         )
 
     def to_json(self) -> dict[str, object]:
@@ -86,19 +113,26 @@ class Solution:
             for name, assigned in self.stages.items()
         }
         models = {name: vars(one).copy() for name, one in self.models.items()}
-        return {**vars(self), "stages": stages, "models": models}
+        moves = [{**vars(one), "blocks": list(one.blocks)} for one in self.moves]
+        return {**vars(self), "stages": stages, "models": models, "moves": moves}
 
 
 def _read_stage(item: Field) -> StageAssignment:
-    blocks = tuple(one.integer() for one in item.key("blocks").items())
-    if len(blocks) != 2 or not 0 <= blocks[0] < blocks[1]:
-        raise ConfigError(f"{item.path}.blocks: must be [start, end) with 0 <= start < end")
     return StageAssignment(
-        blocks=(blocks[0], blocks[1]),
+        blocks=item.key("blocks").span(),
         nodes=tuple(one.text() for one in item.key("nodes").items()),
-        codec=_text(item, "codec") or "none",
+        codec=_text(item, "codec") or NO_CODEC,
         compute_s=_number(item, "compute_s") or 0.0,
         transfer_in_s=_number(item, "transfer_in_s") or 0.0,
+    )
+
+
+def _read_move(item: Field) -> Move:
+    return Move(
+        model=item.key("model").text(),
+        node=item.key("node").text(),
+        blocks=item.key("blocks").span(),
+        bytes=item.key("bytes").integer(),
     )
 
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from shell import MAIN, TIMEOUT_S, TINY, Shell, lives
@@ -79,8 +81,24 @@ def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> No
     report = shell.json("status", code=3)
     assert "no coordinator answers" in report["problem"]
     assert {p["name"]: p["state"] for p in report["processes"]}["coordinator"] == "dead"
-    shell.run("down")
+
+    with by_hand("coordinator", "--data-dir", str(shell.data_dir)) as coordinator:
+        shown = {p["name"]: p for p in shell.json("status")["processes"]}["coordinator"]
+        assert (shown["pid"], shown["state"]) == (coordinator.pid, "running")
+        assert shell.json("down")["stopped"]["killed"] == []
+        assert coordinator.wait(TIMEOUT_S) == 0
     assert not any(lives(p["pid"]) for p in before.values())
+
+
+@contextmanager
+def by_hand(service: str, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A service as somebody would start it, on the ports of its last run where it remembers them."""
+    ports = ("--port", "0", "--plan-port", "0", "--blob-port", "0", "--http-port", "0")
+    with subprocess.Popen([sys.executable, "-m", f"stageline_{service}", *settings, *ports]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_in_the_foreground_an_interrupt_stops_all(shell: Shell) -> None:

@@ -12,9 +12,10 @@ from stageline.cli.cluster import down, logs, up
 from stageline.cli.completion import completion
 from stageline.cli.demo import demo
 from stageline.cli.infer import infer
-from stageline.cli.inspect import nodes, plan, status
+from stageline.cli.inspect import nodes, status
 from stageline.cli.models import models
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, one_line
+from stageline.cli.planning import plan
 from stageline.errors import StagelineError
 
 HELP = f"""Serve neural networks on a cluster of small boxes.

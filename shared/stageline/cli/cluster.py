@@ -14,6 +14,7 @@ from stageline.cli.options import data_dir_option, json_option
 from stageline.cli.output import emit_json, emit_table, note, reporting
 from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig, default_data_dir, load
 from stageline.embedded import Cluster, ClusterSpec, ClusterState, find, running, start, stop
+from stageline.embedded.adoption import refresh
 from stageline.errors import ConfigError, NoClusterError
 from stageline.lifecycle import StopSignals
 
@@ -55,7 +56,9 @@ def up(
             return 0
         with cluster:
             _announce(cluster.state, as_json)
-            return _watch(cluster, stopping)
+            code = _watch(cluster, stopping)
+            cluster.state = refresh(cluster.state)
+            return code
 
 
 def check_settings(config: Path | None) -> None:
@@ -118,6 +121,7 @@ def down(data_dir: Path | None, as_json: bool) -> None:
         emit_json({"stopped": None}) if as_json else click.echo("no cluster was running")
         return
     with reporting(f"stopping the cluster on {state.data_dir}", quiet=as_json):
+        state = refresh(state)
         killed = stop(state)
     others = [other.data_dir for other in running()]
     if as_json:

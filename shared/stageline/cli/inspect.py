@@ -11,6 +11,7 @@ from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, 
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
 from stageline.cli.processes import live_gateways, process_rows
+from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
 from stageline.locate import Location
 from stageline.messages import ModelRow, NodeList, NodeRow
@@ -38,7 +39,7 @@ def status(where: Where, as_json: bool) -> int:
         if location.state is None:
             raise
         problem = str(error)
-    processes = process_rows(location.state, listing)
+    processes = process_rows(location.state and adopt(location.state, listing), listing)
     if as_json:
         emit_json(_status_json(location, processes, listing, models, plan, problem))
     else:
@@ -148,12 +149,7 @@ def _node_row(node: NodeRow) -> list[str]:
     ]
 
 
-@click.group()
-def plan() -> None:
-    """Look at the placement."""
-
-
-@plan.command("show")
+@click.command("show")
 @location_options
 @json_option
 def show_plan(where: Where, as_json: bool) -> None:

@@ -19,11 +19,8 @@ def process_rows(state: ClusterState | None, listing: NodeList) -> list[dict[str
     for process in state.processes if state else ():
         told = seen.pop(process.name, {})
         current = told.get("state", "running") if process.running else "dead"
-        rows.append(
-            _row(
-                process.name, process.role, process.pid, current, process.address, process.http or told.get("http", "")
-            )
-        )
+        address, http = (getattr(process, key) or told.get(key, "") for key in ("address", "http"))
+        rows.append(_row(process.name, process.role, process.pid, current, address, http))
         rows += told.get("executors", [])
     if state is None and listing.pid:
         rows.append(_row("coordinator", "coordinator", listing.pid, "running", "", ""))

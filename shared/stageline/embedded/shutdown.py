@@ -39,15 +39,17 @@ def _stop_role(processes: Sequence[ProcessRecord], role: ServiceRole, reap: Call
         signal_process(process.pid, process.started, signal.SIGTERM)
         signal_process(process.pid, process.started, signal.SIGCONT)
     _wait(processes, lambda process: process.running, GRACE_S[role], reap)
-    left = _wait(processes, _has_members, ORPHANS_S, reap)
+    left = _wait(processes, _lives, ORPHANS_S, reap)
     for process in left:
         signal_group(process.pid, process.started, signal.SIGKILL)
-    _wait(left, _has_members, KILL_S, reap)
+        signal_process(process.pid, process.started, signal.SIGKILL)
+    _wait(left, _lives, KILL_S, reap)
     return [process.name for process in left]
 
 
-def _has_members(process: ProcessRecord) -> bool:
-    return bool(group_members(process.pid, process.started))
+def _lives(process: ProcessRecord) -> bool:
+    """It, or one of its children; a process that was started by hand leads no group of its own."""
+    return process.running or bool(group_members(process.pid, process.started))
 
 
 def _wait(

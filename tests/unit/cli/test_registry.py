@@ -75,7 +75,7 @@ def test_a_group_is_found_and_ended_with_its_children(sleeper: subprocess.Popen[
     assert signal_group(sleeper.pid, begun, signal.SIGKILL)
     sleeper.wait()
     gone = ProcessRecord(name="x", role="stage", pid=sleeper.pid, started=begun, log="")
-    assert shutdown._wait([gone], shutdown._has_members, 10, int) == []
+    assert shutdown._wait([gone], shutdown._lives, 10, int) == []
     assert not signal_group(sleeper.pid, begun, signal.SIGKILL)
 
 

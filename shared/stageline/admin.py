@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from stageline.messages import (
     FromBlobs,
     FromCoordinator,
     GetPlan,
+    GetProblem,
     Hello,
     ListModels,
     ListNodes,
@@ -36,6 +37,7 @@ from stageline.messages import (
     ModelRow,
     NodeList,
     PlanReply,
+    ProblemReply,
     PutModel,
     Refused,
     Rejoin,
@@ -107,6 +109,10 @@ class AdminClient:
     def nodes(self) -> NodeList:
         """All nodes and gateways."""
         return self._ask(ListNodes(id=next(self._ids)), NodeList)
+
+    def problem(self, models: Sequence[str] = ()) -> str:
+        """What the planner is asked now, for these models (none: all), as JSON."""
+        return self._ask(GetProblem(id=next(self._ids), models=tuple(models)), ProblemReply).problem
 
     def put_model(self, manifest: str) -> None:
         """Register the model of that manifest blob, uploaded before."""

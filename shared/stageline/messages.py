@@ -296,6 +296,20 @@ class RemoveModel(Message, frozen=True):
     name: str
 
 
+class GetProblem(Message, frozen=True):
+    """Ask what the planner is asked now, for these models (none: all); answered with `ProblemReply`."""
+
+    id: int
+    models: tuple[str, ...] = ()
+
+
+class ProblemReply(Message, frozen=True):
+    """The planner's problem as JSON, which names the version of its schema itself."""
+
+    id: int
+    problem: str
+
+
 class Done(Message, frozen=True):
     """The request was carried out and is on disk."""
 
@@ -455,11 +469,11 @@ class Channel:
 
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled,
-    GetPlan, ListModels, ListNodes, PutModel, RemoveModel,
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest,
-    PlanReply, ModelList, NodeList, Done, ErrorReply,
+    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]

@@ -15,10 +15,12 @@ from stageline.messages import (
     FromBlobs,
     FromCoordinator,
     GetPlan,
+    GetProblem,
     Hello,
     NodeInfo,
     Ping,
     Prepare,
+    ProblemReply,
     Retire,
     ToBlobs,
     ToCoordinator,
@@ -32,6 +34,16 @@ STAGE = StageKey(manifest=SHA, start=0, end=3)
 
 GOLDEN: list[tuple[object, Message, str]] = [
     (ToCoordinator, GetPlan(id=7), "82a174a7476574506c616ea2696407"),
+    (
+        ToCoordinator,
+        GetProblem(id=7, models=("m",)),
+        "83a174aa47657450726f626c656da2696407a66d6f64656c7391a16d",
+    ),
+    (
+        FromCoordinator,
+        ProblemReply(id=7, problem="{}"),
+        "83a174ac50726f626c656d5265706c79a2696407a770726f626c656da27b7d",
+    ),
     (
         FromCoordinator,
         Ping(sequence=1, sent_s=0.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -10,11 +11,13 @@ from stageline.messages import (
     Done,
     ErrorReply,
     GetPlan,
+    GetProblem,
     ListModels,
     ListNodes,
     ModelList,
     NodeList,
     PlanReply,
+    ProblemReply,
     PutModel,
     RemoveModel,
 )
@@ -24,9 +27,10 @@ from .cluster import Cluster
 from .events import ModelAdded, ModelRemoved
 from .registry import check_model
 from .rows import gateway_rows, model_rows, node_rows
+from .snapshot import problem_now
 from .store import Store
 
-REQUESTS = (GetPlan, ListModels, ListNodes, PutModel, RemoveModel)
+REQUESTS = (GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel)
 
 
 class AdminRequests:
@@ -53,6 +57,9 @@ class AdminRequests:
             return PlanReply(id=request.id, plan=cluster.plan)
         if isinstance(request, ListModels):
             return ModelList(id=request.id, models=model_rows(cluster, now))
+        if isinstance(request, GetProblem):
+            document = problem_now(cluster, request.models, now)
+            return ProblemReply(id=request.id, problem=json.dumps(document, allow_nan=False))
         return NodeList(
             id=request.id,
             nodes=node_rows(cluster),

@@ -1,0 +1,49 @@
+"""The planner's problem as it stands now, for people who want to look at it or solve it themselves. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from stageline.errors import ModelNotFoundError, NotReadyError
+from stageline.plan import Plan
+
+from .assemble import slots_of
+from .cluster import Cluster
+from .peers import Node
+from .placement import build_problem, can_plan
+
+
+def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str, Any]:
+    """What the planner would be asked for these models (none named: all whose blocks are measured), plus `current`.
+
+    Raises `ModelNotFoundError` for a name that is not registered, `NotReadyError` where nothing can be planned yet.
+    """
+    unknown = [name for name in names if name not in cluster.models]
+    if unknown:
+        known = ", ".join(cluster.models) or "none"
+        raise ModelNotFoundError(f"no model {unknown[0][:80]!r} is registered; there are: {known}")
+    nodes = cluster.members.usable(now)
+    if not nodes:
+        raise NotReadyError("no worker is usable, so there is nothing to plan for: see `stageline nodes list`")
+    wanted = {name: entry for name, entry in cluster.models.items() if not names or name in names}
+    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, cluster.book)}
+    unmeasured = [name for name in wanted if name not in models]
+    if not wanted:
+        raise NotReadyError("no model is registered, so there is nothing to plan: add one with `stageline models add`")
+    if not models or (names and unmeasured):
+        raise NotReadyError(f"the blocks of {unmeasured[0]} are still being measured: see `stageline models list`")
+    return {**build_problem(nodes, models, cluster.book), "current": _running(cluster.plan, models, nodes)}
+
+
+def _running(plan: Plan, models: Collection[str], nodes: Sequence[Node]) -> dict[str, Any]:
+    """The served stages; a replica whose node is not in the problem is left out."""
+    here = {node.name for node in nodes}
+    return {
+        model.name: [
+            {"blocks": [slot.start, slot.end], "nodes": [node for node in slot.nodes if node in here]}
+            for slot in slots_of(model)
+        ]
+        for model in plan.models
+        if model.name in models and model.stages
+    }

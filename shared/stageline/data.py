@@ -123,7 +123,7 @@ def encode_frames(header: Activation | Failure, buffers: Sequence[Buffer] = ()) 
     return [_encoder.encode(header), *buffers]
 
 
-def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, list[Any]]:
+def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, Sequence[Any]]:
     """The header and the buffers of received frames (anything with the buffer protocol), checked against each other.
 
     Raises `RemoteProtocolError` when the header is malformed, or the buffers are not exactly those it promises.
@@ -132,17 +132,18 @@ def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, list[Any
         raise RemoteProtocolError("an empty data message")
     first = memoryview(frames[0])
     header = _decode(first)
-    buffers = list(frames[1:])
+    buffers = frames[1:]
     if header.version != DATA_VERSION:
         raise RemoteProtocolError(f"data version {header.version}, expected {DATA_VERSION}")
     if isinstance(header, Activation):
-        _check(header, [memoryview(b).nbytes for b in buffers], first.nbytes)
+        _check(header, first.nbytes)
+        _check_buffers(header.values, buffers)
     elif buffers:
         raise RemoteProtocolError("a failure carries no buffers")
     return header, buffers
 
 
-def _check(header: Activation, sizes: list[int], header_bytes: int) -> None:
+def _check(header: Activation, header_bytes: int) -> None:
     items = len(header.ids)
     if not 0 < items <= MAX_BATCH_ITEMS or len(header.rows) != items or min(header.rows) < 1:
         raise RemoteProtocolError("ids and rows of a batch do not match")
@@ -150,11 +151,17 @@ def _check(header: Activation, sizes: list[int], header_bytes: int) -> None:
         raise RemoteProtocolError(f"a header of {header_bytes} bytes is too large for {items} items")
     if not 0 <= header.hop <= len(header.path) or len(header.values) > MAX_VALUES:
         raise RemoteProtocolError("a hop outside the path, or too many values")
-    tensors = [v for v in header.values if isinstance(v, Tensor)]
-    if len(tensors) != len(sizes):
-        raise RemoteProtocolError(f"{len(sizes)} buffers for {len(tensors)} tensors")
-    for tensor, size in zip(tensors, sizes, strict=True):
-        check_tensor(tensor.dtype, tensor.shape, size)
+
+
+def _check_buffers(values: Sequence[Value], buffers: Sequence[Any]) -> None:
+    given = 0
+    for value in values:
+        if isinstance(value, Tensor):
+            if given < len(buffers):
+                check_tensor(value.dtype, value.shape, memoryview(buffers[given]).nbytes)
+            given += 1
+    if given != len(buffers):
+        raise RemoteProtocolError(f"{len(buffers)} buffers for {given} tensors")
 
 
 def check_tensor(dtype: str, shape: Sequence[int], nbytes: int) -> None:

@@ -111,6 +111,12 @@ class Sockets:
             raise ConfigError(f"cannot connect to {address}: {error.strerror}; want tcp://HOST:PORT") from None
         return socket
 
+    def within(self, channel: Channel, bound: Socket) -> Socket:
+        """A socket connected to `bound`, which is this process's own, for another of its threads."""
+        address = f"inproc://{uuid.uuid4().hex}"
+        bound.bind(address)
+        return self.connect(channel, address)
+
     def close(self) -> None:
         """Close every socket and both contexts."""
         for socket in self._open:

@@ -17,6 +17,7 @@ SIZE = 8 + 8 * MAX_IDS
 
 
 _COUNT = struct.Struct("<I")
+_ONE = struct.Struct("<I4xQ")
 
 
 class BlackBox:
@@ -36,7 +37,9 @@ class BlackBox:
     def write(self, ids: Sequence[int]) -> None:
         """Note what is computed from now on; empty when nothing is. Ids outside u64 and above `MAX_IDS` are dropped."""
         _COUNT.pack_into(self._memory, 0, 0)
-        if ids:
+        if len(ids) == 1 and 0 <= ids[0] < 1 << 64:  # no list, no format string: this is once per batch
+            _ONE.pack_into(self._memory, 0, 1, ids[0])
+        elif ids:
             fitting = [i for i in ids if 0 <= i < 1 << 64][:MAX_IDS]
             struct.pack_into(f"<{len(fitting)}Q", self._memory, 8, *fitting)
             _COUNT.pack_into(self._memory, 0, len(fitting))

@@ -14,9 +14,8 @@ from stageline.messages import DATA
 from stageline.plan import StageKey
 from stageline.sockets import Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work
-from stageline_stage.executor.outbox import Event
 from stageline_stage.executor.queue import WorkQueue
-from stageline_stage.executor.traffic import BURST, HELD, Host, Traffic
+from stageline_stage.executor.traffic import BURST, HELD, Bell, Host, Traffic
 
 KEY = StageKey(manifest="a" * 64, start=0, end=1)
 DEADLINE_S = 30.0
@@ -33,14 +32,13 @@ class Rig:
         self.push = self.others.connect(DATA, endpoint.tcp)
         self.push.setsockopt(zmq.SNDTIMEO, round(DEADLINE_S * 1000))
         self.reply = sink.tcp
-        self.changed, self.called = Event(), threading.Event()
-        self.queue: WorkQueue[Work] = WorkQueue(self.changed.set)
+        self.called = threading.Event()
+        self.queue: WorkQueue[Work] = WorkQueue(Bell(self.own, data).ring)
         self.traffic = Traffic(
             Host("n1", "e1"),
             self.own,
             data,
             queue=self.queue,
-            changed=self.changed,
             call_io=self.called.set,
             log=logs.get(),
         )

@@ -95,10 +95,10 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
         memory_bytes=runtime.device_bytes(chosen),
         backend=runtime.BACKEND,
     )
-    changed, posted = outbox.Event(), outbox.Outbox()
-    work: queue.WorkQueue[batches.Work] = queue.WorkQueue(changed.set)
+    posted = outbox.Outbox()
+    work: queue.WorkQueue[batches.Work] = queue.WorkQueue(traffic.Bell(sockets, data).ring)
     host = traffic.Host(flags.node, flags.executor)
-    carrier = traffic.Traffic(host, sockets, data, queue=work, changed=changed, call_io=posted.event.set, log=log)
+    carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, log=log)
     loaded = stages.Stages(chosen)
     loader = stages.Loader(loaded, posted.post, log)
     computer = compute.Computer(

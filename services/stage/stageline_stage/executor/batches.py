@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import msgspec
 
@@ -17,8 +16,7 @@ MAX_REASON = 200
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """A batch that waits; `buffers` are the received frames, `arrived_s` is monotonic."""
 
     header: Activation
@@ -29,8 +27,7 @@ class Batch:
 Work = Union[Batch, Measurement]
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """Frames for another executor or a gateway."""
 
     address: str

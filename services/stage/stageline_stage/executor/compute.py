@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -26,8 +25,6 @@ from stageline_stage.executor.traffic import Traffic
 LONG_S = 0.001
 """While a stage runs that took so long the last time, the I/O thread has the data sockets."""
 
-T = TypeVar("T")
-
 
 class Activity(NamedTuple):
     """What the main thread does, for heartbeats."""
@@ -45,8 +42,7 @@ class Activity(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class _InFlight:
+class _InFlight(NamedTuple):
     batch: Batch
     running: Running
     started_s: float
@@ -105,7 +101,7 @@ class Computer:
         while self._in_flight:
             self._finish(self._in_flight.popleft())
         if self._traffic.while_lent(work.step):
-            self._queue.put(Urgency.of_measurement(), work)
+            self._queue.put(Urgency.of_measurement(), work, tell=False)
         else:
             self._outbox.post(work.answer)
 
@@ -119,7 +115,10 @@ class Computer:
         now = time.monotonic()
         self._note(batch, now)
         try:
-            running = self._lend_if_long(key, lambda: self._begin(stage, batch))
+            if self._seconds.get(key, LONG_S) < LONG_S:
+                running = self._begin(stage, batch)
+            else:
+                running = self._traffic.while_lent(partial(self._begin, stage, batch))
         except Exception as error:  # the stage may raise anything; it must not end the executor
             self._failed(batch, error)
             self._note(None, time.monotonic())
@@ -133,8 +132,8 @@ class Computer:
         batch, header = entry.batch, entry.batch.header
         key = header.path[header.hop].stage
         try:
-            if self._runner.depth > 1:
-                outputs, seconds = self._lend_if_long(key, entry.running.wait)
+            if self._runner.depth > 1 and self._seconds.get(key, LONG_S) >= LONG_S:
+                outputs, seconds = self._traffic.while_lent(entry.running.wait)
             else:
                 outputs, seconds = entry.running.wait()
             outgoing = next_message(header, outputs, entry.started_s - batch.arrived_s, seconds)
@@ -146,16 +145,11 @@ class Computer:
             self._failed(batch, error)
         self._note(None, time.monotonic())
 
-    def _lend_if_long(self, key: StageKey, run: Callable[[], T]) -> T:
-        if self._seconds.get(key, LONG_S) < LONG_S:
-            return run()
-        return self._traffic.while_lent(run)
-
     def _note(self, batch: Batch | None, now: float) -> None:
         """Say what is computed: what is in flight and `batch`."""
         ids = batch.header.ids if batch is not None else ()
-        for entry in self._in_flight:
-            ids += entry.batch.header.ids
+        if self._in_flight:
+            ids += tuple(i for entry in self._in_flight for i in entry.batch.header.ids)
         self._blackbox.write(ids)
         self._computing = (now, ids)
 

@@ -17,7 +17,7 @@ from stageline.data import Buffer
 from stageline.errors import ConfigError
 from stageline.logs import Logger
 from stageline.messages import DATA
-from stageline.sockets import Socket, Sockets
+from stageline.sockets import COPY_BELOW_BYTES, Socket, Sockets
 
 ALLOWED = ("tcp://", "ipc://@stageline-")
 MAX_PENDING = 1024
@@ -130,7 +130,7 @@ def _sent(socket: Socket, frames: Sequence[Buffer]) -> bool:
     try:
         for frame in frames:
             left -= 1
-            socket.send(frame, _MORE if left else _LAST, copy=False)
+            socket.send(frame, _MORE if left else _LAST, copy=len(frame) < COPY_BELOW_BYTES)
     except zmq.Again:
         return False
     return True

@@ -52,7 +52,7 @@ class WorkQueue(Generic[T]):
                 return False
             heapq.heappush(self._heap, (urgency, self._arrivals, item))
             self._arrivals += 1
-            self._batches += urgency.kind == BATCH
+            self._batches += urgency[0] == BATCH
         if tell:
             self._on_change()
         return True
@@ -63,7 +63,7 @@ class WorkQueue(Generic[T]):
             if not self._heap:
                 return None
             urgency, _, item = heapq.heappop(self._heap)
-            self._batches -= urgency.kind == BATCH
+            self._batches -= urgency[0] == BATCH
             return item
 
     def close(self) -> None:

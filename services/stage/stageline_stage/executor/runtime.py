@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from typing import Any
 
@@ -18,6 +19,7 @@ def set_up(device: torch.device, threads: int) -> None:
     torch.set_num_threads(max(1, threads))
     torch.set_num_interop_threads(1)
     torch.set_grad_enabled(False)
+    gc.freeze()  # torch's 170,000 objects live as long as the process; walking them takes 50 ms
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True

@@ -41,7 +41,7 @@ def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
 def received_values(specs: Iterable[Value], buffers: Iterable[Any]) -> list[StageValue]:
     """The inputs of a stage from a header's values and its buffers."""
     remaining = iter(buffers)
-    return [spec.value if isinstance(spec, Scalar) else received_tensor(spec, next(remaining)) for spec in specs]
+    return [received_tensor(spec, next(remaining)) if isinstance(spec, Tensor) else spec.value for spec in specs]
 
 
 def outgoing_values(values: Sequence[Any]) -> tuple[tuple[Value, ...], list[Buffer]]:

@@ -4,13 +4,17 @@ Handing a message from thread to thread costs more than a short stage: two futex
 interpreter's lock. So the computing thread uses the sockets itself, between two batches and while there is nothing to
 compute. For the time that a long stage runs it lends them to the I/O thread, which goes on receiving.
 Whoever uses the sockets holds the lock, which is also the memory barrier that libzmq asks for.
+
+The computing thread waits in a plain `recv`: asking libzmq for events first, or polling, costs a system call more per
+message. So what else it waits for, a change of the queue, comes as a message on the same socket (`Bell`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,9 +23,9 @@ import zmq
 from stageline.data import Activation, Failure, decode_frames
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
+from stageline.messages import DATA
 from stageline.sockets import Socket, Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work, failure_of
-from stageline_stage.executor.outbox import Event
 from stageline_stage.executor.peers import Peers
 from stageline_stage.executor.queue import Urgency, WorkQueue
 
@@ -37,9 +41,8 @@ HELD = 8
 FLUSH_S = 2.0
 """How long results may take to leave once the executor stops."""
 
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
 _NOBLOCK = int(zmq.NOBLOCK)
+_RING = b"ring"
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,23 @@ class Host:
     executor: str
 
 
+class Bell:
+    """Ends the wait of whoever receives from `data`; ring it from any thread."""
+
+    def __init__(self, sockets: Sockets, data: Socket) -> None:
+        self._lock = threading.Lock()
+        self._push = sockets.within(DATA, data)
+
+    def ring(self) -> None:
+        """If rings that nobody has heard yet fill the socket, one more would tell nothing new."""
+        with self._lock, contextlib.suppress(zmq.Again):
+            self._push.send(_RING, _NOBLOCK)
+
+
 class Traffic:
     """Made by the computing thread, which has the sockets until it lends them.
 
-    `changed` is set when the queue changes, `call_io` has the I/O thread call `serve`.
+    `call_io` has the I/O thread call `serve`.
     """
 
     def __init__(
@@ -63,7 +79,6 @@ class Traffic:
         data: Socket,
         *,
         queue: WorkQueue[Work],
-        changed: Event,
         call_io: Callable[[], None],
         log: Logger,
     ) -> None:
@@ -74,12 +89,9 @@ class Traffic:
         self._lock.acquire()
         self._lent = False
         self._held: list[Outgoing] = []
-        self._changed = changed
         self._descriptor = int(data.getsockopt(zmq.FD))
         self._prune_at = 0.0
-        self._idle = zmq.Poller()
-        self._idle.register(data, zmq.POLLIN)
-        self._idle.register(self._changed.fileno(), zmq.POLLIN)
+        data.setsockopt(zmq.RCVTIMEO, round(PRUNE_S * 1000))
         self.malformed = 0
 
     # --- the computing thread -------------------------------------------------------------------------------
@@ -90,21 +102,17 @@ class Traffic:
         if self._peers.any_waiting:
             self._peers.flush(time.monotonic())
         for _ in range(BURST):
-            if not int(self._data.getsockopt(_EVENTS)) & _POLLIN:
+            if not self._receive(_NOBLOCK):
                 return self._peers.any_waiting
-            self._receive()
         return True
 
     def wait(self) -> None:
-        """Until something has come or the queue has changed."""
+        """Until something has come or the bell rings; not for long, as there is always something to clear away."""
         waiting = list(self._peers.waiting()) if self._peers.any_waiting else []
-        for socket in waiting:
-            self._idle.register(socket, zmq.POLLOUT)
-        ready = self._idle.poll(round(PRUNE_S * 1000))
-        for socket in waiting:
-            self._idle.unregister(socket)
-        if any(readable == self._changed.fileno() for readable, _ in ready):
-            self._changed.clear()
+        if waiting:
+            zmq.select([self._data], waiting, [], timeout=PRUNE_S)
+        elif self._receive():
+            self.turn()
         now = time.monotonic()
         if now >= self._prune_at:
             self._peers.prune(now)
@@ -164,21 +172,27 @@ class Traffic:
                 self._peers.send(outgoing.address, outgoing.frames, now)
             self._held.clear()
 
-    def _receive(self) -> None:
-        frames: list[Any] = [self._data.recv(_NOBLOCK, copy=False)]
+    def _receive(self, flags: int = 0) -> bool:
+        """Take one message in; False if there is none."""
+        try:
+            frames: list[Any] = [self._data.recv(flags, copy=False)]
+        except zmq.Again:
+            return False
         while frames[-1].more:
             frames.append(self._data.recv(_NOBLOCK, copy=False))
         try:
             header, buffers = decode_frames(frames)
         except RemoteProtocolError as error:
-            self._refuse(error.message)
-            return
+            if bytes(frames[0]) != _RING:
+                self._refuse(error.message)
+            return True
         if isinstance(header, Failure) or header.finished:
             self._refuse("not a batch with a stage to run")
         else:
             self._accept(header, buffers)
+        return True
 
-    def _accept(self, header: Activation, buffers: list[Any]) -> None:
+    def _accept(self, header: Activation, buffers: Sequence[Any]) -> None:
         batch = Batch(header, buffers, time.monotonic())
         if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
             node, executor = self._host.node, self._host.executor

@@ -42,6 +42,7 @@ from stageline.messages import (
     Refused,
     Rejoin,
     RemoveModel,
+    RemoveNode,
     Welcome,
 )
 from stageline.plan import Plan
@@ -121,6 +122,10 @@ class AdminClient:
     def remove_model(self, name: str) -> None:
         """Forget a model."""
         self._ask(RemoveModel(id=next(self._ids), name=name), Done)
+
+    def remove_node(self, name: str) -> None:
+        """Forget a worker that is gone. Raises `ClusterError` for any other."""
+        self._ask(RemoveNode(id=next(self._ids), name=name), Done)
 
     # --- blobs ----------------------------------------------------------------------------------------------
 

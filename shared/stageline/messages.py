@@ -296,6 +296,13 @@ class RemoveModel(Message, frozen=True):
     name: str
 
 
+class RemoveNode(Message, frozen=True):
+    """Forget a worker that is gone; it may come back."""
+
+    id: int
+    name: str
+
+
 class GetProblem(Message, frozen=True):
     """Ask what the planner is asked now, for these models (none: all); answered with `ProblemReply`."""
 
@@ -469,7 +476,7 @@ class Channel:
 
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled,
-    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel,
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest,

@@ -85,6 +85,14 @@ def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> No
     with by_hand("coordinator", "--data-dir", str(shell.data_dir)) as coordinator:
         shown = {p["name"]: p for p in shell.json("status")["processes"]}["coordinator"]
         assert (shown["pid"], shown["state"]) == (coordinator.pid, "running")
+        while {row["node"]: row["state"] for row in shell.json("nodes", "list")} != {
+            "stage-0": "alive",
+            "stage-1": "gone",
+        }:
+            assert time.monotonic() < deadline, "the live worker did not come back"
+        assert "stop it first" in shell.run("nodes", "remove", "stage-0", code=1).stderr
+        assert shell.json("nodes", "remove", "stage-1") == {"removed": "stage-1"}
+        assert [row["node"] for row in shell.json("nodes", "list")] == ["stage-0"]
         assert shell.json("down")["stopped"]["killed"] == []
         assert coordinator.wait(TIMEOUT_S) == 0
     assert not any(lives(p["pid"]) for p in before.values())

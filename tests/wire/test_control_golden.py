@@ -21,6 +21,7 @@ from stageline.messages import (
     Ping,
     Prepare,
     ProblemReply,
+    RemoveNode,
     Retire,
     ToBlobs,
     ToCoordinator,
@@ -39,6 +40,7 @@ GOLDEN: list[tuple[object, Message, str]] = [
         GetProblem(id=7, models=("m",)),
         "83a174aa47657450726f626c656da2696407a66d6f64656c7391a16d",
     ),
+    (ToCoordinator, RemoveNode(id=7, name="n"), "83a174aa52656d6f76654e6f6465a2696407a46e616d65a16e"),
     (
         FromCoordinator,
         ProblemReply(id=7, problem="{}"),

@@ -1,4 +1,4 @@
-"""Administration: listings, and registering models. Answers whoever asks, known peer or not."""
+"""Administration: listings, registering models, forgetting workers. Answers whoever asks, known peer or not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from stageline.errors import ModelNotFoundError, StagelineError
+from stageline.errors import ClusterError, ModelNotFoundError, StagelineError
 from stageline.messages import (
     Done,
     ErrorReply,
@@ -20,17 +20,19 @@ from stageline.messages import (
     ProblemReply,
     PutModel,
     RemoveModel,
+    RemoveNode,
 )
 from stageline.wire import Message
 
 from .cluster import Cluster
-from .events import ModelAdded, ModelRemoved
+from .events import ModelAdded, ModelRemoved, NodeRemoved
 from .registry import check_model
 from .rows import gateway_rows, model_rows, node_rows
 from .snapshot import problem_now
 from .store import Store
 
-REQUESTS = (GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel)
+REQUESTS = (GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode)
+Change = ModelAdded | ModelRemoved | NodeRemoved
 
 
 class AdminRequests:
@@ -40,13 +42,15 @@ class AdminRequests:
         self._cluster = cluster
         self._store = store
 
-    def answer(self, request: Any, now: float) -> tuple[Message, ModelAdded | ModelRemoved | None]:
+    def answer(self, request: Any, now: float) -> tuple[Message, Change | None]:
         """What is refused is answered with `ErrorReply`."""
         try:
             if isinstance(request, PutModel):
                 return Done(id=request.id), self._put(request)
             if isinstance(request, RemoveModel):
                 return Done(id=request.id), self._remove(request)
+            if isinstance(request, RemoveNode):
+                return Done(id=request.id), self._remove_node(request.name)
             return self._list(request, now), None
         except StagelineError as error:
             return ErrorReply(id=request.id, code=error.code, message=error.message), None
@@ -80,3 +84,13 @@ class AdminRequests:
             raise ModelNotFoundError(f"no model {request.name[:80]!r} is registered; there are: {known}")
         self._store.remove_model(request.name)
         return ModelRemoved(request.name)
+
+    def _remove_node(self, name: str) -> NodeRemoved:
+        nodes = self._cluster.members.nodes
+        node = nodes.get(name)
+        if node is None:
+            known = ", ".join(sorted(nodes)) or "none"
+            raise ClusterError(f"no worker is called {name[:80]!r}; there are: {known}")
+        if node.liveness != "gone":
+            raise ClusterError(f"worker {name!r} is {node.state}: stop it first (its pid is {node.hello.pid})")
+        return NodeRemoved(name)

@@ -35,6 +35,7 @@ from .events import (
     Instruction,
     ModelAdded,
     ModelRemoved,
+    NodeRemoved,
     Note,
     PeerChanged,
     PersistNode,
@@ -213,6 +214,11 @@ class Cluster:
         self._models.pop(event.name, None)
         yield Note("model removed", {"model": event.name})
 
+    def _node_removed(self, event: NodeRemoved, now: float) -> Iterator[Instruction]:
+        del self.members.nodes[event.name]
+        yield ForgetNode(event.name)
+        yield Note("node removed", {"node": event.name})
+
     def _solved(self, event: Solved, now: float) -> Iterator[Instruction]:
         yield from self._course.solved(event, now)
 
@@ -229,6 +235,7 @@ _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]
     PeerChanged: Cluster._changed,
     ModelAdded: Cluster._added,
     ModelRemoved: Cluster._removed,
+    NodeRemoved: Cluster._node_removed,
     Solved: Cluster._solved,
     SolveFailed: Cluster._solve_failed,
     Tick: Cluster._tick,

@@ -52,6 +52,13 @@ class ModelRemoved:
 
 
 @dataclass(frozen=True)
+class NodeRemoved:
+    """An administrator wants a worker that is gone forgotten."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Solved:
     """The planner's answer (the JSON of a `Solution`) to problem number `problem`."""
 
@@ -72,7 +79,7 @@ class Tick:
     """Time has passed; at least every 100 ms."""
 
 
-Event = Union[Heard, PeerChanged, ModelAdded, ModelRemoved, Solved, SolveFailed, Tick]
+Event = Union[Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, Solved, SolveFailed, Tick]
 
 # --- instructions out ---------------------------------------------------------------------------------------
 
@@ -129,7 +136,7 @@ class PersistNode:
 
 @dataclass(frozen=True)
 class ForgetNode:
-    """Forget a worker that has been gone for long."""
+    """Forget a worker over restarts, too."""
 
     name: str
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from stageline.cli.options import Where
+from stageline.cli.options import Where, connect
 from stageline.embedded.state import find, running
 from stageline.errors import StagelineError
 
@@ -42,6 +42,16 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
     except (StagelineError, OSError):
         return []
     return [CompletionItem(name, help=state) for name, state in names.items() if name.startswith(incomplete)]
+
+
+def complete_gone_node(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The workers that the command's cluster lists but that are not here any more."""
+    try:
+        with connect(_where(context)(), TIMEOUT_S) as admin:
+            rows = admin.nodes().nodes
+    except (StagelineError, OSError):
+        return []
+    return [CompletionItem(row.node) for row in rows if row.state == "gone" and row.node.startswith(incomplete)]
 
 
 def complete_process(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -1,4 +1,4 @@
-"""`stageline status`, `nodes list` and `plan show`: what runs, and where each model is placed."""
+"""`stageline status`, `nodes` and `plan show`: what runs, and where each model is placed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import click
 import msgspec
 
+from stageline.cli.completion import complete_gone_node
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
@@ -94,7 +95,7 @@ def model_rows(models: tuple[ModelRow, ...]) -> list[list[str]]:
 
 @click.group()
 def nodes() -> None:
-    """Look at the stage workers."""
+    """Look at the stage workers, and forget those that are gone."""
 
 
 @nodes.command("list")
@@ -114,6 +115,25 @@ def list_nodes(where: Where, as_json: bool) -> None:
         return
     columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "cpu")
     emit_table("", columns, [_node_row(node) for node in listing.nodes], right=("memory", "pid", "items", "queue"))
+
+
+@nodes.command("remove")
+@click.argument("name", shell_complete=complete_gone_node)
+@location_options
+@json_option
+def remove_node(name: str, where: Where, as_json: bool) -> None:
+    """Take a worker that is gone off the lists; it is as welcome as any other if it comes back.
+
+    \b
+    Example:
+      stageline nodes remove box-3
+    """
+    with connect(where()) as admin:
+        admin.remove_node(name)
+    if as_json:
+        emit_json({"removed": name})
+    else:
+        click.echo(f"removed {name}")
 
 
 def node_json(node: NodeRow) -> dict[str, Any]:

@@ -267,6 +267,16 @@ def test_a_spare_node_and_a_gateway_may_leave_at_once() -> None:
     assert made.replies("gateway:g", Farewell)
 
 
+def test_a_removed_node_is_forgotten_everywhere_and_may_come_back() -> None:
+    made = serving()
+    made.lose("n1")
+    made.handle(events.NodeRemoved("n1"))
+    assert [view.node for view in made.digests[-1].nodes] == ["n0", "n2"]
+    assert made.persisted[-1] == events.ForgetNode("n1")
+    made.join("n1", memory=40 * MB)
+    assert {view.node: view.state for view in made.digests[-1].nodes}["n1"] == "alive"
+
+
 # --- restart ------------------------------------------------------------------------------------------------
 
 

@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 TOP = 5
+SINGLE = ".npy"
 PRIORITY = click.IntRange(-(1 << 31), (1 << 31) - 1)
 
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
 @click.option("--input", "inputs", multiple=True, required=True, metavar="NAME=FILE.npy", help="An input; repeatable.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write all outputs to this .npz file.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all outputs to this .npz file, or the only one to a .npy file.",
+)
 @click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Lower numbers are served first.")
 @click.option("--deadline-ms", type=float, help="Give up after so many milliseconds [default: the gateway's].")
 @location_options
@@ -52,10 +57,12 @@ def infer(
       stageline infer resnet50 --input pixel_values=image.npy --deadline-ms 500 --priority -1
     """
     check_deadline(deadline_ms)
-    arrays = dict(read_input(text) for text in inputs)
+    arrays = read_inputs(inputs)
     from stageline.client import Client
 
     with Client(gateway_addresses(where), name="cli") as client:
+        if output is not None:
+            check_output(output, [spec.name for spec in client.describe(model)[model].signature.outputs])
         begun = time.monotonic()
         result = client.infer(
             model, arrays, priority=priority, deadline_s=None if deadline_ms is None else deadline_ms / 1000
@@ -87,6 +94,17 @@ def gateway_addresses(where: Where) -> tuple[str, ...]:
     raise NoClusterError("the coordinator knows no live gateway: start one with `stageline-gateway`")
 
 
+def read_inputs(texts: Sequence[str]) -> dict[str, Array]:
+    """Every NAME=FILE.npy. Raises `ConfigError`, also for a name that comes twice."""
+    arrays: dict[str, Array] = {}
+    for text in texts:
+        name, array = read_input(text)
+        if name in arrays:
+            raise ConfigError(f"--input {name} is given twice: one file per input")
+        arrays[name] = array
+    return arrays
+
+
 def read_input(text: str) -> tuple[str, Array]:
     """NAME=FILE.npy to name and array; never unpickles. Raises `ConfigError`."""
     import numpy as np
@@ -106,13 +124,25 @@ def read_input(text: str) -> tuple[str, Array]:
     return name, array
 
 
+def check_output(path: Path, outputs: Sequence[str]) -> None:
+    """Raises `ConfigError` where the file cannot hold what the model gives, before that is computed."""
+    if path.suffix == SINGLE and len(outputs) != 1:
+        raise ConfigError(
+            f"--output {path.name} holds one array, the model gives {', '.join(outputs)}: name a .npz file"
+        )
+
+
 def write_outputs(path: Path, outputs: dict[str, Any]) -> None:
-    """One array per output. Raises `StoreError`."""
+    """One array per output, by name; alone and without its name in a .npy file. Raises `StoreError`."""
     import numpy as np
 
+    check_output(path, list(outputs))  # again: the model may have been replaced meanwhile
     try:
         with path.open("wb") as file:
-            np.savez(file, **outputs)
+            if path.suffix == SINGLE:
+                np.save(file, *outputs.values())
+            else:
+                np.savez(file, **outputs)
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror}): choose another --output") from None
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from stageline.cli import run
 from stageline.cli.options import EXIT_FAILED, EXIT_USAGE
@@ -20,7 +21,7 @@ from stageline.protocol import ModelInfo
 
 SIGNATURE = Signature(
     inputs=(ValueSpec(name="x", dtype="float32", dims=("batch", 4)),),
-    outputs=(),
+    outputs=(ValueSpec(name="y", dtype="float32", dims=("batch", 2)),),
     dims={"batch": DimRange(minimum=1, maximum=8, nominal=2)},
 )
 ANSWER = InferResult({"y": np.ones((1, 2), np.float32)}, batch=2, attempts=3, timings=None, request_id=1)
@@ -85,6 +86,31 @@ def test_deadline_and_priority_go_with_the_request(x: str, capsys: pytest.Captur
     assert (model, inputs["x"].shape) == ("net", (1, 4))
     assert options == {"priority": -3, "deadline_s": 0.25}
     assert json.loads(capsys.readouterr().out)["attempts"] == 3
+
+
+def test_one_output_goes_to_a_npy_file_and_all_to_a_npz_file(x: str, tmp_path: Path) -> None:
+    ask = ["infer", "net", "--input", x, "--output"]
+    assert run([*ask, str(tmp_path / "y.npy")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy", allow_pickle=False), ANSWER.outputs["y"])
+    assert run([*ask, str(tmp_path / "y.npz")]) == 0
+    with np.load(tmp_path / "y.npz", allow_pickle=False) as saved:
+        np.testing.assert_array_equal(saved["y"], ANSWER.outputs["y"])
+
+
+def test_several_outputs_in_a_npy_file_are_refused_before_anything_is_computed(
+    x: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = tuple(ValueSpec(name=name, dtype="float32", dims=("batch", 2)) for name in ("a", "b"))
+    FakeClient.info = ModelInfo(name="net", status="serving", signature=replace(SIGNATURE, outputs=outputs))
+    assert run(["infer", "net", "--input", x, "--output", str(tmp_path / "y.npy")]) == EXIT_USAGE
+    assert "--output y.npy holds one array, the model gives a, b: name a .npz file" in capsys.readouterr().err
+    assert FakeClient.asked == []
+
+
+def test_an_input_that_is_given_twice_is_refused(x: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "net", "--input", x, "--input", x]) == EXIT_USAGE
+    assert "--input x is given twice" in capsys.readouterr().err
+    assert FakeClient.asked == []
 
 
 def test_without_them_the_gateway_decides(x: str) -> None:

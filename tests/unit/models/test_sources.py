@@ -75,6 +75,10 @@ def number():
 
 def bare():
     return nn.Linear(2, 2)
+
+def unreadable():
+    import json
+    return json.loads("{")
 """
 
 
@@ -129,13 +133,19 @@ def test_a_factory(factories: str, store: BlobStore) -> None:
         ("failing", r"my_factories.py:\d+ in failing\): RuntimeError: no such file"),
         ("number", "gave int, not a torch.nn.Module"),
         ("bare", "gave no example inputs"),
-        ("absent", "has no attribute 'absent'"),
+        ("absent", r"my_factories:absent failed: AttributeError: .*has no attribute 'absent'"),
+        ("unreadable", r"my_factories.py:\d+ in unreadable\): JSONDecodeError"),
         ("branching", r"cannot be exported at my_factories.py:7 in forward: .*depends on"),
     ],
 )
 def test_a_factory_that_does_not_work(factories: str, store: BlobStore, factory: str, message: str) -> None:
     with pytest.raises(ModelImportError, match=message):
         import_model(f"{factories}:{factory}", store=store)
+
+
+def test_a_module_that_is_not_there_has_no_place(store: BlobStore) -> None:
+    with pytest.raises(ModelImportError, match=r"^no_such_module:make failed: ModuleNotFoundError: No module named"):
+        import_model("no_such_module:make", store=store)
 
 
 def test_an_operator_outside_the_list_is_named_with_its_place(factories: str, store: BlobStore) -> None:
@@ -183,7 +193,8 @@ def test_random_weights_are_seeded(config_dir: Any, store: BlobStore) -> None:
     assert first.digest == same.digest
     assert first.blobs() != other.blobs()
     assert [value.name for value in first.outputs] == ["last_hidden_state", "pooler_output"]
-    with pytest.raises(ModelImportError, match="--random-weights"):
+    assert first.source == f"directory {Path(folder).name} with random weights, seed 1"
+    with pytest.raises(ModelImportError, match=f"^directory {Path(folder).name} has no weights: give --random-weights"):
         import_model(folder, store=store)
 
 

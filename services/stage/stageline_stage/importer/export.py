@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sysconfig
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,12 +105,15 @@ def _explain(error: Exception) -> str:
 
 def user_frame(error: BaseException) -> str:
     """The innermost line of the model's own code in a traceback, as "file.py:12 in forward", or ""."""
+    standard = f"{sysconfig.get_paths()['stdlib']}/"
     found = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
         path = code.co_filename.replace("\\", "/")
-        if "/torch/" not in path and not path.startswith("<") and "/stageline_stage/importer/" not in path:
+        installed = "/site-packages/" in path or "/dist-packages/" in path
+        ours = "/torch/" in path or "/stageline_stage/importer/" in path or path.startswith("<")
+        if not ours and (installed or not path.startswith(standard)):
             found = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
         trace = trace.tb_next
     return found

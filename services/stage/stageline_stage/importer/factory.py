@@ -41,7 +41,8 @@ def load_factory(source: str) -> tuple[nn.Module, Signature]:
         raise
     except Exception as error:  # the user's code may raise anything
         place = user_frame(error)
-        raise ModelImportError(f"{source} failed ({place}): {type(error).__name__}: {error}") from error
+        where = f" ({place})" if place else ""
+        raise ModelImportError(f"{source} failed{where}: {type(error).__name__}: {error}") from error
     return _read(built, source)
 
 

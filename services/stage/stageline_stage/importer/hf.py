@@ -64,12 +64,14 @@ def load_hf(location: str, *, seed: int | None = None, task: str | None = None) 
         except Exception as error:  # transformers raises whatever its readers raise
             reason = " ".join(str(error).replace(str(folder), location).split())[:300]
             raise ModelImportError(
-                f"hf:{_shown(location)} cannot be loaded: {type(error).__name__}: {reason}"
+                f"{described(location)} cannot be loaded: {type(error).__name__}: {reason}"
             ) from error
 
 
-def _shown(location: str) -> str:
-    return Path(location).name if Path(location).is_dir() else location
+def described(location: str) -> str:
+    """A hub id as `hf:ORG/NAME`, a directory by its last part: nobody else has its path."""
+    folder = Path(location)
+    return f"directory {folder.resolve().name}" if folder.is_dir() else f"hf:{location}"
 
 
 def _folder(location: str, *, weights: bool) -> Path:
@@ -77,7 +79,7 @@ def _folder(location: str, *, weights: bool) -> Path:
     if not folder.is_dir():
         folder = _download(location, weights=weights)
     if not (folder / "config.json").is_file():
-        raise ModelImportError(f"hf:{_shown(location)} has no config.json, so it is no Hugging Face model")
+        raise ModelImportError(f"{described(location)} has no config.json, so it is no Hugging Face model")
     if weights and not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
         if pickled:
@@ -85,7 +87,7 @@ def _folder(location: str, *, weights: bool) -> Path:
                 f"the weights in {pickled[0]} are pickled, which can run code: convert them to safetensors first"
                 " (model.save_pretrained does)"
             )
-        raise ModelImportError(f"hf:{_shown(location)} has no weights: give --random-weights SEED to make some")
+        raise ModelImportError(f"{described(location)} has no weights: give --random-weights SEED to make some")
     return folder
 
 

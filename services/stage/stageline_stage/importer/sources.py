@@ -51,15 +51,14 @@ def import_model(
 def _import_hf(
     source: str, name: str | None, seed: int | None, task: str | None, store: BlobStore, report: Progress
 ) -> ModelManifest:
-    from stageline_stage.importer.hf import load_hf  # transformers takes seconds to import
+    from stageline_stage.importer.hf import described, load_hf  # transformers takes seconds to import
 
     location = source.removeprefix("hf:")
     report("loading the model", 0.0)
-    shown = Path(location).resolve().name if Path(location).is_dir() else location
-    chosen = name or model_name(shown.rsplit("/", 1)[-1])
+    chosen = name or model_name(Path(location).resolve().name)
     module, signature = load_hf(location, seed=seed, task=task)
-    described = f"hf:{shown}" if seed is None else f"hf:{shown} with random weights, seed {seed}"
-    return import_module(module, signature, name=chosen, store=store, source=described, progress=report)
+    origin = described(location) if seed is None else f"{described(location)} with random weights, seed {seed}"
+    return import_module(module, signature, name=chosen, store=store, source=origin, progress=report)
 
 
 def source_kind(source: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from stageline.data import Activation, Failure, Tensor
 from stageline.errors import DeadlineError, FailedError, StagelineError, UnavailableError
+from stageline.plan import ModelPlan
 from stageline.protocol import Result, StageTiming, Timings
 from stageline_gateway import events as ev
 from stageline_gateway.batching import Batch, split
@@ -69,6 +72,7 @@ class Outcomes:
         if batch is None or not batch.live:
             core.stats.results_dropped += 1
             return
+        failure = _for_clients(failure, batch.model)
         if failure.retryable:
             core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor))
             self._repeat(batch, now, failure.message, node=failure.node, backoff=True)
@@ -155,6 +159,14 @@ def _mismatch(header: Activation, batch: Batch) -> str:
     if not header.finished or header.ids != batch.keys or header.rows != batch.rows:
         return "it is not the batch that was sent"
     return ""
+
+
+def _for_clients(failure: Failure, model: ModelPlan) -> Failure:
+    """Its stage as clients know it: executors know a stage only by the digest of its model."""
+    message = failure.message
+    for number, stage in enumerate(model.stages):
+        message = message.replace(f"stage {model.key(stage)}", f"stage {number} of {model.name!r}")
+    return msgspec.structs.replace(failure, message=message)
 
 
 def _as_error(failure: Failure) -> StagelineError:

@@ -121,10 +121,12 @@ class World:
     def answer(self, sent: ev.Dispatch, **changes: Any) -> None:
         self.feed(self.result(sent, **changes))
 
-    def fail(self, sent: ev.Dispatch, *, retryable: bool, code: str = "failed", node: str = "a") -> None:
+    def fail(
+        self, sent: ev.Dispatch, *, retryable: bool, code: str = "failed", node: str = "a", text: str = "it broke"
+    ) -> None:
         h: Activation = sent.header
         self.feed(
-            ev.FailureArrived(Failure(1, h.gateway, h.batch, h.attempt, code, "it broke", node, f"{node}/0", retryable))
+            ev.FailureArrived(Failure(1, h.gateway, h.batch, h.attempt, code, text, node, f"{node}/0", retryable))
         )
 
     def outcome(self, client: int = 1, id: int = 1) -> ev.Answer | ev.Refuse | None:

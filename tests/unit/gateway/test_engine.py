@@ -315,6 +315,12 @@ class TestFailures:
         assert world.outcome().error.node == "b"
         assert world.settled()
 
+    def test_clients_are_told_the_model_and_not_its_digest(self, world):
+        world.ask()
+        key = world.sent[0].header.path[1].stage
+        world.fail(world.sent[0], retryable=False, text=f"stage {key} failed: out of range")
+        assert world.outcome().error.message == "stage 1 of 'm' failed: out of range"
+
     def test_the_deadline_found_by_an_executor_is_a_deadline(self, world):
         world.ask()
         world.fail(world.sent[0], retryable=False, code="deadline")

@@ -13,6 +13,7 @@ from typing import Any, Union
 
 import msgspec
 
+from stageline.codecs import CODECS, CODED_DTYPE
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import RemoteProtocolError
 from stageline.plan import StageKey
@@ -34,14 +35,15 @@ class Record(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Tensor(Record, frozen=True):
-    """A tensor whose bytes are the next buffer frame."""
+    """A tensor whose bytes are the next buffer frame, coded as `stageline.codecs` says (empty: not coded)."""
 
     dtype: str
     shape: tuple[int, ...]
+    codec: str = ""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the buffer must have."""
+        """Bytes of the tensor itself, not coded."""
         return prod(self.shape) * ITEMSIZE[self.dtype]
 
 
@@ -55,12 +57,16 @@ Value = Union[Tensor, Scalar]
 
 
 class Hop(Record, frozen=True):
-    """One step of a path: the stage to run and the address (as its sender reaches it) of the executor to run it."""
+    """One step of a path: the stage to run and the address (as its sender reaches it) of the executor to run it.
+
+    `codec`: what the executor before may code its outputs with (empty: nothing).
+    """
 
     stage: StageKey
     address: str
     node: str
     executor: str
+    codec: str = ""
 
 
 class Timing(Record, frozen=True):
@@ -158,19 +164,26 @@ def _check_buffers(values: Sequence[Value], buffers: Sequence[Any]) -> None:
     for value in values:
         if isinstance(value, Tensor):
             if given < len(buffers):
-                check_tensor(value.dtype, value.shape, memoryview(buffers[given]).nbytes)
+                check_tensor(value.dtype, value.shape, memoryview(buffers[given]).nbytes, value.codec)
             given += 1
     if given != len(buffers):
         raise RemoteProtocolError(f"{len(buffers)} buffers for {given} tensors")
 
 
-def check_tensor(dtype: str, shape: Sequence[int], nbytes: int) -> None:
-    """Raise `RemoteProtocolError` unless a buffer of `nbytes` is exactly a tensor of this dtype and shape."""
+def check_tensor(dtype: str, shape: Sequence[int], nbytes: int, codec: str = "") -> None:
+    """Raise `RemoteProtocolError` unless a buffer of `nbytes` is exactly a tensor of this dtype, shape and codec."""
     itemsize = ITEMSIZE.get(dtype)
     if itemsize is None:
         raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
     if len(shape) > MAX_RANK or (shape and min(shape) < 0):
         raise RemoteProtocolError(f"shape {tuple(shape)[:MAX_RANK]} is not valid")
-    expected = prod(shape) * itemsize
+    expected = _coded_bytes(dtype, shape, codec) if codec else prod(shape) * itemsize
     if expected != nbytes or nbytes > MAX_FRAME_BYTES:
         raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")
+
+
+def _coded_bytes(dtype: str, shape: Sequence[int], name: str) -> int:
+    codec = CODECS.get(name)
+    if codec is None or dtype != CODED_DTYPE:
+        raise RemoteProtocolError(f"{dtype} coded as {name[:40]!r}: only {CODED_DTYPE}, as {' or '.join(CODECS)}")
+    return codec.nbytes(shape)

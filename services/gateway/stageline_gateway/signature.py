@@ -57,7 +57,7 @@ def check_outputs(signature: Signature, values: Sequence[Value], sizes: Mapping[
     if len(values) != len(signature.outputs):
         return f"{len(values)} outputs, expected {len(signature.outputs)}"
     for want, have in zip(signature.outputs, values, strict=True):
-        if not isinstance(have, Tensor) or have.dtype != want.dtype or len(have.shape) != len(want.dims):
+        if not isinstance(have, Tensor) or have.codec or have.dtype != want.dtype or len(have.shape) != len(want.dims):
             return f"output {want.name!r} is not {want.dtype} of rank {len(want.dims)}"
         if any(not _fits(dim, size, sizes) for dim, size in zip(want.dims, have.shape, strict=True)):
             return f"output {want.name!r} has shape {have.shape}, expected {want.dims} at {dict(sizes)}"

@@ -36,7 +36,8 @@ class Outgoing(NamedTuple):
 
 def next_message(header: Activation, outputs: Sequence[Any], queued_s: float, computed_s: float) -> Outgoing:
     """The outcome of a stage, addressed to the next hop, or after the last to the gateway."""
-    values, buffers = outgoing_values(outputs)
+    further = header.hop + 1 < len(header.path)
+    values, buffers = outgoing_values(outputs, header.path[header.hop + 1].codec if further else "")
     timing = Timing(queue_us=max(0, round(queued_s * 1e6)), compute_us=max(0, round(computed_s * 1e6)))
     following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
     address = header.reply if following.finished else header.path[following.hop].address

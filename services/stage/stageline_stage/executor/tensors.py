@@ -15,6 +15,7 @@ import torch
 from stageline.data import Buffer, Scalar, Tensor, Value
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import FailedError
+from stageline_stage.executor.coding import decode, encode
 
 ALIGNMENT = 64
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
@@ -29,6 +30,8 @@ def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
     view = memoryview(buffer).cast("B")
     if view.nbytes == 0:
         return torch.empty(spec.shape, dtype=dtype)
+    if spec.codec:
+        return decode(spec, torch.frombuffer(bytearray(view), dtype=torch.uint8))
     writable = bytearray(view) if view.readonly else view
     if dtype is torch.bool:  # any other byte than 0 and 1 would be undefined behaviour
         return torch.frombuffer(writable, dtype=torch.uint8).ne(0).view(spec.shape)
@@ -44,17 +47,19 @@ def received_values(specs: Iterable[Value], buffers: Iterable[Any]) -> list[Stag
     return [received_tensor(spec, next(remaining)) if isinstance(spec, Tensor) else spec.value for spec in specs]
 
 
-def outgoing_values(values: Sequence[Any]) -> tuple[tuple[Value, ...], list[Buffer]]:
+def outgoing_values(values: Sequence[Any], codec: str = "") -> tuple[tuple[Value, ...], list[Buffer]]:
     """Header values and buffers of a stage's outputs, which must be on the CPU; the buffers share their memory.
 
+    Tensors that `codec` can hold are coded with it.
     Raises `FailedError` for an output that the wire does not carry.
     """
     specs: list[Value] = []
     buffers: list[Buffer] = []
     for value in values:
         if isinstance(value, torch.Tensor):
-            specs.append(Tensor(_name(value.dtype), tuple(value.shape)))
-            buffers.append(tensor_buffer(value))
+            coded = encode(value, codec) if codec else None
+            specs.append(Tensor(_name(value.dtype), tuple(value.shape), "" if coded is None else codec))
+            buffers.append(tensor_buffer(value if coded is None else coded))
         elif isinstance(value, bool | int | float):
             specs.append(Scalar(value))
         else:

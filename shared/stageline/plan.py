@@ -82,7 +82,10 @@ class Replica(Part, frozen=True):
 
 
 class PlanStage(Part, frozen=True):
-    """A stage and who serves it; seconds and bytes are those of one item (batch 1, nominal dims)."""
+    """A stage and who serves it; seconds and bytes are those of one item (batch 1, nominal dims).
+
+    `codec`: what its inputs travel in (`stageline.codecs`; empty: as they are).
+    """
 
     start: int
     end: int
@@ -92,6 +95,7 @@ class PlanStage(Part, frozen=True):
     compute_s: float = 0.0
     weight_bytes: int = 0
     output_bytes: int = 0
+    codec: str = ""
 
 
 class ModelPlan(Part, frozen=True):

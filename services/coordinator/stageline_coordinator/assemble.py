@@ -71,12 +71,13 @@ def _stage(
         compute_s=max(stage_seconds(manifest, slot, nodes[node], book) for node in slot.nodes),
         weight_bytes=stage_bytes(manifest, slot.start, slot.end),
         output_bytes=manifest.cut_bytes(slot.end),
+        codec=slot.codec,
     )
 
 
 def slots_of(model: ModelPlan) -> tuple[Slot, ...]:
     """The placement that a serving model has."""
-    return tuple(Slot(s.start, s.end, tuple(replica.node for replica in s.replicas)) for s in model.stages)
+    return tuple(Slot(s.start, s.end, tuple(replica.node for replica in s.replicas), s.codec) for s in model.stages)
 
 
 def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import msgspec
 
 from stageline.blocks import BlockSpec
+from stageline.codecs import CODECS
 from stageline.config import DEFAULT_MAX_BATCH
 from stageline.errors import PlacementError
 from stageline.manifest import ModelManifest
@@ -21,14 +22,18 @@ from .profiling import Models, ProfileBook
 BUFFERED_ITEMS = 4
 """Items in flight that a stage must have room for: two that came in, two that go out."""
 
+CODING_S_PER_BYTE = {"fp16": 2e-10, "int8": 3e-10}
+"""Processor seconds per byte of a tensor before coding, at either end: twice what one core of an EPYC takes."""
+
 
 @dataclass(frozen=True)
 class Slot:
-    """Blocks half-open [start, end) on `nodes` (several: replicas)."""
+    """Blocks half-open [start, end) on `nodes` (several: replicas); `codec` of what comes in (empty: not coded)."""
 
     start: int
     end: int
     nodes: tuple[str, ...]
+    codec: str = ""
 
     def key(self, sha: str) -> StageKey:
         return StageKey(manifest=sha, start=self.start, end=self.end)
@@ -52,6 +57,7 @@ class Answer:
 class _Stage(msgspec.Struct):
     blocks: tuple[int, int]
     nodes: tuple[str, ...]
+    codec: Literal["none", "fp16", "int8"] = "none"
 
 
 class _Model(msgspec.Struct):
@@ -97,7 +103,17 @@ def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: Prof
         }
         for block in manifest.blocks
     ]
-    return {"name": name, "blocks": blocks, "cuts_bytes": cuts, "buffer_bytes": BUFFERED_ITEMS * max(cuts)}
+    return {
+        "name": name,
+        "blocks": blocks,
+        "cuts_bytes": cuts,
+        "buffer_bytes": BUFFERED_ITEMS * max(cuts),
+        "tolerance": manifest.tolerance.rtol,
+        "codecs": [
+            {"name": codec.name, "ratio": codec.ratio, "error": codec.error, "byte_s": CODING_S_PER_BYTE[codec.name]}
+            for codec in CODECS.values()
+        ],
+    }
 
 
 def _seconds(graph: str, fingerprint: str, book: ProfileBook) -> float | None:
@@ -112,7 +128,7 @@ def read_answer(solution: Mapping[str, Any], inputs: object, models: Models) -> 
     except msgspec.ValidationError as error:
         raise PlacementError(f"the planner's answer is malformed: {error}") from None
     placement = {
-        name: tuple(Slot(stage.blocks[0], stage.blocks[1], stage.nodes) for stage in stages)
+        name: tuple(Slot(*stage.blocks, stage.nodes, stage.codec.replace("none", "")) for stage in stages)
         for name, stages in found.stages.items()
         if stages
     }
@@ -173,7 +189,7 @@ def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], bo
     if set(taken) != set(roles):
         return placement
     return {
-        name: tuple(Slot(s.start, s.end, tuple(taken[node] for node in s.nodes)) for s in slots)
+        name: tuple(replace(slot, nodes=tuple(taken[node] for node in slot.nodes)) for slot in slots)
         for name, slots in placement.items()
     }
 

@@ -175,7 +175,7 @@ def hops(model: ModelPlan, path: Path, sender_host: str) -> tuple[Hop, ...]:
     host = sender_host
     for stage, replica in zip(model.stages, path, strict=True):
         address = replica.endpoint.address_from(host)
-        route.append(Hop(model.key(stage), address, replica.node, replica.executor))
+        route.append(Hop(model.key(stage), address, replica.node, replica.executor, stage.codec))
         host = replica.endpoint.host
     return tuple(route)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,6 +66,21 @@ def test_an_answer_must_cover_every_block_in_order() -> None:
     for bad in odd:
         with pytest.raises(PlacementError):
             read_answer({"stages": {"net": bad}}, None, MODELS)
+
+
+def test_a_hop_is_coded_where_the_model_tolerates_it_and_the_plan_says_so() -> None:
+    model = Problem.from_json(build_problem([node("a")], MODELS, book("cpu"))).models[0]
+    assert model.tolerance == MODEL.tolerance.rtol and model.allowed_codecs() == ()
+    assert [codec.name for codec in replace(model, tolerance=1e-3).allowed_codecs()] == ["fp16"]
+    assert [codec.name for codec in replace(model, tolerance=1e-2).allowed_codecs()] == ["fp16", "int8"]
+    stages = [{"blocks": [0, 3], "nodes": ["a"], "codec": "none"}, {"blocks": [3, 4], "nodes": ["b"], "codec": "int8"}]
+    assert [slot.codec for slot in read_answer({"stages": {"net": stages}}, None, MODELS).placement["net"]] == [
+        "",
+        "int8",
+    ]
+    stages[1]["codec"] = "zip"
+    with pytest.raises(PlacementError, match="malformed"):
+        read_answer({"stages": {"net": stages}}, None, MODELS)
 
 
 def test_the_busiest_node_counts_all_models_and_replicas_share() -> None:

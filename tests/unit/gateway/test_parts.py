@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from stageline.errors import InvalidInputError
@@ -12,9 +13,10 @@ from stageline.protocol import TensorSpec
 from stageline_gateway.batching import patience
 from stageline_gateway.inflight import TRANSITIONS, Entry, IllegalTransitionError, InFlightTable, Request, State
 from stageline_gateway.queueing import ModelQueue, Waiting
-from stageline_gateway.routing import Applied, PlanView, Router, first_addresses
-from stageline_gateway.signature import batchable, check_inputs, check_outputs, largest_batch
+from stageline_gateway.routing import Applied, PlanView, Router, first_addresses, hops
+from stageline_gateway.signature import batchable, check_inputs, check_outputs, divisible, largest_batch
 from stageline_gateway.timers import Timer, Timers
+from stageline_gateway.whole import part_sizes
 
 
 def request(number: int = 1) -> Request:
@@ -57,13 +59,13 @@ class TestTable:
         assert isinstance(entry, Entry)
 
 
-def waiting(key: int, *, priority: int = 0, rows: int = 1, since: float = 0.0, alone: bool = False) -> Waiting:
-    return Waiting((priority, 0.0, key), key, rows, since, alone)
+def waiting(key: int, *, priority: int = 0, rows: int = 1, since: float = 0.0, limit: int = 4, alone: bool = False):
+    return Waiting((priority, 0.0, key), key, rows, since, limit, alone)
 
 
 class TestQueue:
     def test_only_one_group_per_batch(self):
-        queue = ModelQueue(4, 1.0)
+        queue = ModelQueue(1.0)
         queue.push("long", waiting(1))
         queue.push("short", waiting(2))
         queue.push("long", waiting(3))
@@ -72,20 +74,20 @@ class TestQueue:
         assert [w.key for w in queue.next_batch(1.0, 100)] == [1, 3]
 
     def test_a_ready_group_does_not_wait_for_a_better_one(self):
-        queue = ModelQueue(2, 1.0)
+        queue = ModelQueue(1.0)
         queue.push("a", waiting(1, priority=-1))
-        queue.push("b", waiting(2))
-        queue.push("b", waiting(3))
+        queue.push("b", waiting(2, limit=2))
+        queue.push("b", waiting(3, limit=2))
         assert [w.key for w in queue.next_batch(0.0, 100)] == [2, 3]
 
     def test_the_delay_counts_from_the_first(self):
-        queue = ModelQueue(4, 1.0)
+        queue = ModelQueue(1.0)
         queue.push("a", waiting(1, since=0.0))
         queue.push("a", waiting(2, since=0.9, priority=-1))
         assert [w.key for w in queue.next_batch(1.0, 100)] == [2, 1]
 
     def test_a_suspect_shares_no_batch(self):
-        queue = ModelQueue(4, 1.0)
+        queue = ModelQueue(1.0)
         queue.push("a", waiting(1))
         queue.push("a", waiting(2, alone=True))
         queue.push("a", waiting(3))
@@ -94,12 +96,12 @@ class TestQueue:
         assert [w.key for w in queue.next_batch(0.0, 100)] == [2]
 
     def test_too_large_for_a_batch_goes_alone(self):
-        queue = ModelQueue(4, 1.0)
+        queue = ModelQueue(1.0)
         queue.push("a", waiting(1, rows=9))
         assert [w.key for w in queue.next_batch(0.0, 100)] == [1]
 
     def test_removing_empties_it(self):
-        queue = ModelQueue(4, 1.0)
+        queue = ModelQueue(1.0)
         for key in (1, 2):
             queue.push("a", waiting(key))
         queue.remove(2)
@@ -166,8 +168,31 @@ class TestSignature:
         assert batchable(made) is expected
 
     def test_the_model_limits_the_batch(self):
-        assert largest_batch(TEXT, 100) == 8
-        assert largest_batch(TEXT, 3) == 3
+        assert largest_batch(TEXT, 100, {"sequence": 8}) == 8
+        assert largest_batch(TEXT, 3, {"sequence": 2}) == 3
+
+    @pytest.mark.parametrize(("limit", "sequence", "expected"), [(4, 8, 4), (4, 9, 3), (4, 16, 2), (1, 9, 0)])
+    def test_longer_items_share_the_memory_of_shorter_ones(self, limit, sequence, expected):
+        assert largest_batch(TEXT, limit, {"batch": 3, "sequence": sequence}) == expected
+
+    def test_what_memory_takes_by_an_output_that_grows_faster_counts(self):
+        square = Signature(
+            (ValueSpec("x", "int8", ("batch", "n")),), (ValueSpec("y", "int8", ("batch", "n*n")),),
+            {"n": DimRange(1, 9, 3)},
+        )  # fmt: skip
+        assert largest_batch(square, 8, {"n": 6}) == 2
+
+    def test_only_outputs_with_the_batch_can_be_joined(self):
+        assert divisible(kit_signature := Signature(TEXT.inputs, TEXT.outputs[:1], TEXT.dims))
+        assert batchable(kit_signature)
+        assert batchable(TEXT) and not divisible(TEXT)
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "sizes"), [(9, 8, [5, 4]), (16, 8, [8, 8]), (20, 8, [7, 7, 6]), (3, 1, [1, 1, 1])]
+)
+def test_parts_are_few_and_equal(rows, limit, sizes):
+    assert part_sizes(rows, limit) == sizes
 
 
 def test_timers_come_due_in_order():
@@ -199,6 +224,13 @@ class TestView:
         plan = Plan(1, 1, (kit.model_plan([["a", "b"], ["c"]]), kit.model_plan([], status="unavailable", name="n")))
         assert first_addresses(plan, "here") == {"ipc://@a", "ipc://@b"}
         assert first_addresses(plan, "there") == {"tcp://a:1", "tcp://b:1"}
+
+    def test_a_path_says_how_each_hop_is_coded(self, kit):
+        model = kit.model_plan([["a"], ["b"]])
+        first, second = model.stages
+        model = msgspec.structs.replace(model, stages=(first, msgspec.structs.replace(second, codec="int8")))
+        path = (first.replicas[0], second.replicas[0])
+        assert [hop.codec for hop in hops(model, path, "here")] == ["", "int8"]
 
     def test_a_narrow_stage_carries_what_the_wide_one_can_take(self, kit):
         view = PlanView()

@@ -109,7 +109,7 @@ class GatewayConfig(ServiceConfig):
     max_in_flight: int = _setting(4096, "requests accepted and unanswered, at most")
     max_in_flight_bytes: int = _setting(1 << 30, "bytes of accepted and unanswered requests, at most")
     max_request_bytes: int = _setting(256 << 20, "bytes of one request, at most")
-    max_batch: int = _setting(DEFAULT_MAX_BATCH, "items that may share a batch")
+    max_batch: int = _setting(DEFAULT_MAX_BATCH, "items that may share a batch; memory is planned for 8")
     batch_delay_ms: float = _setting(2.0, "milliseconds that the first request of a batch may wait for company")
     window: int = _setting(0, "batches in flight per path (0: two per stage)")
     window_bytes: int = _setting(64 << 20, "bytes in flight per path, at most (one batch always fits)")

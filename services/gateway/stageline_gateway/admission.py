@@ -14,11 +14,13 @@ from stageline.errors import (
     RemoteProtocolError,
     UnavailableError,
 )
-from stageline.plan import ModelPlan
+from stageline.plan import ModelPlan, Signature
 from stageline.protocol import Infer
+from stageline_gateway.batching import cut
 from stageline_gateway.inflight import Request
 from stageline_gateway.routing import PlanView
-from stageline_gateway.signature import BATCH, check_inputs
+from stageline_gateway.signature import BATCH, check_inputs, divisible, largest_batch, oversize
+from stageline_gateway.whole import part_sizes
 
 MAX_DEADLINE_S = 24 * 3600.0
 
@@ -72,6 +74,32 @@ def admit(
         want_timings=infer.want_timings,
         nbytes=sum(memoryview(part).nbytes for part in parts),
     )
+
+
+def in_parts(signature: Signature, request: Request, max_batch: int) -> list[Request]:
+    """The request, in parts if memory is not planned for so many items of its size at once.
+
+    Raises `InvalidInputError` that names the limit where that does not help.
+    """
+    limit = largest_batch(signature, max_batch, request.sizes)
+    if limit < 1:
+        large = oversize(signature, request.sizes)
+        sizes = ", ".join(f"{name} {request.sizes[name]} (nominal: {dim.nominal})" for name, dim in large.items())
+        raise InvalidInputError(
+            f"one item with {sizes} is larger than {max_batch} items of nominal size, for which memory is planned: "
+            "send shorter inputs, or raise max_batch of the gateway"
+        )
+    known = signature.dims.get(BATCH)
+    least = known.minimum if known else 1
+    if request.rows <= max(limit, least):
+        return [request]
+    sizes_of_parts = part_sizes(request.rows, max(limit, least))
+    if not divisible(signature) or min(sizes_of_parts) < least:
+        raise InvalidInputError(
+            f"batch must be at most {limit} at these sizes, got {request.rows}, and answers of this model cannot be "
+            "joined from parts: send fewer items, or raise max_batch of the gateway"
+        )
+    return cut(request, sizes_of_parts)
 
 
 def readmit(view: PlanView, request: Request) -> Request:

@@ -13,11 +13,11 @@ from stageline.errors import (
     UnavailableError,
 )
 from stageline_gateway import events as ev
-from stageline_gateway.admission import admit, allowed_s, find_model
+from stageline_gateway.admission import admit, allowed_s, find_model, in_parts
 from stageline_gateway.core import Core
 from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.idempotency import Held, Waiter
-from stageline_gateway.inflight import HOLDER, Entry
+from stageline_gateway.inflight import HOLDER
 from stageline_gateway.timers import Timer
 
 
@@ -56,7 +56,7 @@ class Arrivals:
         if waiting is not None:
             held, waiter = waiting
             self._dismiss(held, waiter, error, now)
-            last = self._core.table.get(held.entry)
+            last = self._core.table.find(HOLDER, held.number)
             if last is not None and not held.waiters:
                 self._core.refuse(last, error, now)
 
@@ -81,17 +81,18 @@ class Arrivals:
 
     # --- own ------------------------------------------------------------------------------------------------
 
-    def _begin(self, event: ev.RequestArrived, owner: tuple[int, int], deadline: float, now: float) -> Entry:
+    def _begin(self, event: ev.RequestArrived, owner: tuple[int, int], deadline: float, now: float) -> None:
         core, infer = self._core, event.infer
         if self.draining:
             raise RejectedError("this gateway is stopping: try another, or again later", retry_after_s=1.0)
         model = find_model(core.view, infer.model)
-        entry = core.table.add(admit(model, owner, infer, event.buffers, now, deadline))
+        request = admit(model, owner, infer, event.buffers, now, deadline)
+        entries = core.table.add_parts(in_parts(model.signature, request, core.settings.max_batch))
         if infer.want_accepted:
             core.emit(ev.Accept(event.client, infer.id))
-        core.timers.add(entry.request.deadline, Timer.DEADLINE, entry.key)
-        self._dispatcher.enqueue(entry, now)
-        return entry
+        for entry in entries:
+            core.timers.add(deadline, Timer.DEADLINE, entry.key)
+            self._dispatcher.enqueue(entry, now)
 
     def _keyed(self, event: ev.RequestArrived, deadline: float, now: float) -> None:
         core, infer = self._core, event.infer
@@ -117,21 +118,20 @@ class Arrivals:
         held = core.keys.begin(event.infer, event.buffers)
         try:
             core.keys.wait(held, event.client, event.infer, now, deadline)
-            entry = self._begin(event, (HOLDER, held.number), deadline, now)
+            self._begin(event, (HOLDER, held.number), deadline, now)
         except StagelineError:
             core.keys.forget(held)
             raise
-        held.entry = entry.key
 
     def _attach(self, held: Held, waiter: Waiter) -> None:
         """The computation must now last as long as the latest deadline, and each who waits no longer than its own."""
         core = self._core
         for one in held.waiters.values():
             core.timers.add(one.deadline, Timer.WAITER, one.number)
-        entry = core.table.get(held.entry)
-        if entry is not None and waiter.deadline > entry.request.deadline:
-            entry.request = replace(entry.request, deadline=waiter.deadline)
-            core.timers.add(waiter.deadline, Timer.DEADLINE, entry.key)
+        for entry in core.table.parts(HOLDER, held.number):
+            if waiter.deadline > entry.request.deadline:
+                entry.request = replace(entry.request, deadline=waiter.deadline)
+                core.timers.add(waiter.deadline, Timer.DEADLINE, entry.key)
 
     def _dismiss(self, held: Held, waiter: Waiter, error: StagelineError, now: float) -> None:
         self._core.keys.detach(waiter)

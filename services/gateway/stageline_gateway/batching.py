@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from stageline.data import Buffer, Tensor
@@ -49,6 +49,26 @@ def fair_share(items: int, stages: int) -> int:
     One batch with everything in it would keep one stage busy and let the others wait for it.
     """
     return -(-items // max(1, stages))
+
+
+def cut(request: Request, sizes: Sequence[int]) -> list[Request]:
+    """The request in parts of so many items each; their bytes are not copied."""
+    parts: list[Request] = []
+    start = 0
+    for rows in sizes:
+        inputs = tuple(TensorSpec(spec.name, spec.dtype, (rows, *spec.shape[1:])) for spec in request.inputs)
+        buffers = tuple(_items(part, request.rows, start, rows) for part in request.buffers)
+        nbytes = sum(view.nbytes for view in buffers)
+        known = {**request.sizes, BATCH: rows}
+        parts.append(replace(request, inputs=inputs, buffers=buffers, rows=rows, sizes=known, nbytes=nbytes))
+        start += rows
+    return parts
+
+
+def _items(buffer: Buffer, total: int, start: int, rows: int) -> memoryview:
+    view = memoryview(buffer).cast("B") if len(buffer) else memoryview(b"")
+    item = view.nbytes // total
+    return view[start * item : (start + rows) * item]
 
 
 def join(requests: Sequence[Request]) -> tuple[tuple[Tensor, ...], list[Buffer]]:

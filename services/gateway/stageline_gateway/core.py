@@ -14,7 +14,7 @@ from stageline.protocol import Result
 from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
 from stageline_gateway.idempotency import Answered, Keys, Outcome, Waiter
-from stageline_gateway.inflight import HOLDER, Entry, InFlightTable
+from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
 from stageline_gateway.queueing import ModelQueue
 from stageline_gateway.routing import PlanView, Router
 from stageline_gateway.settings import Settings
@@ -84,9 +84,12 @@ class Core:
             self.batches.request_left(batch, entry.key)
 
     def refuse(self, entry: Entry, error: StagelineError, now: float) -> None:
-        """End a request with an error."""
+        """End a request with an error, all parts of it; harmless if it has ended."""
         request = entry.request
-        self.leave(entry)
+        if entry.state is State.DONE:
+            return
+        for part in self.table.parts(request.client, request.id):
+            self.leave(part)
         if request.client == HOLDER:
             self._conclude(request.id, error, request.model, now)
             return

@@ -32,11 +32,10 @@ class Dispatcher:
         except StagelineError as error:
             core.refuse(entry, error, now)
             return
-        limit = largest_batch(signature, core.settings.max_batch)
-        queue = core.queues.setdefault(entry.request.model, ModelQueue(limit, core.settings.batch_delay_s))
-        queue.max_batch = limit
+        limit = largest_batch(signature, core.settings.max_batch, entry.request.sizes)
+        queue = core.queues.setdefault(entry.request.model, ModelQueue(core.settings.batch_delay_s))
         alone = entry.alone or not batchable(signature)
-        queue.push(shape_group(entry.request), Waiting(entry.rank, entry.key, entry.request.rows, now, alone))
+        queue.push(shape_group(entry.request), Waiting(entry.rank, entry.key, entry.request.rows, now, limit, alone))
 
     def requeue(self, key: int, now: float) -> None:
         """A request has waited long enough after a failure."""

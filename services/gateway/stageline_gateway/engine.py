@@ -95,7 +95,7 @@ class Engine:
 
     @property
     def in_flight(self) -> dict[State, int]:
-        """Unanswered requests by state."""
+        """Unanswered requests by state; of one that was cut, every part."""
         table = self._core.table
         waiting = table.count(State.QUEUED)
         return {State.QUEUED: waiting, State.DISPATCHED: len(table) - waiting}

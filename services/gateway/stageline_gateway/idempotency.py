@@ -51,13 +51,12 @@ Outcome = Union[Answered, StagelineError]
 
 @dataclass
 class Held:
-    """A key in use: `entry` is the in-flight table's, until there is an `outcome`."""
+    """A key in use: until there is an `outcome`, the in-flight table knows the request by `number`."""
 
     key: Key
     level: int
     tensors: Mapping[str, tuple[TensorSpec, Buffer]]
     number: int
-    entry: int = 0
     waiters: dict[int, Waiter] = field(default_factory=dict)
     outcome: Outcome | None = None
     nbytes: int = 0
@@ -215,7 +214,7 @@ class Keys:
     def _keep(self, held: Held, outcome: Outcome, now: float) -> None:
         parts = outcome.buffers if isinstance(outcome, Answered) else ()
         inputs = sum(memoryview(part).nbytes for _, part in held.tensors.values())
-        held.outcome, held.entry = outcome, 0
+        held.outcome = outcome
         held.nbytes = RECORD_BYTES + inputs + sum(memoryview(part).nbytes for part in parts)
         held.expires = now + self._keep_s
         self._kept[held.key] = held

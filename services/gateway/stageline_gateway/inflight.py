@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from stageline.data import Buffer
 from stageline.errors import RejectedError
 from stageline.protocol import TensorSpec
+from stageline_gateway.whole import Whole
 
 Rank = tuple[int, float, int]
 """(priority, deadline, order of arrival): smaller is served first."""
@@ -64,9 +65,10 @@ class Request:
 
 @dataclass
 class Entry:
-    """A request in the table. `key` names it in batches; `current` is the batch that it waits for, 0 if none.
+    """A request in the table, or part `number` of a request, whose answers its `whole` collects.
 
-    `batches` are all that may still answer it (a re-dispatched one included), `alone` that it shares no batch.
+    `key` names it in batches; `current` is the batch that it waits for, 0 if none. `batches` are all that may still
+    answer it (a re-dispatched one included), `alone` that it shares no batch.
     """
 
     key: int
@@ -76,6 +78,8 @@ class Entry:
     current: int = 0
     batches: set[int] = field(default_factory=set)
     alone: bool = False
+    whole: Whole | None = None
+    number: int = 0
 
     @property
     def rank(self) -> Rank:
@@ -84,14 +88,15 @@ class Entry:
 
 
 class InFlightTable:
-    """Entries by key, and by client and client's id; bounded by count and bytes."""
+    """Entries by key, and by client and client's id; bounded by bytes and requests, whose parts do not count."""
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._entries: dict[int, Entry] = {}
-        self._by_client: dict[int, dict[int, int]] = {}
+        self._by_client: dict[int, dict[int, list[int]]] = {}
         self._last = 0
+        self._requests = 0
         self.nbytes = 0
 
     def __len__(self) -> int:
@@ -102,23 +107,26 @@ class InFlightTable:
 
     def add(self, request: Request) -> Entry:
         """Accept a request. Raises `RejectedError` when the table is full."""
-        if len(self._entries) >= self._max_count:
+        (entry,) = self.add_parts([request])
+        return entry
+
+    def add_parts(self, parts: Sequence[Request]) -> list[Entry]:
+        """Accept a request, given in parts if there are several. Raises `RejectedError` when the table is full."""
+        nbytes = sum(part.nbytes for part in parts)
+        if self._requests >= self._max_count:
             raise RejectedError(
-                f"{len(self._entries)} requests are in flight, which is the limit: try again later",
+                f"{self._requests} requests are in flight, which is the limit: try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
-        if self.nbytes + request.nbytes > self._max_bytes:
+        if self.nbytes + nbytes > self._max_bytes:
             raise RejectedError(
-                f"requests in flight hold {self.nbytes} of {self._max_bytes} bytes, {request.nbytes} more do not fit: "
+                f"requests in flight hold {self.nbytes} of {self._max_bytes} bytes, {nbytes} more do not fit: "
                 "try again later",
                 retry_after_s=RETRY_AFTER_S,
             )
-        self._last += 1
-        entry = Entry(self._last, request)
-        self._entries[entry.key] = entry
-        self._by_client.setdefault(request.client, {})[request.id] = entry.key
-        self.nbytes += request.nbytes
-        return entry
+        whole = Whole(len(parts)) if len(parts) > 1 else None
+        self._requests += 1
+        return [self._add(part, whole, number) for number, part in enumerate(parts)]
 
     def get(self, key: int) -> Entry | None:
         """The entry, None once it has left."""
@@ -126,11 +134,15 @@ class InFlightTable:
 
     def find(self, client: int, request_id: int) -> Entry | None:
         """The client's unanswered request of that id."""
-        return self._entries.get(self._by_client.get(client, {}).get(request_id, 0))
+        return next(iter(self.parts(client, request_id)), None)
+
+    def parts(self, client: int, request_id: int) -> list[Entry]:
+        """The client's request of that id, in parts if there are several: those that are not answered."""
+        return [self._entries[key] for key in self._by_client.get(client, {}).get(request_id, ())]
 
     def of_client(self, client: int) -> list[Entry]:
         """The client's unanswered requests."""
-        return [self._entries[key] for key in self._by_client.get(client, {}).values()]
+        return [self._entries[key] for keys in self._by_client.get(client, {}).values() for key in keys]
 
     def dispatch(self, entry: Entry, batch: int) -> None:
         """It travels in `batch` now."""
@@ -149,7 +161,10 @@ class InFlightTable:
         _move(entry, State.DONE)
         del self._entries[entry.key]
         mine = self._by_client[entry.request.client]
-        del mine[entry.request.id]
+        mine[entry.request.id].remove(entry.key)
+        if not mine[entry.request.id]:
+            del mine[entry.request.id]
+            self._requests -= 1
         if not mine:
             del self._by_client[entry.request.client]
         self.nbytes -= entry.request.nbytes
@@ -157,6 +172,14 @@ class InFlightTable:
     def count(self, state: State) -> int:
         """How many are in `state`."""
         return sum(entry.state is state for entry in self._entries.values())
+
+    def _add(self, request: Request, whole: Whole | None, number: int) -> Entry:
+        self._last += 1
+        entry = Entry(self._last, request, whole=whole, number=number)
+        self._entries[entry.key] = entry
+        self._by_client.setdefault(request.client, {}).setdefault(request.id, []).append(entry.key)
+        self.nbytes += request.nbytes
+        return entry
 
 
 def _move(entry: Entry, to: State) -> None:

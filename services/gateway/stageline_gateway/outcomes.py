@@ -58,7 +58,18 @@ class Outcomes:
         answer = Result(request.id, specs, sum(batch.rows), entry.attempts, event.header.level, timings)
         kept = request.client == HOLDER and len(batch.keys) > 1
         parts = [bytes(view) for view in views] if kept else views  # what is kept must not keep the whole batch
-        self._core.answer(entry, answer, parts, now)
+        if entry.whole is None:
+            self._core.answer(entry, answer, parts, now)
+            return
+        try:
+            joined = entry.whole.take(entry.number, batch.model.manifest, answer, parts)
+        except StagelineError as error:
+            self._core.refuse(entry, error, now)
+            return
+        if joined is None:
+            self._core.leave(entry)
+        else:
+            self._core.answer(entry, *joined, now)
 
     def _batch_of(self, header: Activation | Failure) -> Batch | None:
         return self._core.batches.get(header.batch) if header.gateway == self._core.identity.name else None
@@ -143,6 +154,8 @@ class Outcomes:
 
     def _again(self, entry: Entry, now: float, reason: str, *, node: str | None, backoff: bool = False) -> None:
         core = self._core
+        if entry.state is State.DONE:
+            return  # with another part of its request
         if entry.attempts >= core.settings.max_attempts:
             text = f"the request failed {entry.attempts} times; the last time: {reason}"
             core.refuse(entry, FailedError(text, node=node), now)

@@ -15,20 +15,23 @@ from stageline_gateway.inflight import Rank
 
 @dataclass(frozen=True, order=True)
 class Waiting:
-    """A queued request of `rows` items that entered the queue at `since` (seconds)."""
+    """A queued request of `rows` items that entered the queue at `since` (seconds).
+
+    At most `limit` items may share its batch: the same for all of one group. A larger request has its own batch.
+    """
 
     rank: Rank
     key: int = field(compare=False)
     rows: int = field(compare=False)
     since: float = field(compare=False)
+    limit: int = field(compare=False)
     alone: bool = field(compare=False, default=False)
 
 
 class ModelQueue:
-    """Batches hold up to `max_batch` items; a larger request makes a batch of its own."""
+    """The first of a batch waits up to `delay_s` seconds for company."""
 
-    def __init__(self, max_batch: int, delay_s: float) -> None:
-        self.max_batch = max_batch
+    def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
         self._groups: dict[Hashable, list[Waiting]] = {}
         self._where: dict[int, tuple[Hashable, Waiting]] = {}
@@ -83,10 +86,10 @@ class ModelQueue:
         return min((t for t in times if t > now), default=None)
 
     def _members(self, items: list[Waiting]) -> list[Waiting]:
-        return _within(items, self.max_batch)
+        return _within(items, items[0].limit)
 
     def _ready_at(self, items: list[Waiting], members: list[Waiting]) -> float:
-        full = len(members) < len(items) or sum(m.rows for m in members) >= self.max_batch
+        full = len(members) < len(items) or sum(m.rows for m in members) >= items[0].limit
         if full or members[0].alone:
             return float("-inf")
         return min(m.since for m in members) + self._delay_s

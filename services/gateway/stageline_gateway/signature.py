@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from stageline.data import MAX_BATCH_ITEMS, Tensor, Value
 from stageline.dims import dim_size
@@ -46,10 +47,32 @@ def batchable(signature: Signature) -> bool:
     return bool(signature.inputs) and inputs and not any(isinstance(d, str) and BATCH in d for d in rest)
 
 
-def largest_batch(signature: Signature, limit: int) -> int:
-    """Items that may share a batch, at most `limit`."""
+def divisible(signature: Signature) -> bool:
+    """Whether the answers of a request's parts can be joined: every output has the batch, too."""
+    return batchable(signature) and all(v.dims[:1] == (BATCH,) for v in signature.outputs)
+
+
+def largest_batch(signature: Signature, limit: int, sizes: Mapping[str, int]) -> int:
+    """Items that may share a batch: what takes no more memory than `limit` items of nominal size, which is planned for.
+
+    0 if not even one fits. Memory is taken to grow with the largest input or output.
+    """
     known = signature.dims.get(BATCH)
-    return max(1, min(limit, known.maximum if known else limit, MAX_BATCH_ITEMS))
+    most = min(limit, known.maximum if known else limit, MAX_BATCH_ITEMS)
+    if not oversize(signature, sizes):
+        return max(1, most)
+    nominal = {name: dim.nominal for name, dim in signature.dims.items()}
+    for value in (*signature.inputs, *signature.outputs):
+        have, usual = (_elements(value, {**chosen, BATCH: 1}) for chosen in (sizes, nominal))
+        if have > usual > 0:
+            most = min(most, limit * usual // have)
+    return most
+
+
+def oversize(signature: Signature, sizes: Mapping[str, int]) -> dict[str, DimRange]:
+    """The dynamic dimensions, other than the batch, that are larger than nominal."""
+    found = {name: signature.dims[name] for name in sizes if name != BATCH and name in signature.dims}
+    return {name: dim for name, dim in found.items() if sizes[name] > dim.nominal}
 
 
 def check_outputs(signature: Signature, values: Sequence[Value], sizes: Mapping[str, int]) -> str:
@@ -71,6 +94,13 @@ def _by_name(signature: Signature, given: Sequence[TensorSpec]) -> list[int]:
         names = ", ".join(repr(spec.name) for spec in given) or "none"
         raise InvalidInputError(f"the model's inputs are {', '.join(map(repr, wanted))}, got {names:.200}")
     return [places[name] for name in wanted]
+
+
+def _elements(value: ValueSpec, sizes: Mapping[str, int]) -> int:
+    try:
+        return prod(dim_size(dim, sizes) for dim in value.dims)
+    except ManifestError:
+        return 0  # it depends on a size that only the model knows
 
 
 def _fits(dim: int | str, size: int, sizes: Mapping[str, int]) -> bool:

@@ -11,7 +11,7 @@ NODES = ("a", "b", "c", "d")
 PLANS = ([["a"], ["b"]], [["a", "c"], ["b"]], [["d"], ["c", "b"]], [["c"]], [])
 
 step = st.one_of(
-    st.tuples(st.just("ask"), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0, 0, 40, 3000])),
+    st.tuples(st.just("ask"), st.integers(1, 3), st.sampled_from([1, 2, 3, 9]), st.sampled_from([0, 0, 40, 3000])),
     st.tuples(st.just("answer"), st.integers(0, 30)),
     st.tuples(st.just("garble"), st.integers(0, 30)),
     st.tuples(st.just("fail"), st.integers(0, 30), st.booleans()),
@@ -68,11 +68,11 @@ class Run:
             found = self.world.outcomes.get(key, [])
             assert len(found) <= 1
             if found and isinstance(found[0], ev.Answer):
-                stages = found[0].buffers[0][0] - value
-                assert bytes(found[0].buffers[0]) == bytes([(value + stages) % 256] * 2 * rows)
-                assert (stages % 256) in (1, 2)
+                data = bytes(found[0].buffers[0])
+                assert len(data) == 2 * rows
+                assert {(byte - value) % 256 for byte in data} <= {1, 2}, "one or two stages, another's bytes otherwise"
         waiting = sum(key not in self.world.outcomes for key in self.asked)
-        assert sum(self.world.engine.in_flight.values()) == waiting
+        assert self.world.engine.idle == (not waiting)
         assert waiting <= 12
 
 

@@ -183,8 +183,7 @@ class TestSignature:
         assert largest_batch(square, 8, {"n": 6}) == 2
 
     def test_only_outputs_with_the_batch_can_be_joined(self):
-        assert divisible(kit_signature := Signature(TEXT.inputs, TEXT.outputs[:1], TEXT.dims))
-        assert batchable(kit_signature)
+        assert divisible(Signature(TEXT.inputs, TEXT.outputs[:1], TEXT.dims))
         assert batchable(TEXT) and not divisible(TEXT)
 
 

@@ -1,0 +1,224 @@
+"""What limits a plan and what would help, in words: the clock and the prose around `planner.sensitivity`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from stageline.catalogue import Report
+from stageline.cli.output import emit_table, note, size
+from stageline.cli.plandraw import milliseconds, proof, shown
+from stageline.cli.planfigures import Claim, Figures, describe_plan, running_stages
+from stageline_coordinator.planner import Problem, changes, solve
+from stageline_coordinator.planner.changes import Change, everything
+from stageline_coordinator.planner.evaluate import Stages
+from stageline_coordinator.planner.problem import THROUGHPUT
+from stageline_coordinator.planner.sensitivity import (
+    NOTHING,
+    Gain,
+    Outcome,
+    at_rest,
+    best,
+    candidates,
+    gain,
+    helps,
+    judged,
+    relative,
+)
+
+GAIN_COLUMNS = ("change", "gain", "then the bottleneck is")
+LOSS_COLUMNS = ("node", "gain", "then the bottleneck is")
+SHOWN_ALIKE = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """A plan to explain; `stages` None: the best one."""
+
+    title: str
+    problem: Problem
+    stages: Stages | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`figures`: of the plan that was asked about. Gains are those over the best plan, `best`.
+
+    `better`: how much the best plan gains over the one asked about. `general`: everything of a kind changed at once;
+    `gains`: one part, the best first; `losses`: one node lost, the worst first; `untried`: for lack of time.
+    """
+
+    figures: Figures
+    problem: Problem
+    best: Outcome
+    reason: str
+    better: float
+    general: tuple[Gain, ...]
+    gains: tuple[Gain, ...]
+    losses: tuple[Gain, ...]
+    untried: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "plan": self.figures.to_json(),
+            "feasible": self.best.solved,
+            "reason": self.reason,
+            "best_objective_s": self.best.found.objective_s if self.best.solved else None,
+            "gain_of_planning_anew": self.better,
+            "all_at_once": [_gain_json(one) for one in self.general],
+            "changes": [_gain_json(one) for one in self.gains],
+            "without": [_gain_json(one) for one in self.losses],
+            "untried": self.untried,
+        }
+
+
+def of_running(problem: Problem) -> Stages | None:
+    """The running plan in full, or None."""
+    found = running_stages(problem)
+    return found if found.keys() == {model.name for model in problem.models} else None
+
+
+def advise(question: Question, limit_s: float, report: Report) -> Answer:
+    """Solve the problem again with one change at a time, until about `limit_s` seconds are over."""
+    end = time.monotonic() + limit_s
+    problem = at_rest(question.problem)
+    solution = solve(problem)
+    stages = solution.stages if question.stages is None else question.stages
+    asked = judged(problem, stages, "")
+    top = best(problem, lambda _: solution, asked)
+    general = [gain(problem, top, change, solve) for change in everything(problem)]
+    wanted = candidates(problem, top, general)
+    found: list[Gain] = []
+    for change in wanted:
+        if time.monotonic() >= end:
+            break
+        report(describe(change), len(found) / len(wanted))
+        found.append(gain(problem, top, change, solve))
+    useful = (one for one in found if one.change.relaxes and helps(one, top))
+    lost = (one for one in found if not one.change.relaxes)
+    both = asked.solved and top.solved
+    return Answer(
+        figures=describe_plan(question.title, problem, stages, Claim(solution.lower_bound_s, solution.algorithm)),
+        problem=problem,
+        best=top,
+        reason=solution.reason,
+        better=relative(problem, asked.found.objective_s, top.found.objective_s) if both else 0.0,
+        general=tuple(general),
+        gains=tuple(sorted(useful, key=lambda one: -(one.gain or 0.0))),
+        losses=tuple(sorted(lost, key=lambda one: -1.0 if one.gain is None else one.gain)),
+        untried=len(wanted) - len(found),
+    )
+
+
+def report(answer: Answer) -> None:
+    """Print it: sentences, then tables."""
+    for line in sentences(answer):
+        click.echo(shown(line))
+    if answer.gains:
+        emit_table("What would help", GAIN_COLUMNS, gain_rows(answer.gains), right=("gain",))
+    if answer.losses:
+        emit_table("What a loss would cost", LOSS_COLUMNS, gain_rows(answer.losses), right=("gain",))
+    if answer.untried:
+        note(f"{answer.untried} more changes were not tried for lack of time: see --time-limit")
+
+
+def sentences(answer: Answer) -> Iterator[str]:
+    """What limits the plan, whether there is a better one, and what kind of change would help at all."""
+    if answer.reason:
+        yield f"There is no plan: {answer.reason}."
+    yield from limits(answer.figures)
+    if answer.better > NOTHING:
+        yield f"Planning anew gains {100 * answer.better:.3g} %, without any change; what follows is beside that."
+    yield from kinds(answer)
+
+
+def limits(figures: Figures) -> Iterator[str]:
+    """What limits the plan, in sentences."""
+    for chain in figures.chains:
+        computing = chain.latency_s - chain.on_way_s
+        yield (
+            f"A request for {chain.name} alone takes {milliseconds(chain.latency_s)}: "
+            f"{milliseconds(computing)} on nodes, {milliseconds(chain.on_way_s)} on the way."
+        )
+    if figures.limits:
+        top, *others = figures.limits
+        yield f"The bottleneck is {top.name}, busy for {milliseconds(top.busy_s)} of every request: {top.why}."
+        if top.indivisible:
+            yield f"That is one block, {top.indivisible}, which no other cut makes smaller."
+        if others:
+            yield f"Next is {others[0].name}, with {milliseconds(others[0].busy_s)}: {others[0].why}."
+    if figures.gap is not None:
+        yield proof(figures)
+    yield from (f"This plan cannot run: {fault}." for fault in figures.faults)
+
+
+def kinds(answer: Answer) -> Iterator[str]:
+    """What a change of everything of one kind would do, in sentences."""
+    better = "more requests per second" if answer.problem.objective == THROUGHPUT else "less time"
+    for one in answer.general:
+        if helps(one, answer.best):
+            found = f"{percent(one)} {better}" if answer.best.solved else "there would be a plan"
+        else:
+            found = "nothing gained" if answer.best.solved else "still no plan"
+        yield f"With {describe(one.change)}: {found}."
+
+
+def gain_rows(gains: Sequence[Gain]) -> list[list[str]]:
+    """The change, what it gains, and what then limits."""
+    rows = []
+    for one in gains:
+        top = one.outcome.bottleneck if one.outcome.solved else None
+        then = f"{top}, {milliseconds(top.seconds)}" if top else "" if one.outcome.solved else "no plan is left"
+        rows.append([describe(one.change, one.needs_bytes), percent(one), then])
+    return rows
+
+
+def percent(one: Gain) -> str:
+    """With its sign; where there was no plan before, that there is one now."""
+    if one.gain is None:
+        return "makes it possible" if one.outcome.solved else ""
+    return f"{100 * one.gain:+.3g} %"
+
+
+def describe(change: Change, needs_bytes: int = 0) -> str:
+    """The change, in words that follow "with"."""
+    first = change.names[0] if change.names else ""
+    of = f"{first}{_or_one_like(change)}"
+    more = f"{size(needs_bytes)} more memory" if needs_bytes else "twice the memory"
+    return {
+        changes.FASTER: f"{of} twice as fast" if first else "every node twice as fast",
+        changes.MEMORY: f"{more} on {of if first else 'every node'}",
+        changes.NETWORK: f"all links of {of} twice as fast" if first else "every link twice as fast",
+        changes.WIRE: f"the link {' ↔ '.join(change.names)} twice as fast",
+        changes.GATEWAY: "the gateway's links twice as fast",
+        changes.MEDIUM: f"{first} twice as fast",
+        changes.ADDED: f"one more node like {first}",
+        changes.DROPPED: f"{of} lost",
+    }[change.kind]
+
+
+def _or_one_like(change: Change) -> str:
+    if not change.alike:
+        return ""
+    more = len(change.alike) - SHOWN_ALIKE
+    names = ", ".join(change.alike[:SHOWN_ALIKE]) + (f" and {more} more" if more > 0 else "")
+    return f" (or one of {names})" if len(change.alike) > 1 else f" (or {names})"
+
+
+def _gain_json(one: Gain) -> dict[str, Any]:
+    top = one.outcome.bottleneck if one.outcome.solved else None
+    return {
+        "change": one.change.kind,
+        "names": list(one.change.names),
+        "alike": list(one.change.alike),
+        "gain": one.gain,
+        "feasible": one.outcome.solved,
+        "objective_s": one.outcome.found.objective_s if one.outcome.solved else None,
+        "needs_bytes": one.needs_bytes,
+        "bottleneck": {"kind": top.kind, "names": list(top.names), "busy_s": top.seconds} if top else None,
+    }

@@ -11,8 +11,9 @@ import click
 
 from stageline.catalogue import Report
 from stageline.cli.output import emit_table, note, size
+from stageline.cli.plandescribe import Claim, describe_plan, running_stages
 from stageline.cli.plandraw import milliseconds, proof, shown
-from stageline.cli.planfigures import Claim, Figures, describe_plan, running_stages
+from stageline.cli.planfigures import Figures
 from stageline_coordinator.planner import Problem, changes, solve
 from stageline_coordinator.planner.changes import Change, everything
 from stageline_coordinator.planner.evaluate import Stages

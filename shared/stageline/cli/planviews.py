@@ -88,7 +88,7 @@ def show_plan(
         return
     if measure is not None:
         raise ConfigError("--measure watches the running cluster: leave PROBLEM out")
-    from stageline.cli.planfigures import of_solution
+    from stageline.cli.plandescribe import of_solution
     from stageline.cli.planfiles import read_problem, read_solution
     from stageline_coordinator.planner import solve
 
@@ -175,7 +175,7 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
     """Models that are not served are noted beside."""
     plan, figures = running.plan, None
     if running.problem is not None and running.problem.current:
-        from stageline.cli.planfigures import of_running
+        from stageline.cli.plandescribe import of_running
 
         figures = of_running(_title(plan), running.problem, _bound_s(plan), running.measured)
     if svg is not None and figures is None:

@@ -140,6 +140,9 @@ class StageConfig(ServiceConfig):
     start_timeout_s: float = _setting(60.0, "seconds that an executor may take to import torch")
 
 
+_SECTIONS: dict[str, type[ServiceConfig]] = {
+    kind.section: kind for kind in (CoordinatorConfig, GatewayConfig, StageConfig)
+}
 C = TypeVar("C", bound=ServiceConfig)
 
 
@@ -151,7 +154,7 @@ def load(kind: type[C], *, flags: Mapping[str, Any], environ: Mapping[str, str],
     known = {f.name for f in fields(kind)}
     path = file or (Path(environ["STAGELINE_CONFIG"]) if environ.get("STAGELINE_CONFIG") else None)
     merged: dict[str, tuple[Any, str]] = {}
-    for name, value in _read_file(path, kind.section, known).items() if path else ():
+    for name, value in _read_file(path).get(kind.section, {}).items() if path else ():
         merged[name] = (value, f"{name} in {path}")
     for name in known:
         variable = f"STAGELINE_{name.upper()}"
@@ -178,21 +181,29 @@ def _convert(value: Any, kind: Any, origin: str) -> Any:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _read_file(path: Path, section: str, known: set[str]) -> dict[str, Any]:
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    """All sections, each checked: a slip in one is found by whichever service reads the file first."""
     try:
         content = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    sections = {"coordinator", "gateway", "stage"}
-    if not isinstance(content, dict) or not set(content) <= sections:
-        odd = ", ".join(map(str, sorted(set(content) - sections, key=str))) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not set(content) <= set(_SECTIONS):
+        odd = (
+            ", ".join(map(str, sorted(set(content) - set(_SECTIONS), key=str)))
+            if isinstance(content, dict)
+            else content
+        )
         raise ConfigError(f"{path}: unknown section {odd}; want coordinator, gateway or stage")
-    own = content.get(section) or {}
-    if not isinstance(own, dict):
+    return {section: _checked(path, section, settings or {}) for section, settings in content.items()}
+
+
+def _checked(path: Path, section: str, settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict):
         raise ConfigError(f"{path}: section {section} must map settings to values")
-    unknown = sorted(str(k) for k in own if k not in known)
+    known = {f.name for f in fields(_SECTIONS[section])}
+    unknown = sorted(str(name) for name in settings if name not in known)
     if unknown:
         raise ConfigError(f"{path}: unknown setting {section}.{unknown[0]}; known: {', '.join(sorted(known))}")
-    return own
+    return settings

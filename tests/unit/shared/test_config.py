@@ -40,6 +40,8 @@ def test_only_the_services_own_section_counts(tmp_path: Path) -> None:
     [
         ("gateway: {max_bach: 2}", "unknown setting gateway.max_bach; known: "),
         ("gatway: {}", "unknown section gatway"),
+        ("stage: {thread: 2}", "unknown setting stage.thread; known: "),
+        ("coordinator: [1]", "section coordinator must map settings to values"),
         ("gateway: [1]", "section gateway must map settings to values"),
         ("gateway: {max_batch: many}", "max_batch in "),
         ("- 1", "unknown section"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stageline import __version__
+from stageline.absence import COMPLAINT, Absence
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, Welcome
@@ -59,6 +60,8 @@ class ControlLink:
         self._on_plan = on_plan
         self._beat = beat
         self._log = log
+        self._coordinator = coordinator
+        self._absence = Absence()
         self.incarnation = uuid.uuid4().hex
         self.refused = ""
         self._decode: Decoder[Any] = Decoder(CONTROL.to_connector)
@@ -101,6 +104,8 @@ class ControlLink:
         self._loop.call_soon(self._reader.drain)
 
     def _say_hello(self) -> None:
+        if self._absence.greeted(self._loop.time()):
+            self._log.warning(COMPLAINT, coordinator=self._coordinator)
         here = self._addresses
         self._send(
             Hello(
@@ -120,6 +125,7 @@ class ControlLink:
         self._watch = self._loop.call_later(SILENCE_S, self._look)
 
     def _received(self, frames: list[bytes]) -> None:
+        self._absence.heard()
         try:
             message = self._decode(frames[-1])
         except RemoteProtocolError as error:

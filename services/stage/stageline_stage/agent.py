@@ -16,6 +16,7 @@ from typing import Any
 import zmq
 
 from stageline import messages
+from stageline.absence import COMPLAINT, Absence
 from stageline.blobs import BlobStore
 from stageline.config import StageConfig
 from stageline.errors import ClusterError, ConfigError
@@ -50,6 +51,7 @@ class Agent:
         self._cluster = ""
         self._announced = False
         self._membership, self._departure = Membership(now), Departure(config.drain_s)
+        self._absence = Absence()
         self._store = BlobStore(config.cache_dir, config.cache_max_bytes)
         self._control = ControlLink(sockets, config.coordinator, config.name, log)
         self._slot = self._make_slot(sockets, now)
@@ -89,6 +91,7 @@ class Agent:
             signals.drain()
             self._departure.begin(now)
         for message in self._control.received():
+            self._absence.heard()
             self._handle(message, now)
         for event in self._fetcher.events():
             self._work.fetched(event)
@@ -164,6 +167,8 @@ class Agent:
         if step == "reconnect":
             self._control.reconnect()
         if step != "wait":
+            if self._absence.greeted(now):
+                self._log.warning(COMPLAINT, coordinator=self._config.coordinator)
             self._control.send(self._hello(hello))
 
     def _hello(self, hello: messages.ExecutorHello) -> messages.Hello:

@@ -153,6 +153,8 @@ class TestCoordinator:
         assert serving.get("/readyz")[0] == 200
         with Client(serving.client) as client:
             assert client.infer("m", X).batch == 1
+            eventually(lambda: "does not answer" in serving.log.read_text(), "the gateway complains")
+            assert serving.log.read_text().count("does not answer") == 1
             cluster.call(cluster.peers.clear)
             cluster.silent = False
             eventually(lambda: len(cluster.hellos) > hellos, "hello again")

@@ -150,11 +150,14 @@ def test_sigterm_finishes_the_work_and_exits_cleanly(cluster: Any, models: Any, 
     gone(cluster.executor.pid)
 
 
-def test_without_a_coordinator_sigterm_ends_it(cluster: Any, manifest: str) -> None:
+def test_without_a_coordinator_it_complains_and_sigterm_ends_it(cluster: Any, manifest: str) -> None:
     cluster.join()
     cluster.sockets.release(cluster.control)
-    os.kill(cluster.agents[0].pid, signal.SIGTERM)
-    assert cluster.agents[0].wait(30) == 0
+    agent = cluster.agents[0]
+    complaint = next(line.decode() for line in agent.stderr if b"the coordinator does not answer" in line)
+    assert cluster.address in complaint
+    os.kill(agent.pid, signal.SIGTERM)
+    assert agent.wait(30) == 0
 
 
 def test_a_device_that_is_not_there_is_a_usage_error(cluster: Any) -> None:

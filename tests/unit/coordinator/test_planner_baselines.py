@@ -11,7 +11,7 @@ import pytest
 
 from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem
 from stageline_coordinator.planner.baselines import BASELINES, place
-from stageline_coordinator.planner.baselines.paths import class_matching
+from stageline_coordinator.planner.baselines.paths import class_matching, order_of
 from stageline_coordinator.planner.baselines.seifer import least_cuts
 from stageline_coordinator.planner.baselines.setting import Setting
 from stageline_coordinator.planner.check import check
@@ -147,7 +147,7 @@ def test_colour_coding_finds_the_path_with_the_fastest_slowest_link() -> None:
         best = max(
             min(bandwidth[a][b] for a, b in itertools.pairwise(path)) for path in itertools.permutations(range(6), 4)
         )
-        path = class_matching(here, [1, 2, 3], range(6), 2, rng)
+        path = class_matching(here, [1, 2, 3], range(6), order_of(here, [1, 2, 3], 2), rng)
         assert path is not None
         assert len(set(path)) == 4
         assert min(bandwidth[a][b] for a, b in itertools.pairwise(path)) == best
@@ -157,7 +157,9 @@ def test_the_highest_class_is_placed_first_and_fixes_ends_for_the_next() -> None
     """The large second hop gets the one fast link; the first has to lead into it over a slow one."""
     bandwidth = [[0, 1, 1], [1, 0, 50], [1, 1, 0]]
     here = setting(problem([1] * 3, [0, 1, 90, 0], [9] * 3, bandwidth=bandwidth))
-    assert class_matching(here, [1, 2], range(3), 2, random.Random(0)) == [0, 1, 2]
+    order = order_of(here, [1, 2], 2)
+    assert order == ((1, 2), (0, 1))
+    assert class_matching(here, [1, 2], range(3), order, random.Random(0)) == [0, 1, 2]
 
 
 def test_pipeedge_is_optimal_where_its_model_holds() -> None:

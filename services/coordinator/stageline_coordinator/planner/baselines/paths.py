@@ -16,21 +16,22 @@ MOST_TRIES = 300
 
 Path = list[int]
 Ends = tuple[int | None, int | None]
+Span = tuple[int, int]
+"""The first and the last stage of a run of hops."""
 
 
 def class_matching(
-    setting: Setting, cuts: Sequence[int], nodes: Sequence[int], classes: int, rng: random.Random
+    setting: Setting, cuts: Sequence[int], nodes: Sequence[int], order: Sequence[Span], rng: random.Random
 ) -> Path | None:
     """A node for every stage between `cuts`; None if some run of hops finds no path.
 
-    The cuts' bytes are put into `classes` classes of equal width. From the highest class down, and the longest run of
-    neighbouring cuts of that class first, the hops of a run get the path of unused nodes whose slowest link is fastest,
-    from and to the nodes that earlier runs have fixed.
+    Run by run in `order`, the hops get the path of unused nodes whose slowest link is fastest, from and to the nodes
+    that earlier runs have fixed.
     """
     placed: list[int | None] = [None] * (len(cuts) + 1)
     if not cuts:
         return [rng.choice(nodes)] if nodes else None
-    for first, last in _runs(_labels(setting, cuts, classes)):
+    for first, last in order:
         unused = [node for node in nodes if node not in placed]
         ends = placed[first], placed[last]
         path = _fastest_path(setting, unused, last - first + 1, ends, rng)
@@ -40,15 +41,12 @@ def class_matching(
     return [node for node in placed if node is not None]
 
 
-def _labels(setting: Setting, cuts: Sequence[int], classes: int) -> list[int]:
-    """The class of each cut, by a histogram of what every possible cut would transfer."""
-    sizes = setting.model.cuts_bytes[1:-1]
-    low, width = min(sizes), (max(sizes) - min(sizes)) / classes
-    return [min(classes - 1, int((setting.model.cuts_bytes[cut] - low) / width)) if width else 0 for cut in cuts]
+def order_of(setting: Setting, cuts: Sequence[int], classes: int) -> tuple[Span, ...]:
+    """Runs of neighbouring cuts of one class, from the highest class down, within it the longest first.
 
-
-def _runs(labels: Sequence[int]) -> list[tuple[int, int]]:
-    """Stages (first, last) of the runs of hops of one class, in the order in which they are placed."""
+    The bytes of all possible cuts are put into `classes` classes of equal width.
+    """
+    labels = _labels(setting, cuts, classes) if cuts else []
     found: list[tuple[int, int, int]] = []
     start = 0
     for hop in range(1, len(labels) + 1):
@@ -56,7 +54,14 @@ def _runs(labels: Sequence[int]) -> list[tuple[int, int]]:
             found.append((labels[start], start, hop))
             start = hop
     found.sort(key=lambda run: (-run[0], run[1] - run[2], run[1]))
-    return [(first, last) for _, first, last in found]
+    return tuple((first, last) for _, first, last in found)
+
+
+def _labels(setting: Setting, cuts: Sequence[int], classes: int) -> list[int]:
+    """The class of each cut, by a histogram of what every possible cut would transfer."""
+    sizes = setting.model.cuts_bytes[1:-1]
+    low, width = min(sizes), (max(sizes) - min(sizes)) / classes
+    return [min(classes - 1, int((setting.model.cuts_bytes[cut] - low) / width)) if width else 0 for cut in cuts]
 
 
 def _fastest_path(setting: Setting, unused: Sequence[int], length: int, ends: Ends, rng: random.Random) -> Path | None:

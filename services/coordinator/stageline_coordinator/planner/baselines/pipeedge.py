@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .setting import Run, Setting
 
-MOST_STATES = 6500
+MOST_STATES = 4096
 
 Floats = NDArray[np.float64]
 Counts = tuple[int, ...]

@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from .paths import class_matching
+from .paths import class_matching, order_of
 from .setting import Run, Setting, chain
 
 CLASSES = (2, 5, 8, 11, 14, 17, 20)
@@ -32,8 +32,8 @@ def kpath(setting: Setting, rng: random.Random) -> list[Run] | None:
     """K-path class matching, with 2 to 20 classes of transfers."""
 
     def place(setting: Setting, cuts: Sequence[int], nodes: Sequence[int]) -> Iterator[list[int]]:
-        for classes in CLASSES if cuts else CLASSES[:1]:
-            found = class_matching(setting, cuts, nodes, classes, rng)
+        for order in dict.fromkeys(order_of(setting, cuts, classes) for classes in CLASSES):
+            found = class_matching(setting, cuts, nodes, order, rng)
             if found is not None:
                 yield found
 

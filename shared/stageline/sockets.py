@@ -13,6 +13,7 @@ import os
 import socket as system
 import uuid
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,14 +176,15 @@ def _close(socket: Socket) -> None:
         monitor.close()
 
 
-def disconnect_monitor(socket: Socket) -> Socket:
-    """A monitor socket that becomes readable when `socket` gains or loses a connection; read with `read_monitor`."""
-    monitor: Socket = socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+def peer_monitor(socket: Socket) -> Socket:
+    """A socket that is readable when a peer of the bound `socket` comes or goes, see `read_monitor`; closed with it."""
+    monitor: Socket = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
     _monitors[socket] = monitor
     return monitor
 
 
-def read_monitor(monitor: Socket) -> tuple[bool, str]:
-    """(connected, address) of the next event."""
-    event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
-    return event["event"] == zmq.EVENT_CONNECTED, event["endpoint"].decode()
+def read_monitor(monitor: Socket) -> Iterator[tuple[bool, int]]:
+    """(whether a peer came, its connection's file descriptor) of all that happened; a closed one's number is reused."""
+    while monitor.poll(0):
+        event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
+        yield event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])

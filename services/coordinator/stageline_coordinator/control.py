@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from stageline import logs
 from stageline.errors import RemoteProtocolError
 from stageline.messages import ToCoordinator
-from stageline.sockets import Socket
+from stageline.sockets import Socket, peer_monitor, read_monitor
 from stageline.wire import Decoder, Message, encode
 
 BURST = 256
@@ -32,7 +31,7 @@ class ControlSocket:
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.monitor: Socket = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self.monitor = peer_monitor(socket)
         self._log = logs.get(service="coordinator", part="control")
         self._peers: dict[int, str] = {}
 
@@ -65,11 +64,6 @@ class ControlSocket:
                 found.append(Lost(lost))
         return found
 
-    def close(self) -> None:
-        """Stop watching; the socket is left to its owner."""
-        self.socket.disable_monitor()
-        self.monitor.close(0)
-
     def _read_frames(self) -> list[tuple[int, str, list[bytes]]]:
         found: list[tuple[int, str, list[bytes]]] = []
         while len(found) < BURST:
@@ -89,10 +83,8 @@ class ControlSocket:
         """Descriptors that were closed: those that a new connection has taken over since, and the others."""
         reused: list[int] = []
         closed: dict[int, None] = {}
-        while self.monitor.poll(0):
-            event: Any = recv_monitor_message(self.monitor, zmq.NOBLOCK)
-            fd = int(event["value"])
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+        for came, fd in read_monitor(self.monitor):
+            if not came:
                 closed[fd] = None
             elif fd in closed:
                 del closed[fd]

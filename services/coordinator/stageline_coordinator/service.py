@@ -55,7 +55,6 @@ class Coordinator:
         found = {"control": self.control_address, "plan": self.plan_address, "blobs": self.blobs_address}
         store.save_ports({name: int(address.rsplit(":", 1)[1]) for name, address in found.items()})
         self._control = ControlSocket(control)
-        stack.callback(self._control.close)
         thread = BlobThread(blobs, store.blobs)
         stack.callback(thread.stop)
         self._planner = PlannerProcess()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket as system
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ import zmq
 
 from stageline.errors import ConfigError
 from stageline.messages import BLOBS, CHANNELS, CONTROL, DATA, PLAN, TOPIC_PLAN
-from stageline.sockets import Sockets, check_loopback, disconnect_monitor, host_key, read_monitor
+from stageline.sockets import Sockets, check_loopback, host_key, peer_monitor, read_monitor
 
 WAIT_MS = 10_000
 
@@ -88,20 +87,21 @@ def test_data_goes_over_ipc_on_one_host_and_tcp_otherwise(sockets: Sockets) -> N
 
 
 def test_a_monitor_sees_the_peer_come_and_go(sockets: Sockets) -> None:
-    with system.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    monitor = disconnect_monitor(sockets.connect(DATA, address))  # before there is anything to connect to
-    bound, _ = sockets.bind(DATA, address)
+    bound, address = sockets.bind(CONTROL, "tcp://127.0.0.1:0")
+    monitor = peer_monitor(bound)
+    assert list(read_monitor(monitor)) == []
+    peer = sockets.connect(CONTROL, address)
     assert monitor.poll(WAIT_MS)
-    assert read_monitor(monitor) == (True, address)
-    sockets.release(bound)
+    ((came, descriptor),) = read_monitor(monitor)
+    assert came
+    sockets.release(peer)
     assert monitor.poll(WAIT_MS)
-    assert read_monitor(monitor) == (False, address)
+    assert list(read_monitor(monitor)) == [(False, descriptor)]
 
 
 def test_close_closes_everything() -> None:
     made = Sockets()
     bound, _ = made.bind(CONTROL, "tcp://127.0.0.1:0")
+    monitor = peer_monitor(bound)
     made.close()
-    assert bound.closed
+    assert bound.closed and monitor.closed

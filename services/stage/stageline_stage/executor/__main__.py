@@ -10,11 +10,9 @@ import sys
 
 from stageline import logs
 from stageline.errors import ConfigError
-from stageline.messages import LOCAL, ExecutorHello
+from stageline.messages import LOCAL
 from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Sockets
-from stageline_stage.blackbox import BlackBox
-from stageline_stage.resources import resident_bytes
 
 PR_SET_PDEATHSIG = 1
 """prctl(2)"""
@@ -79,57 +77,13 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
     local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
 
     # Imports torch, which takes seconds: the sockets are bound before.
-    from stageline_stage.executor import batches, compute, device, io, outbox, queue, runtime, stages, traffic
+    from stageline_stage.executor import assembly
 
-    chosen = device.choose_device(flags.device)
-    runtime.set_up(chosen, flags.threads)
-    runtime.warm_up(chosen)
-    runner = device.make_runner(chosen)
-    hello = ExecutorHello(
-        executor=flags.executor,
-        pid=os.getpid(),
-        endpoint=endpoint,
-        fingerprint=runtime.traits(chosen, flags.threads).fingerprint,
-        device=runtime.device_name(chosen),
-        base_bytes=resident_bytes(os.getpid()) if chosen.type == "cpu" else 0,
-        memory_bytes=runtime.device_bytes(chosen),
-        backend=runtime.BACKEND,
-    )
-    posted = outbox.Outbox()
-    work: queue.WorkQueue[batches.Work] = queue.WorkQueue(traffic.Bell(sockets, data).ring)
-    host = traffic.Host(flags.node, flags.executor)
-    carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, log=log)
-    loaded = stages.Stages(chosen)
-    loader = stages.Loader(loaded, posted.post, log)
-    computer = compute.Computer(
-        node=flags.node,
-        executor=flags.executor,
-        queue=work,
-        stages=loaded,
-        runner=runner,
-        traffic=carrier,
-        outbox=posted,
-        blackbox=BlackBox(flags.blackbox),
-        log=log,
-    )
-    thread = io.IoThread(
-        hello=hello,
-        local=local,
-        queue=work,
-        computer=computer,
-        loader=loader,
-        runner=runner,
-        traffic=carrier,
-        outbox=posted,
-        log=log,
-    )
-    thread.start()
+    chosen = assembly.set_up_device(flags)
+    hello = assembly.greeting(flags, chosen, endpoint)
+    executor = assembly.assemble(flags, chosen, hello, sockets, local, data, log)
     log.info("executor is up", device=hello.device, address=endpoint.tcp)
-    computer.run()
-    carrier.close()
-    loader.close()
-    thread.finish()
-    thread.join()
+    executor.run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""An executor's parts, put together. Importing this imports torch, which takes seconds: bind the sockets before."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+
+import torch
+
+from stageline import logs
+from stageline.messages import ExecutorHello
+from stageline.plan import Endpoint
+from stageline.sockets import Socket, Sockets
+from stageline_stage.blackbox import BlackBox
+from stageline_stage.executor import batches, device, io, outbox, queue, runtime, stages, traffic
+from stageline_stage.executor.compute import Computer
+from stageline_stage.resources import resident_bytes
+
+
+@dataclass(frozen=True)
+class Executor:
+    """Computes in the thread that calls `run`, talks with the agent in `thread`."""
+
+    computer: Computer
+    carrier: traffic.Traffic
+    loader: stages.Loader
+    thread: io.IoThread
+
+    def run(self) -> None:
+        """Until the agent says `Stop` and what was queued is done."""
+        self.thread.start()
+        self.computer.run()
+        self.carrier.close()
+        self.loader.close()
+        self.thread.finish()
+        self.thread.join()
+
+
+def set_up_device(flags: argparse.Namespace) -> torch.device:
+    """The device that the flags name, ready to compute. Raises `ConfigError` if it is not there."""
+    chosen = device.choose_device(flags.device)
+    runtime.set_up(chosen, flags.threads)
+    runtime.warm_up(chosen)
+    return chosen
+
+
+def greeting(flags: argparse.Namespace, chosen: torch.device, endpoint: Endpoint) -> ExecutorHello:
+    """What the agent is told of this executor."""
+    return ExecutorHello(
+        executor=flags.executor,
+        pid=os.getpid(),
+        endpoint=endpoint,
+        fingerprint=runtime.traits(chosen, flags.threads).fingerprint,
+        device=runtime.device_name(chosen),
+        base_bytes=resident_bytes(os.getpid()) if chosen.type == "cpu" else 0,
+        memory_bytes=runtime.device_bytes(chosen),
+        backend=runtime.BACKEND,
+    )
+
+
+def assemble(
+    flags: argparse.Namespace, chosen: torch.device, hello: ExecutorHello, sockets: Sockets,
+    local: Socket, data: Socket, log: logs.Logger,
+) -> Executor:  # fmt: skip
+    """`local` leads to the agent, `data` receives batches."""
+    runner, posted = device.make_runner(chosen), outbox.Outbox()
+    work: queue.WorkQueue[batches.Work] = queue.WorkQueue(traffic.Bell(sockets, data).ring)
+    host = traffic.Host(flags.node, flags.executor)
+    carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, log=log)
+    loaded = stages.Stages(chosen)
+    loader = stages.Loader(loaded, posted.post, log)
+    computer = Computer(
+        node=flags.node, executor=flags.executor, queue=work, stages=loaded, runner=runner, traffic=carrier,
+        outbox=posted, blackbox=BlackBox(flags.blackbox), log=log,
+    )  # fmt: skip
+    thread = io.IoThread(
+        hello=hello, local=local, queue=work, computer=computer, loader=loader, runner=runner, traffic=carrier,
+        outbox=posted, log=log,
+    )  # fmt: skip
+    return Executor(computer, carrier, loader, thread)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from stageline_gateway import events as ev
@@ -11,51 +13,44 @@ _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+_EVENTS = {
+    "dispatched": "Batches sent to a first stage",
+    "retried": "Requests that had to be dispatched again",
+    "overdue": "Batches that were not back in time",
+    "results_dropped": "Results and failures that nobody waited for",
+    "attached": "Requests that joined one in flight with their idempotency key",
+    "replayed": "Requests answered from what was kept under their idempotency key",
+    "results_refused": "Results that did not fit their request",
+}
+"""The engine's own counters."""
+
+M = TypeVar("M", Counter, Gauge, Histogram)
+
+
 class Metrics:
     """Loop thread only; `registry` may be read from any."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "stageline_gateway_requests", "Requests by outcome", ["model", "outcome"], registry=registry
-        )
-        self._latency = Histogram(
-            "stageline_gateway_latency_seconds",
-            "From arrival to answer",
-            ["model"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._batch = Histogram(
-            "stageline_gateway_batch_requests", "Requests per batch", buckets=_BATCHES, registry=registry
-        )
-        self._in_flight = Gauge(
-            "stageline_gateway_in_flight", "Unanswered requests by state", ["state"], registry=registry
-        )
-        self._bytes = Gauge(
-            "stageline_gateway_in_flight_bytes", "Input bytes of unanswered requests", registry=registry
-        )
-        self._by_node = Gauge(
-            "stageline_gateway_node_in_flight",
+        self.registry = CollectorRegistry()
+        self._requests = self._make(Counter, "requests", "Requests by outcome", "model", "outcome")
+        self._latency = self._make(Histogram, "latency_seconds", "From arrival to answer", "model", buckets=_SECONDS)
+        self._batch = self._make(Histogram, "batch_requests", "Requests per batch", buckets=_BATCHES)
+        self._in_flight = self._make(Gauge, "in_flight", "Unanswered requests by state", "state")
+        self._bytes = self._make(Gauge, "in_flight_bytes", "Input bytes of unanswered requests")
+        self._by_node = self._make(
+            Gauge,
+            "node_in_flight",
             "Dispatched, unanswered requests whose path leads through the node",
-            ["model", "node"],
-            registry=registry,
+            "model",
+            "node",
         )
-        self._depth = Gauge("stageline_gateway_queue_depth", "Requests that wait", ["model"], registry=registry)
-        self._events = {
-            name: Counter(f"stageline_gateway_{name}", text, registry=registry)
-            for name, text in {
-                "dispatched": "Batches sent to a first stage",
-                "retried": "Requests that had to be dispatched again",
-                "overdue": "Batches that were not back in time",
-                "results_dropped": "Results and failures that nobody waited for",
-                "attached": "Requests that joined one in flight with their idempotency key",
-                "replayed": "Requests answered from what was kept under their idempotency key",
-                "results_refused": "Results that did not fit their request",
-            }.items()
-        }
+        self._depth = self._make(Gauge, "queue_depth", "Requests that wait", "model")
+        self._events = {name: self._make(Counter, name, text) for name, text in _EVENTS.items()}
         self._nodes_seen: set[tuple[str, str]] = set()
         self._seen = dict.fromkeys(self._events, 0)
+
+    def _make(self, kind: type[M], name: str, text: str, *labels: str, **more: Any) -> M:
+        return kind(f"stageline_gateway_{name}", text, labels, registry=self.registry, **more)
 
     def observe(self, instruction: ev.Instruction) -> None:
         """Count what the engine decided."""

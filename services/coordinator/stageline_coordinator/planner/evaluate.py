@@ -97,6 +97,20 @@ def evaluate(problem: Problem, stages: Stages) -> Evaluation:
     )
 
 
+def busiest_of(problem: Problem, model: Model, stages: Sequence[StageAssignment], found: Evaluation) -> float:
+    """The bottleneck among what one model of a plan uses, other models' use of it included."""
+    cost, busy = found.models[model.name], found.busy
+    hops = [(a, b) for a, b, _ in _hops(model, stages, cost)]
+    shared = [one.name for one in problem.media if any({a, b} <= set(one.nodes) for a, b in hops)]
+    return max(
+        *(busy.nodes[node] for stage in cost.stages for node in stage.shares),
+        *(busy.ingress[node] for node in cost.stages[0].shares),
+        *(busy.egress[node] for node in cost.stages[-1].shares),
+        *(busy.links[hop] for hop in hops),
+        *(busy.media[name] for name in shared),
+    )
+
+
 def _placed(problem: Problem, stages: Stages) -> list[Model]:
     return [model for model in problem.models if stages.get(model.name)]
 

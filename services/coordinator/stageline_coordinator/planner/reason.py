@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
-from .chain import MAX_STATES
-from .instance import FORBIDDEN, build, stage_needs
-from .lattice import furthest
-from .problem import Model, Node
+from .evaluate import evaluate
+from .labels import Costs, Found, Search, Step
+from .parts import Links, Model, Port
+from .problem import Problem
+from .respond import Stages, others_of
+from .space import LONGEST_S, Others, build_space, shortage, stage_bytes
+
+WIDTH = 300
+MOST_NODES = 16
+"""For more nodes it is not tried out what more memory on each of them would do."""
 
 
-def explain(model: Model, nodes: Sequence[Node], free_bytes: Sequence[int]) -> str:
-    """What would have to change; `free_bytes[i]` is what other models leave of node i."""
-    if not nodes:
-        return f"model '{model.name}': no nodes"
-    stuck = _stuck_block(model, nodes, free_bytes)
-    if stuck:
-        return stuck
-    if build(model, nodes, free_bytes, [0.0] * len(nodes)).states > MAX_STATES // 2:
-        weights = sum(block.weight_bytes for block in model.blocks)
-        room = sum(max(0, free - node.base_bytes) for node, free in zip(nodes, free_bytes, strict=True))
-        return f"model '{model.name}': no plan found for {megabytes(weights)} in {megabytes(room)} free on all nodes"
-    found = _least_extra(model, nodes, free_bytes)
-    if found is None:
-        return f"model '{model.name}': more memory on one node does not help; more nodes are needed"
-    extra, helped = found
-    where = f"any one of {', '.join(helped)}" if len(helped) > 1 else helped[0]
-    return f"model '{model.name}' needs {megabytes(extra)} more on {where}"
+def explain(problem: Problem, model: Model, stages: Stages) -> str:
+    """What would have to change for `model` to have a plan beside the stages of others."""
+    rest = {name: plan for name, plan in stages.items() if name != model.name}
+    others = others_of(problem, rest, evaluate(problem, rest))
+    beside = f" (beside {', '.join(rest)})" if rest else ""
+    return f"{_missing(problem, model, others)}{beside}"
 
 
 def megabytes(size: int) -> str:
@@ -40,44 +37,121 @@ def megabytes(size: int) -> str:
     return f"{size} B"
 
 
-def _stuck_block(model: Model, nodes: Sequence[Node], free_bytes: Sequence[int]) -> str | None:
-    room = [free - node.base_bytes for node, free in zip(nodes, free_bytes, strict=True)]
+def _missing(problem: Problem, model: Model, others: Others) -> str:
+    usable = [i for i, node in enumerate(problem.nodes) if not node.excluded]
+    if not usable:
+        return f"model '{model.name}': no nodes"
+    if model.source is not None and problem.node_index()[model.source] not in usable:
+        return f"model '{model.name}': its source {model.source} is excluded"
+    stuck = _stuck_block(problem, model, usable, others)
+    if stuck:
+        return stuck
+    found = _fewest_links(problem, model, others)
+    if found.steps is not None:
+        links = ", ".join(_absent_links(problem, model, found.steps))
+        return f"model '{model.name}' needs {links}" if links else _idle(problem, model)
+    if found.bound < LONGEST_S / 2 or len(usable) > MOST_NODES:
+        return _too_large(problem, model, usable, others)
+    least = _least_extra(problem, model, usable, others)
+    if least is not None:
+        extra, helped = least
+        where = f"any one of {', '.join(helped)}" if len(helped) > 1 else helped[0]
+        return f"model '{model.name}' needs {megabytes(extra)} more on {where}"
+    if problem.current and _fewest_links(replace(problem, current={}), model, others).steps is not None:
+        return f"model '{model.name}': fits only once the running plan has been stopped"
+    return f"model '{model.name}': more memory on one node does not help; more nodes are needed"
+
+
+def _too_large(problem: Problem, model: Model, usable: Sequence[int], others: Others) -> str:
+    weights = sum(block.weight_bytes for block in model.blocks)
+    room = sum(max(0, _room(problem, model, i, others)) for i in usable)
+    return f"model '{model.name}': no plan found for {megabytes(weights)} in {megabytes(room)} free on all nodes"
+
+
+def _room(problem: Problem, model: Model, node: int, others: Others) -> int:
+    """Bytes for stages of the model on a node."""
+    weights, rest = stage_bytes(model)
+    return int(weights[0, 1] + rest[0, 1] - shortage(problem, model, node, others)[0, 1])
+
+
+def _stuck_block(problem: Problem, model: Model, usable: Sequence[int], others: Others) -> str | None:
+    lacking = {i: shortage(problem, model, i, others) for i in usable}
     for b, block in enumerate(model.blocks):
-        able = [room[i] for i, seconds in enumerate(block.seconds) if not math.isinf(seconds)]
+        able = [
+            i for i in usable if math.isfinite(block.seconds[i]) and (b or model.source in (None, problem.nodes[i].id))
+        ]
         need = model.stage_bytes(b, b + 1)
         what = f"model '{model.name}': block {block.name} ({megabytes(need)})"
         if not able:
             return f"{what} can run on no node"
-        if max(able) < need:
-            return f"{what} fits on no node; the roomiest has {megabytes(max(0, max(able)))} left"
+        least = min(int(lacking[i][b, b + 1]) for i in able)
+        if least > 0:
+            return f"{what} fits on no node; the roomiest has {megabytes(max(0, need - least))} left"
     return None
 
 
-def _least_extra(model: Model, nodes: Sequence[Node], free_bytes: Sequence[int]) -> tuple[int, list[str]] | None:
+def _fewest_links(problem: Problem, model: Model, others: Others) -> Found:
+    """The plan that needs the fewest links that are not there, required nodes aside."""
+    size = len(problem.nodes)
+    open_links = replace(problem, links=None, ingress=None, egress=None)
+    space = build_space(open_links, model, others, replicas=False)
+    stage = np.where(np.isfinite(space.stage_s), 0.0, math.inf)
+    index = space.members[:, 0]
+    stage[:, :, :, 0, :] += _none(problem.ingress, size)[index][:, None, None, None]
+    stage[:, :, :, :, -1] += _none(problem.egress, size)[index][:, None, None, None]
+    hop = np.zeros_like(space.links_s) + _no_links(problem.links, size)[:, :, None, None]
+    costs = Costs(stage, hop, np.zeros((size, size)), additive=True)
+    return Search(space, costs).run(LONGEST_S, WIDTH)
+
+
+def _none(port: Port | None, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    return np.array([float(port is not None and port.bandwidth_bytes_per_s[i] == 0) for i in range(size)])
+
+
+def _no_links(links: Links | None, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    rate = np.array(links.bandwidth_bytes_per_s) if links else np.ones((size, size))
+    return np.where(np.eye(size, dtype=bool), 0.0, (rate == 0).astype(np.float64))
+
+
+def _absent_links(problem: Problem, model: Model, steps: Sequence[Step]) -> list[str]:
+    size, ids = len(problem.nodes), [node.id for node in problem.nodes]
+    first, last = steps[0].nodes[0], steps[-1].nodes[0]
+    found = [f"a link from the gateway to {ids[first]}"] if _none(problem.ingress, size)[first] else []
+    for before, after in pairwise(steps):
+        a, b = before.nodes[0], after.nodes[0]
+        if _no_links(problem.links, size)[a, b]:
+            cut = model.cuts_bytes[after.start]
+            found.append(f"a link from {ids[a]} to {ids[b]} (for {megabytes(cut)})")
+    return [*found, *([f"a link from {ids[last]} to the gateway"] if _none(problem.egress, size)[last] else [])]
+
+
+def _idle(problem: Problem, model: Model) -> str:
+    required = ", ".join(node.id for node in problem.nodes if node.required)
+    return f"model '{model.name}': no plan uses all of the required {required}"
+
+
+def _least_extra(problem: Problem, model: Model, usable: Sequence[int], others: Others) -> tuple[int, list[str]] | None:
     """The fewest bytes that one node would need beyond what it has, and the nodes for which they suffice."""
-    needs = stage_needs(model)
-    sizes = np.unique(needs[needs < FORBIDDEN])
-    best, helped = FORBIDDEN, list[str]()
-    for members in build(model, nodes, free_bytes, [0.0] * len(nodes)).types:
-        first = members[0]
-        short = sizes - (free_bytes[first] - nodes[first].base_bytes)
-        steps = [int(step) for step in short if 0 < step <= best]
-        if not steps or not _fits_with(model, nodes, free_bytes, first, steps[-1]):
+    best, helped = 1 << 62, list[str]()
+    for i in usable:
+        lacking = shortage(problem, model, i, others)[np.triu_indices(len(model.blocks) + 1, 1)]
+        steps = [int(step) for step in np.unique(lacking) if 0 < step <= best]
+        if not steps or not _fits_with(problem, model, others, i, steps[-1]):
             continue
         low, high = 0, len(steps) - 1
         while low < high:
             middle = (low + high) // 2
-            if _fits_with(model, nodes, free_bytes, first, steps[middle]):
+            if _fits_with(problem, model, others, i, steps[middle]):
                 high = middle
             else:
                 low = middle + 1
         if steps[low] < best:
             best, helped = steps[low], []
-        helped += [nodes[i].id for i in members]
+        helped.append(problem.nodes[i].id)
     return (best, helped) if helped else None
 
 
-def _fits_with(model: Model, nodes: Sequence[Node], free_bytes: Sequence[int], node: int, extra: int) -> bool:
-    free = [size + extra * (i == node) for i, size in enumerate(free_bytes)]
-    instance = build(model, nodes, free, [0.0] * len(nodes))
-    return bool(furthest(instance, FORBIDDEN - 1).max() == instance.blocks)
+def _fits_with(problem: Problem, model: Model, others: Others, node: int, extra: int) -> bool:
+    nodes = list(problem.nodes)
+    nodes[node] = replace(nodes[node], memory_bytes=nodes[node].memory_bytes + extra)
+    return _fewest_links(replace(problem, nodes=tuple(nodes)), model, others).steps is not None

@@ -1,132 +1,157 @@
-"""Several models on shared nodes: one after another, each solved as a chain on what the earlier ones leave.
+"""Problem in, better and better solutions out, the last with the best proven bound: the planner's front.
 
-The order is decreasing priority, then decreasing work (mean seconds of the whole model over the nodes). A model
-sees the memory that is left, and on each node the seconds that earlier models keep it busy for every request of
-its own: their stage's seconds times their rate over its rate, or times 1 where a rate is unknown (as many
-requests of one as of the other). So a later model goes around a busy node when that pays. This is a greedy
-rule: the first model may take what a later one needs more. The reported gap is therefore measured against
-what each model could have alone on all nodes, which no joint plan can beat.
+Models that cannot be placed leave the others placed and are infeasible, with a reason; bounds and figures are then
+those of the placed ones.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from .chain import ChainPlan, Run, solve_chain
-from .problem import Model, Problem
+from stageline.errors import ConfigError
+
+from .costs import share_of
+from .evaluate import Evaluation, busiest_of, evaluate
+from .joint import bound_alone, joint_bound, key_of, plans
+from .parts import Model
+from .problem import THROUGHPUT, Problem
 from .reason import explain
-from .solution import (
-    FEASIBLE,
-    INFEASIBLE,
-    OPTIMAL,
-    STATUSES,
-    ModelSolution,
-    Solution,
-    StageAssignment,
-)
+from .replan import choose, moves
+from .respond import LABELS, Stages, respond
+from .single import WIDTHS, Effort
+from .solution import FEASIBLE, INFEASIBLE, OPTIMAL, ModelSolution, Solution, StageAssignment
+
+PROVEN = 1e-12  # relative: a gap below it is rounding
+
+ALGORITHMS = (LABELS,)
+"""What `solve` may be held to; by itself it also asks the chain solver, where that applies."""
 
 
-def solve(problem: Problem) -> Solution:
-    """A plan for every model that fits; `solve_s` is left to the caller."""
-    free = [node.memory_bytes for node in problem.nodes]
-    runs: dict[str, tuple[Run, ...]] = {}
-    plans: dict[str, ChainPlan] = {}
-    found: dict[str, ModelSolution] = {}
-    for model in _order(problem):
-        plan = solve_chain(model, problem.nodes, free, _loads(problem, model, runs))
-        if plan is None:
-            reason = explain(model, problem.nodes, free)
-            taken = f" (beside {', '.join(runs)})" if runs else ""
-            found[model.name] = ModelSolution(INFEASIBLE, reason=reason + taken)
-            continue
-        plans[model.name], runs[model.name] = plan, plan.runs
-        for start, end, node in plan.runs:
-            free[node] -= model.stage_bytes(start, end)
-    first = next(iter(runs), "")
-    for model in problem.models:
-        if model.name in plans:
-            plan = plans[model.name]
-            bound = plan if model.name == first else _alone(problem, model) or plan
-            found[model.name] = _judge(problem, model, plan, bound, runs)
-    return _join(problem, found, runs)
+def solve(problem: Problem, *, algorithm: str | None = None, out_of_time: Callable[[], bool] | None = None) -> Solution:
+    """A plan for every model that fits; `solve_s` is left to the caller.
+
+    `out_of_time` is asked now and then and ends the search with the best plan found so far. Raises `ConfigError` for
+    an algorithm that is none of `ALGORITHMS`.
+    """
+    *_, last = improve(problem, algorithm=algorithm, out_of_time=out_of_time)
+    return last
 
 
-def _order(problem: Problem) -> list[Model]:
-    return sorted(problem.models, key=lambda model: (-model.priority, -_work(model)))
+def improve(
+    problem: Problem, *, algorithm: str | None = None, out_of_time: Callable[[], bool] | None = None
+) -> Iterator[Solution]:
+    """At least one solution: the first soon, each later one better or better proven, the last the one to use."""
+    if algorithm not in (None, *ALGORITHMS):
+        raise ConfigError(f"algorithm: must be one of {', '.join(ALGORITHMS)}, not '{algorithm}'")
+    never = out_of_time or (lambda: False)
+    quick = Effort(WIDTHS[:1], never, chain=False)
+    full = Effort(WIDTHS, never, chain=algorithm is None)
+    last: _State | None = None
+    for effort in (quick, full):
+        for state in _states(problem, effort):
+            if last is None or state.better_than(last):
+                last = state
+                yield _solution(problem, state, effort)
+            if state.proven or never():
+                return
 
 
-def _work(model: Model) -> float:
-    known = [[s for s in block.seconds if not math.isinf(s)] for block in model.blocks]
-    return math.fsum(math.fsum(seconds) / len(seconds) for seconds in known if seconds)
+@dataclass(frozen=True)
+class _State:
+    """The best stages so far, by which algorithm each model's, and what each could have alone at best."""
+
+    problem: Problem
+    stages: Stages
+    named: Mapping[str, str]
+    alone: Mapping[str, float]
+
+    @property
+    def bound_s(self) -> float:
+        placed = [model for model in self.problem.models if model.name in self.stages]
+        return joint_bound(self.problem, placed, self.alone)
+
+    @property
+    def proven(self) -> bool:
+        key = key_of(self.problem, self.stages)
+        return key.whole and key.objective_s <= self.bound_s * (1 + PROVEN)
+
+    def better_than(self, other: _State) -> bool:
+        mine, theirs = key_of(self.problem, self.stages), key_of(self.problem, other.stages)
+        return mine < theirs or (mine == theirs and self.bound_s > other.bound_s)
 
 
-def _loads(problem: Problem, model: Model, runs: dict[str, tuple[Run, ...]]) -> list[float]:
-    """Seconds that the other models keep each node busy for one request of this model."""
-    loads = [0.0] * len(problem.nodes)
-    for other in problem.models:
-        share = _share(other, model)
-        for start, end, node in runs.get(other.name, ()) if other is not model else ():
-            loads[node] += share * other.stage_seconds(start, end, node)
-    return loads
+def _states(problem: Problem, effort: Effort) -> Iterator[_State]:
+    if len(problem.models) == 1:
+        model = problem.models[0]
+        found = respond(problem, {}, model, effort)
+        stages = {model.name: found.stages} if found.stages is not None else {}
+        yield _State(problem, stages, {model.name: found.algorithm}, {model.name: found.bound})
+        return
+    alone = {model.name: bound_alone(problem, model, effort).bound for model in problem.models}
+    bound = joint_bound(problem, problem.models, alone)
+    for stages, named in plans(problem, effort, bound):
+        yield _State(problem, stages, named, alone)
 
 
-def _share(other: Model, model: Model) -> float:
-    if other.rate_per_s is None or model.rate_per_s is None:
-        return 1.0
-    return other.rate_per_s / model.rate_per_s
-
-
-def _alone(problem: Problem, model: Model) -> ChainPlan | None:
-    free = [node.memory_bytes for node in problem.nodes]
-    return solve_chain(model, problem.nodes, free, [0.0] * len(problem.nodes))
-
-
-def _judge(
-    problem: Problem, model: Model, plan: ChainPlan, alone: ChainPlan, runs: dict[str, tuple[Run, ...]]
-) -> ModelSolution:
-    loads = _loads(problem, model, runs)
-    seconds = [model.stage_seconds(*run) for run in plan.runs]
-    objective = max(loads[run[2]] + spent for run, spent in zip(plan.runs, seconds, strict=True))
-    lower = min(alone.lower_bound_s, objective)
-    gap = (objective - lower) / objective if objective > 0 else 0.0
-    return ModelSolution(
-        status=OPTIMAL if gap == 0 else FEASIBLE,
-        objective_s=objective,
-        lower_bound_s=lower,
-        gap=gap,
-        latency_s=math.fsum(seconds),
-        algorithm=plan.algorithm,
-    )
-
-
-def _stages(problem: Problem, model: Model, runs: tuple[Run, ...]) -> tuple[StageAssignment, ...]:
-    return tuple(
-        StageAssignment(
-            blocks=(start, end),
-            nodes=(problem.nodes[node].id,),
-            compute_s=model.stage_seconds(start, end, node),
-        )
-        for start, end, node in runs
-    )
-
-
-def _join(problem: Problem, found: dict[str, ModelSolution], runs: dict[str, tuple[Run, ...]]) -> Solution:
-    models = {model.name: found[model.name] for model in problem.models}
-    placed = [one for one in models.values() if one.status != INFEASIBLE]
-    objective = max((one.objective_s or 0.0 for one in placed), default=None)
-    lower = max((one.lower_bound_s or 0.0 for one in placed), default=None)
-    gap = (objective - lower) / objective if objective and lower is not None else (0.0 if placed else None)
-    statuses = [FEASIBLE if gap else OPTIMAL, *(s for one in models.values() if (s := one.status) == INFEASIBLE)]
-    algorithms = sorted({one.algorithm for one in placed})
-    joined = "+".join(algorithms)
+def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
+    choice = choose(problem, state.stages, effort)
+    found = evaluate(problem, choice.stages)
+    broken = [fault for fault in found.faults if not fault.endswith("has no stages")]
+    models = {model.name: _model(problem, state, choice.stages, found, model) for model in problem.models}
+    unplaced = [f"{one.reason}" for one in models.values() if one.status == INFEASIBLE]
+    lower = min(state.bound_s, found.objective_s)
+    gap, lower = _gap(found.objective_s, lower)
+    placed = bool(choice.stages)
+    moving = moves(problem, choice.stages)
     return Solution(
-        status=max(statuses, key=STATUSES.index),
+        status=INFEASIBLE if unplaced or broken else FEASIBLE if gap else OPTIMAL,
+        objective_s=found.objective_s if placed else None,
+        lower_bound_s=lower if placed else None,
+        gap=gap if placed else None,
+        stages={name: _with_figures(plan, found, name) for name, plan in choice.stages.items()},
+        latency_s=max((cost.latency_s for cost in found.models.values()), default=None),
+        algorithm=_algorithms(state, choice.stages),
+        reason="; ".join([*unplaced, *broken, *([choice.reason] if choice.reason else [])]),
+        models=models,
+        moves=moving,
+        moved_bytes=sum(one.bytes for one in moving),
+        load_factor=found.load_factor if placed else None,
+    )
+
+
+def _model(problem: Problem, state: _State, stages: Stages, found: Evaluation, model: Model) -> ModelSolution:
+    if model.name not in stages:
+        return ModelSolution(INFEASIBLE, reason=explain(problem, model, state.stages))
+    cost = found.models[model.name]
+    if problem.objective == THROUGHPUT:
+        objective = busiest_of(problem, model, stages[model.name], found) / share_of(problem, model)
+    else:
+        objective = cost.latency_s + cost.wait_s
+    gap, lower = _gap(objective, min(state.alone[model.name], objective))
+    return ModelSolution(
+        status=FEASIBLE if gap else OPTIMAL,
         objective_s=objective,
         lower_bound_s=lower,
         gap=gap,
-        stages={m.name: _stages(problem, m, runs[m.name]) for m in problem.models if m.name in runs},
-        latency_s=max((one.latency_s or 0.0 for one in placed), default=None),
-        algorithm=joined if len(models) <= 1 or not joined else f"sequential({joined})",
-        reason="; ".join(one.reason for one in models.values() if one.reason),
-        models=models,
+        latency_s=cost.latency_s,
+        algorithm=state.named.get(model.name, ""),
     )
+
+
+def _gap(objective: float, lower: float) -> tuple[float, float]:
+    gap = (objective - lower) / objective if objective > 0 else 0.0
+    return (gap, lower) if gap > PROVEN else (0.0, objective)
+
+
+def _with_figures(plan: Sequence[StageAssignment], found: Evaluation, name: str) -> tuple[StageAssignment, ...]:
+    costs = found.models[name].stages if name in found.models else ()
+    return tuple(
+        replace(stage, compute_s=cost.compute_s, transfer_in_s=cost.transfer_in_s)
+        for stage, cost in zip(plan, costs, strict=True)
+    )
+
+
+def _algorithms(state: _State, stages: Stages) -> str:
+    used = "+".join(sorted({state.named.get(name, "") for name in stages} - {""}))
+    return f"joint({used})" if used and len(state.problem.models) > 1 else used

@@ -1,0 +1,157 @@
+"""The best answer of one model to what the others do: its stages, given theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .chain import ChainPlan, solve_chain
+from .costs import share_of, weights
+from .evaluate import Evaluation, evaluate
+from .feasible import Run, held_bytes
+from .labels import Costs, Found, Step, value_of
+from .media import smallest_with_media, whole
+from .parts import Model
+from .problem import LATENCY, THROUGHPUT, Problem
+from .single import Effort, assignments, least, peak_costs, smallest_peak
+from .solution import StageAssignment
+from .space import LONGEST_S, Others, Space, build_space
+from .sums import delay_costs, effort_costs
+
+Stages = dict[str, tuple[StageAssignment, ...]]
+
+LABELS = "labels"
+NOTHING = Found(None, math.inf, 0.0)
+
+
+@dataclass(frozen=True)
+class Response:
+    """`stages` None: none found; that there are none is proven if `bound` is inf.
+
+    `bound`: no stages of this model, given the others', are below it in the problem's objective (its own part of it).
+    """
+
+    stages: tuple[StageAssignment, ...] | None
+    bound: float
+    algorithm: str
+
+
+def respond(
+    problem: Problem, stages: Mapping[str, Sequence[StageAssignment]], model: Model, effort: Effort
+) -> Response:
+    """The best stages for `model` beside those of the other models in `stages`."""
+    if not problem.nodes:
+        return Response(None, math.inf, LABELS)
+    rest = {name: tuple(plan) for name, plan in stages.items() if name != model.name}
+    found = evaluate(problem, rest)
+    required = _missing(problem, rest) if len(rest) == len(problem.models) - 1 else 0
+    response = _respond(problem, rest, found, model, required, effort)
+    if required and response.bound == 0:
+        idle = _respond(problem, rest, found, model, 0, effort)
+        response = replace(response, bound=idle.bound if idle.stages is not None else 0.0)
+    return response
+
+
+def others_of(problem: Problem, stages: Stages, found: Evaluation) -> Others:
+    """What these stages take of nodes, links, ports and media."""
+    ids = [node.id for node in problem.nodes]
+    busy = found.busy
+    links = [[busy.links.get((a, b), 0.0) for b in ids] for a in ids]
+    hosted: dict[str, dict[str, list[Run]]] = {}
+    for name, plan in stages.items():
+        for stage in plan:
+            for node in stage.nodes:
+                hosted.setdefault(node, {}).setdefault(name, []).append(stage.blocks)
+    nodes, ingress, egress = ([used.get(a, 0.0) for a in ids] for used in (busy.nodes, busy.ingress, busy.egress))
+    return Others(
+        nodes_s=np.array(nodes),
+        links_s=np.array(links).reshape(len(ids), len(ids)),
+        ingress_s=np.array(ingress),
+        egress_s=np.array(egress),
+        media_s=np.array([busy.media.get(medium.name, 0.0) for medium in problem.media]),
+        hosted=hosted,
+    )
+
+
+def own_delay(space: Space, rest: Stages, found: Evaluation) -> Costs:
+    """This model's part of the latency or weighted objective: its own delay, and how it makes the others wait."""
+    problem, model = space.problem, space.model
+    size, index = len(problem.nodes), problem.node_index()
+    counted = {model.name: 1.0} if problem.objective == LATENCY else weights(problem)
+    own, wait = np.full(size, counted[model.name]), np.zeros(size)
+    priority = {one.name: one.priority for one in problem.models}
+    shares = {one.name: share_of(problem, one) for one in problem.models}
+    for name in rest:
+        for stage in found.models[name].stages:
+            for node, part in stage.shares.items():
+                if priority[model.name] >= priority[name]:
+                    own[index[node]] += counted[name] * part * space.share
+                if priority[name] >= priority[model.name]:
+                    wait[index[node]] += counted[model.name] * shares[name] * part * stage.cost_s[node]
+    return delay_costs(space, own, wait, counted[model.name])
+
+
+def tidy(space: Space, others: Others, limit_s: float, steps: Sequence[Step], effort: Effort) -> tuple[Step, ...]:
+    """Within a limit, the plan with fewest nodes, then least compute; `steps` is one within it."""
+    costs = effort_costs(space)
+    known = Found(tuple(steps), value_of(space, costs, steps), 0.0)
+    found = least(space, costs, limit_s, effort.up_to(2), known)
+    assert found.steps is not None
+    return found.steps if whole(space, others, found.steps) <= limit_s else tuple(steps)
+
+
+def _respond(
+    problem: Problem, rest: Stages, found: Evaluation, model: Model, required: int, effort: Effort
+) -> Response:
+    others = others_of(problem, rest, found)
+    if problem.objective == THROUGHPUT:
+        space = build_space(problem, model, others, required=required)
+        best, algorithm = _fastest(space, others, effort)
+    else:  # the mean over replicas is no better than the best of them: they can only help to use required nodes
+        space = build_space(problem, model, others, required=required, replicas=required != 0)
+        best, algorithm = least(space, own_delay(space, rest, found), math.inf, effort, NOTHING), LABELS
+    bound = best.bound if space.complete else 0.0
+    if best.steps is None:
+        return Response(None, math.inf if bound >= LONGEST_S / 2 else bound, algorithm)
+    return Response(assignments(space, best.steps), bound, algorithm)
+
+
+def _fastest(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
+    plan, known = _as_chain(space, others) if effort.chain else (None, NOTHING)
+    best = smallest_with_media(space, others, effort, smallest_peak(space, effort, known))
+    if best.steps is None:
+        return best, LABELS
+    busiest = max(float(one.max(initial=0.0)) for one in (others.nodes_s, others.links_s, others.media_s))
+    if plan and best.steps == known.steps and busiest <= best.value:
+        return best, plan.algorithm
+    return replace(best, steps=tidy(space, others, max(best.value, busiest), best.steps, effort)), LABELS
+
+
+def _as_chain(space: Space, others: Others) -> tuple[ChainPlan | None, Found]:
+    """What the chain solver makes of it: a bound, where replicas cannot undercut it, and often the plan itself."""
+    problem, model = space.problem, space.model
+    if model.max_replicas > 1:
+        return None, NOTHING
+    free = [
+        -1 if node.excluded else node.memory_bytes - held_bytes(problem.models, others.hosted.get(node.id, {}))
+        for node in problem.nodes
+    ]
+    load = [float(one) / space.share for one in others.nodes_s]
+    plan = solve_chain(model, problem.nodes, free, load)
+    if plan is None:
+        return None, NOTHING
+    steps = tuple(Step((node,), start, end, 0) for start, end, node in plan.runs)
+    value = value_of(space, peak_costs(space), steps)
+    used = sum(1 << one.nodes[0] for one in steps)
+    if value >= LONGEST_S or used & space.required != space.required:
+        return plan, Found(None, math.inf, plan.lower_bound_s * space.share)
+    return plan, Found(steps, value, plan.lower_bound_s * space.share)
+
+
+def _missing(problem: Problem, stages: Stages) -> int:
+    """Bits of the required nodes that none of these stages use."""
+    used = {node for plan in stages.values() for stage in plan for node in stage.nodes}
+    return sum(1 << i for i, node in enumerate(problem.nodes) if node.required and node.id not in used)

@@ -1,0 +1,60 @@
+"""What all nodes together need at least, whatever the plan: a bound on throughput for any number of models.
+
+Fractions of every block on any nodes, memory and hops aside, is a linear program: the fractional schedule on unrelated
+machines (Lenstra, Shmoys and Tardos 1990). Any prices y of the nodes' seconds that sum to 1 bound it from below by
+sum over blocks of min over nodes of y times seconds; they are improved by multiplicative updates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+
+from .costs import share_of
+from .parts import Model
+from .problem import Problem
+
+ROUNDS = 400
+
+
+def total_work_s(problem: Problem, models: Iterable[Model]) -> float:
+    """No plan that serves these models keeps its busiest node less busy; replicas may be as many as they like."""
+    rows = [
+        [
+            share_of(problem, model) * seconds if _fits(problem, model, b, i) else math.inf
+            for i, seconds in enumerate(row)
+        ]
+        for model in models
+        for b, row in enumerate(block.seconds for block in model.blocks)
+    ]
+    seconds = np.array(rows).reshape(len(rows), len(problem.nodes))
+    if not seconds.size or not np.isfinite(seconds).any(axis=1).all():
+        return 0.0
+    usable = np.isfinite(seconds).any(axis=0)
+    return _best_prices(seconds[:, usable])
+
+
+def _fits(problem: Problem, model: Model, block: int, node: int) -> bool:
+    box = problem.nodes[node]
+    return not box.excluded and box.base_bytes + model.stage_bytes(block, block + 1) <= box.memory_bytes
+
+
+def _best_prices(seconds: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    finite = np.where(np.isfinite(seconds), seconds, 0.0)
+    speed = np.isfinite(seconds).sum(axis=0) / np.maximum(finite.sum(axis=0), 1e-300)
+    prices = speed / speed.sum()
+    best, step = 0.0, 0.5
+    for _ in range(ROUNDS):
+        cost = np.where(np.isfinite(seconds), prices * finite, math.inf)
+        at = cost.argmin(axis=1)
+        bound = float(cost[np.arange(len(at)), at].sum())
+        step = step if bound > best else step * 0.97
+        best = max(best, bound)
+        load = np.bincount(at, weights=finite[np.arange(len(at)), at], minlength=len(prices))
+        if load.max() <= 0:
+            break
+        prices = prices * np.exp(step * (load / load.max() - 0.5))
+        prices /= prices.sum()
+    return best * (1 - 1e-14 * len(seconds))  # float sums may be a little too large

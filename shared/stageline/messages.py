@@ -52,13 +52,39 @@ class Progress(Part, frozen=True):
 
 
 class BlockTime(Part, frozen=True):
-    """A block measured on a node: median seconds of one run at `batch`, its relative spread, workspace bytes."""
+    """A block measured on a node: median seconds of one run at `batch`, its relative spread, workspace bytes.
+
+    `error`: half the width of the confidence interval of the median, relative to it; `runs`: how many it comes from.
+    """
 
     block: int
     batch: int
     seconds: float
     spread: float = 0.0
     workspace_bytes: int = 0
+    error: float = 0.0
+    runs: int = 0
+
+
+class StageTime(Part, frozen=True):
+    """What a gateway saw a stage take: seconds that `node` computed in all for `batches` batches of `rows` items."""
+
+    node: str
+    stage: StageKey
+    rows: int
+    batches: int
+    seconds: float
+
+
+class LinkTime(Part, frozen=True):
+    """A link as one end measured it: round trip in seconds, bytes/s away from it and towards it; errors relative."""
+
+    rtt_s: float
+    rtt_error: float
+    out_bytes_per_s: float
+    out_error: float
+    in_bytes_per_s: float
+    in_error: float
 
 
 class ModelRow(Part, frozen=True):
@@ -70,6 +96,32 @@ class ModelRow(Part, frozen=True):
     reason: str = ""
     blocks: int = 0
     weight_bytes: int = 0
+
+
+class LinkRow(Part, frozen=True):
+    """A measured link from a node to `peer` (``role:name``), for listings. Errors are relative; 0 bytes/s: no way."""
+
+    peer: str
+    bytes_per_s: float
+    latency_s: float
+    error: float = 0.0
+    latency_error: float = 0.0
+
+
+class NodeProfile(Part, frozen=True):
+    """How well a node is known: blocks and links measured of those that there are, and the largest relative error.
+
+    `slowdown`: live seconds / profiled seconds that plans reckon with (1: as profiled); `drift`: as last seen.
+    """
+
+    blocks: int = 0
+    blocks_total: int = 0
+    block_error: float = 0.0
+    batches: tuple[int, ...] = ()
+    links_total: int = 0
+    links: tuple[LinkRow, ...] = ()
+    slowdown: float = 1.0
+    drift: float = 1.0
 
 
 class NodeRow(Part, frozen=True):
@@ -85,6 +137,7 @@ class NodeRow(Part, frozen=True):
     executors: tuple[ExecutorInfo, ...] = ()
     progress: tuple[Progress, ...] = ()
     http: str = ""
+    profile: NodeProfile | None = None
 
 
 class GatewayRow(Part, frozen=True):
@@ -101,7 +154,10 @@ class GatewayRow(Part, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """The first message of any peer, and again after `Rejoin`. `incarnation` is new at every process start."""
+    """The first message of any peer, and again after `Rejoin`. `incarnation` is new at every process start.
+
+    `probe`: where a worker or gateway answers link measurements.
+    """
 
     role: Role
     name: str
@@ -114,6 +170,7 @@ class Hello(Message, frozen=True):
     http: str = ""
     client_address: str = ""
     node: NodeInfo | None = None
+    probe: Endpoint | None = None
 
 
 class Welcome(Message, frozen=True):
@@ -146,7 +203,7 @@ class Ping(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on."""
+    """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on, and stage times."""
 
     sequence: int
     sent_s: float
@@ -154,6 +211,7 @@ class Pong(Message, frozen=True):
     epoch: Epoch = (0, 0)
     progress: tuple[Progress, ...] = ()
     oldest_in_flight: Epoch | None = None
+    stage_times: tuple[StageTime, ...] = ()
 
 
 class Leaving(Message, frozen=True):
@@ -233,6 +291,22 @@ class Profiled(Message, frozen=True):
     manifest: str
     fingerprint: str
     times: tuple[BlockTime, ...] = ()
+    error: str = ""
+
+
+class ProbeRequest(Message, frozen=True):
+    """Measure the link to `peer` (``role:name``), which answers at `endpoint`, for about `budget_s` seconds."""
+
+    peer: str
+    endpoint: Endpoint
+    budget_s: float
+
+
+class Probed(Message, frozen=True):
+    """The link to `peer` was measured; `link` is missing where `error` says why not."""
+
+    peer: str
+    link: LinkTime | None = None
     error: str = ""
 
 
@@ -459,6 +533,22 @@ class Stop(Message, frozen=True):
     """Finish what is queued, then exit."""
 
 
+# --- probes: measuring a link; ballast travels as a second frame ----------------------------------------------
+
+
+class Probe(Message, frozen=True):
+    """Answer at once, with `want` bytes of ballast; what the second frame holds is ballast too."""
+
+    id: int
+    want: int = 0
+
+
+class ProbeReply(Message, frozen=True):
+    """The answer to `Probe`; the second frame has as many bytes as were wanted."""
+
+    id: int
+
+
 # --- the table ----------------------------------------------------------------------------------------------
 
 
@@ -475,11 +565,11 @@ class Channel:
 
 
 ToCoordinator = Union[
-    Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled,
+    Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
     GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode,
 ]  # fmt: skip
 FromCoordinator = Union[
-    Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest,
+    Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
     PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
@@ -492,11 +582,13 @@ PLAN = Channel("plan", zmq.PUB, zmq.SUB, None, Union[Plan, Digest])
 BLOBS = Channel("blobs", zmq.ROUTER, zmq.DEALER, ToBlobs, FromBlobs)
 LOCAL = Channel("local", zmq.ROUTER, zmq.DEALER, ToAgent, FromAgent)
 DATA = Channel("data", zmq.PULL, zmq.PUSH, None, None)
+PROBE = Channel("probe", zmq.ROUTER, zmq.DEALER, Probe, ProbeReply)
 
-CHANNELS = (CONTROL, PLAN, BLOBS, LOCAL, DATA)
+CHANNELS = (CONTROL, PLAN, BLOBS, LOCAL, DATA, PROBE)
 
 TOPIC_PLAN = b"plan\x00"
 TOPIC_DIGEST = b"digest\x00"
 """Topics end in NUL: a subscription is a prefix match, and no topic may be the prefix of another."""
 
 BLOB_CHUNK_BYTES = 1 << 20
+MAX_BALLAST_BYTES = 4 << 20

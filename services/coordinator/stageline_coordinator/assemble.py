@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from stageline.manifest import ModelManifest
 from stageline.plan import DimRange, ModelPlan, ModelStatus, PlanStage, Replica, Signature, ValueSpec
 
+from .figures import Models
 from .peers import Node
 from .placement import Answer, Slot, stage_bytes, stage_seconds
 from .preparing import Preparation
-from .profiling import Models, ProfileBook
+from .profiling import ProfileBook
 
 
 def signature(manifest: ModelManifest) -> Signature:

@@ -7,8 +7,8 @@ to react to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from stageline.manifest import ModelManifest
@@ -21,6 +21,7 @@ from stageline.messages import (
     Pong,
     Prepared,
     PrepareFailed,
+    Probed,
     Profiled,
     Rejoin,
     Welcome,
@@ -46,9 +47,11 @@ from .events import (
     Unwatch,
     Watch,
 )
+from .figures import Figures, Models
+from .measuring import Measuring
 from .members import Members
+from .network import Ends, Link
 from .peers import Node, Peer
-from .profiling import Figures, Models, ProfileBook
 from .published import Published
 
 
@@ -70,9 +73,10 @@ class Memory:
     """What an earlier run left on disk."""
 
     models: tuple[tuple[str, ModelManifest], ...] = ()
-    figures: Figures | None = None
+    figures: Figures = field(default_factory=dict)
     plan: Plan | None = None
     nodes: tuple[Hello, ...] = ()
+    links: Mapping[Ends, Link] = field(default_factory=dict)
 
 
 class Cluster:
@@ -81,11 +85,11 @@ class Cluster:
     def __init__(self, settings: Settings, memory: Memory, now: float) -> None:
         self.settings = settings
         self.members = Members(memory.nodes, now)
-        self.book = ProfileBook(memory.figures or {})
+        self.measuring = Measuring(memory.figures, memory.links)
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
         published = Published(settings.term, memory.plan, settings.drain_s)
         resume_at = now + settings.rejoin_s if memory.plan else None
-        self._course = Course(settings.term, self.members, self._models, self.book, published, resume_at)
+        self._course = Course(settings.term, self.members, self._models, self.measuring, published, resume_at)
 
     @property
     def plan(self) -> Plan:
@@ -123,7 +127,8 @@ class Cluster:
         if peer is None or (isinstance(message, Pong) and message.incarnation != peer.hello.incarnation):
             yield Send(event.peer, Rejoin())
         elif isinstance(message, Pong):
-            self.members.pong(peer, message)
+            self.members.pong(peer, message, now)
+            yield from self.measuring.observed(message, self.members, self._models, now)
         elif isinstance(message, Leaving):
             yield from self._leaving(peer)
         elif isinstance(peer, Node):
@@ -145,7 +150,8 @@ class Cluster:
         yield Send(identity, self._welcome())
         again = before is not None and before.hello.incarnation == hello.incarnation
         if not again:
-            self.book.lost(hello.name)
+            self.measuring.book.lost(hello.name)
+            self.measuring.links.lost(identity)
             yield Note("joined", {"peer": identity, "incarnation": hello.incarnation})
         if hello.role == "agent":
             yield PersistNode(hello)
@@ -174,7 +180,7 @@ class Cluster:
         if peer.liveness == "gone":
             yield Unwatch(event.peer)
         if peer.liveness == "gone" or peer.disconnected:
-            self.book.lost(peer.name)
+            self.measuring.lost(peer)
 
     def _leaving(self, peer: Peer) -> Iterator[Instruction]:
         peer.leaving = True
@@ -189,14 +195,15 @@ class Cluster:
 
     def _executor_down(self, node: Node, message: ExecutorDown, now: float) -> Iterator[Instruction]:
         self.members.executor_down(node, message.executor)
-        self.book.lost(node.name)
+        self.measuring.book.lost(node.name)
         fields = {"node": node.name, "executor": message.executor, "exit_code": message.exit_code}
         yield Note("executor down", {**fields, "reason": message.reason})
 
     def _profiled(self, node: Node, message: Profiled, now: float) -> Iterator[Instruction]:
-        yield from self.book.profiled(node.name, message, self._models, now)
-        if message.error:
-            yield Note("profiling failed", {"node": node.name, "reason": message.error})
+        yield from self.measuring.profiled(node, message, self._models, now)
+
+    def _probed(self, node: Node, message: Probed, now: float) -> Iterator[Instruction]:
+        yield from self.measuring.probed(node, message, now)
 
     def _prepared(self, node: Node, message: Prepared, now: float) -> Iterator[Instruction]:
         yield from self._course.prepared(node, message)
@@ -216,7 +223,7 @@ class Cluster:
 
     def _node_removed(self, event: NodeRemoved, now: float) -> Iterator[Instruction]:
         del self.members.nodes[event.name]
-        yield ForgetNode(event.name)
+        yield from self._forget(event.name)
         yield Note("node removed", {"node": event.name})
 
     def _solved(self, event: Solved, now: float) -> Iterator[Instruction]:
@@ -227,7 +234,12 @@ class Cluster:
 
     def _tick(self, event: Tick, now: float) -> Iterator[Instruction]:
         for name in self.members.forget(now):
-            yield ForgetNode(name)
+            yield from self._forget(name)
+        yield from self.measuring.forget(self.members, now)
+
+    def _forget(self, name: str) -> Iterator[Instruction]:
+        self.measuring.links.forget(f"agent:{name}")
+        yield ForgetNode(name)
 
 
 _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]]] = {
@@ -245,6 +257,7 @@ _FROM_NODES: dict[type[Any], Callable[[Cluster, Node, Any, float], Iterator[Inst
     ExecutorUp: Cluster._executor_up,
     ExecutorDown: Cluster._executor_down,
     Profiled: Cluster._profiled,
+    Probed: Cluster._probed,
     Prepared: Cluster._prepared,
     PrepareFailed: Cluster._prepare_failed,
 }

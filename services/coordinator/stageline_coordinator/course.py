@@ -13,33 +13,34 @@ from stageline.plan import Digest, ModelPlan, Plan
 
 from . import assemble
 from .events import Instruction, Note, Send, Solved, SolveFailed
+from .figures import Models
+from .measuring import Measuring
 from .members import Members
 from .peers import Node
 from .placement import Answer, Placement, can_plan
 from .planning import Planning
 from .preparing import ANSWER_S, Preparation
-from .profiling import Models, ProfileBook
 from .published import Published
 
 
 class Course:
-    """`members`, `models` and `book` are its owner's, who changes them; `resume_at` ends the wait after a restart."""
+    """`members`, `models` and `measuring` are its owner's, who changes them; `resume_at` ends the wait at a start."""
 
     def __init__(
         self,
         term: int,
         members: Members,
         models: Models,
-        book: ProfileBook,
+        measuring: Measuring,
         published: Published,
         resume_at: float | None,
     ) -> None:
         self._term = term
         self._members = members
         self._models = models
-        self._book = book
+        self._measuring = measuring
         self._published = published
-        self._planning = Planning(book)
+        self._planning = Planning(measuring, members)
         self._preparation: Preparation | None = None
         self._resume_at = resume_at
 
@@ -105,8 +106,7 @@ class Course:
         yield from self._published.announce(self._members)
         yield from self._check_preparation(now)
         nodes = self._members.usable(now)
-        for node, request in self._book.requests(nodes, self._models, now):
-            yield Send(node.identity, request)
+        yield from self._measuring.requests(nodes, self._members, self._models, now)
         yield from self._plan(nodes, now)
         yield from self.retire(now)
 
@@ -162,7 +162,7 @@ class Course:
             self._members.nodes[name].failures = 0
         usable, here = self._members.usable(now), self._members.nodes
         answer = self._planning.current(usable, self._models)
-        ready = {name: assemble.serving(name, done, self._models, here, self._book) for name in done.target}
+        ready = {name: assemble.serving(name, done, self._models, here, self._measuring.book) for name in done.target}
         models = tuple(ready.get(name) or self._entry(name, usable, answer, now) for name in self._models)
         yield Note("committed", {"models": sorted(ready), "version": done.version})
         yield from self._published.commit(models, self._members, now, done.version)
@@ -176,7 +176,7 @@ class Course:
         if old is not None and undecided and old.manifest == self._models[name][0]:
             return old
         left_out = self._members.left_out(now)
-        status, reason = assemble.why_not(name, self._models, nodes, left_out, self._book, answer)
+        status, reason = assemble.why_not(name, self._models, nodes, left_out, self._measuring.book, answer)
         return assemble.idle(name, self._models, status, reason)
 
     def _condemned(self, old: ModelPlan, nodes: list[Node], answer: Answer | None) -> bool:
@@ -185,7 +185,7 @@ class Course:
         runs = assemble.intact(old, self._members.nodes)
         if (runs and old.manifest == sha) or answer is None or old.name in answer.placement:
             return False
-        return not runs or can_plan(manifest, nodes, self._book)
+        return not runs or can_plan(manifest, nodes, self._measuring.book)
 
     def retire(self, now: float) -> Iterable[Instruction]:
         """The part of it that depends on what gateways have left behind."""

@@ -15,6 +15,8 @@ from stageline.plan import Digest, Plan
 from stageline.wire import Message
 
 from .detector import PeerState
+from .figures import Figure
+from .network import Link
 
 # --- events in ----------------------------------------------------------------------------------------------
 
@@ -143,13 +145,19 @@ class ForgetNode:
 
 @dataclass(frozen=True)
 class PersistFigure:
-    """Remember what a block costs. `seconds` per run at `batch`."""
+    """Remember what a block costs."""
 
     graph: str
     fingerprint: str
     batch: int
-    seconds: float
-    workspace_bytes: int
+    figure: Figure
+
+
+@dataclass(frozen=True)
+class PersistLinks:
+    """Remember links by the identities of their ends, (from, to)."""
+
+    links: Mapping[tuple[str, str], Link]
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,7 @@ Instruction = Union[
     PersistNode,
     ForgetNode,
     PersistFigure,
+    PersistLinks,
     Solve,
     Note,
 ]

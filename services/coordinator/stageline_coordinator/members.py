@@ -81,11 +81,11 @@ class Members:
         peer = self.find(identity)
         return not isinstance(message, Pong) or (peer is not None and peer.hello.incarnation == message.incarnation)
 
-    def pong(self, peer: Peer, message: Pong) -> None:
+    def pong(self, peer: Peer, message: Pong, now: float) -> None:
         if isinstance(peer, Gateway):
             peer.epoch, peer.oldest = message.epoch, message.oldest_in_flight
         elif isinstance(peer, Node):
-            peer.progress = message.progress
+            peer.report(message.progress, now)
 
     def executor_up(self, node: Node, executor: ExecutorInfo) -> None:
         node.executors.pop(executor.executor, None)

@@ -26,6 +26,11 @@ class Metrics:
         self.replans = Counter(f"{PREFIX}_replans", "Plans prepared and committed", registry=own)
         self.evictions = Counter(f"{PREFIX}_evictions", "Peers given up", registry=own)
         self.solve_seconds = Histogram(f"{PREFIX}_solve_seconds", "Seconds to compute a placement", registry=own)
+        self._slowdown = Gauge(
+            f"{PREFIX}_node_slowdown", "Live seconds / profiled seconds that plans reckon with", ["node"], registry=own
+        )
+        self._links = Gauge(f"{PREFIX}_links", "Links (directions) that were measured", registry=own)
+        self.drifts = Counter(f"{PREFIX}_drifts", "Nodes and links that left their profile", ["what"], registry=own)
         self.failed_solves = Counter(f"{PREFIX}_failed_solves", "Problems left unanswered", registry=own)
 
     def refresh(self, cluster: Cluster) -> None:
@@ -35,6 +40,10 @@ class Metrics:
         gateways = [gateway.state for gateway in cluster.members.gateways.values()]
         self._term.set(cluster.settings.term)
         self._version.set(plan.version)
+        self._links.set(len(cluster.measuring.links.book.latest))
+        self._slowdown.clear()
+        for name, node in cluster.members.nodes.items():
+            self._slowdown.labels(name).set(node.slowdown)
         for state in get_args(NodeState):
             self._nodes.labels(state).set(nodes.count(state))
             self._gateways.labels(state).set(gateways.count(state))

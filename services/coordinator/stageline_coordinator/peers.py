@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,9 @@ LEGAL: frozenset[tuple[Liveness, Liveness]] = frozenset(
     {("alive", "suspect"), ("suspect", "alive"), ("alive", "gone"), ("suspect", "gone")}
 )
 """Gone is final: who comes back starts a new record by its `Hello`."""
+
+QUIET_S = 2.0
+"""A node that has computed nothing for so long has no traffic."""
 
 FORGET_S = 600.0
 """How long a node that is gone stays in listings and digests."""
@@ -46,6 +50,10 @@ class Peer:
     def identity(self) -> str:
         return f"{self.hello.role}:{self.hello.name}"
 
+    def quiet(self, now: float) -> bool:
+        """Whether no requests pass through it."""
+        raise NotImplementedError
+
     @property
     def state(self) -> NodeState:
         """As others see it."""
@@ -66,6 +74,10 @@ class Gateway(Peer):
     epoch: Epoch = (0, 0)
     oldest: Epoch | None = None
 
+    def quiet(self, now: float) -> bool:
+        """Whether nothing was in flight by its last pong."""
+        return self.oldest is None
+
     def has_left(self, until: Epoch) -> bool:
         """Whether nothing of it depends on plans before `until`."""
         return self.epoch >= until and (self.oldest is None or self.oldest >= until)
@@ -73,7 +85,10 @@ class Gateway(Peer):
 
 @dataclass
 class Node(Peer):
-    """`executors` run now, the newest last. `kept` is what the last `Retire` told it to keep."""
+    """`executors` run now, the newest last. `kept` is what the last `Retire` told it to keep.
+
+    `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
+    """
 
     executors: dict[str, ExecutorInfo] = field(default_factory=dict)
     progress: tuple[Progress, ...] = ()
@@ -81,6 +96,9 @@ class Node(Peer):
     failures: int = 0
     failure: str = ""
     excluded_until: float = 0.0
+    slowdown: float = 1.0
+    drift: float = 1.0
+    worked_at: float = -math.inf
 
     @property
     def info(self) -> NodeInfo:
@@ -98,6 +116,17 @@ class Node(Peer):
     def present(self) -> bool:
         """Not known to have been lost: merely silent nodes count until they are evicted."""
         return self.liveness != "gone" and not self.disconnected
+
+    def quiet(self, now: float) -> bool:
+        """Whether it has computed nothing lately."""
+        return now - self.worked_at >= QUIET_S
+
+    def report(self, progress: tuple[Progress, ...], now: float) -> None:
+        """Take in how far its executors are."""
+        done = {one.executor: one.items_done for one in self.progress}
+        if any(one.queue_depth or one.items_done > done.get(one.executor, 0) for one in progress):
+            self.worked_at = now
+        self.progress = progress
 
     def usable(self, now: float) -> bool:
         """Whether a plan may rely on it."""

@@ -9,15 +9,20 @@ from typing import Any, Literal
 
 import msgspec
 
-from stageline.blocks import BlockSpec
 from stageline.codecs import CODECS
 from stageline.config import DEFAULT_MAX_BATCH
 from stageline.errors import PlacementError
 from stageline.manifest import ModelManifest
 from stageline.plan import StageKey
 
+from .figures import FigureBook, Models
+from .network import Network
 from .peers import Node
-from .profiling import Models, ProfileBook
+from .planner.evaluate import evaluate
+from .planner.parts import NO_CODEC, Block, Codec, Model
+from .planner.parts import Node as Box
+from .planner.problem import Problem
+from .planner.solution import StageAssignment
 
 BUFFERED_ITEMS = 4
 """Items in flight that a stage must have room for: two that came in, two that go out."""
@@ -71,54 +76,62 @@ class _Solution(msgspec.Struct):
     models: dict[str, _Model] = {}
 
 
-def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: ProfileBook) -> bool:
+def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> bool:
     """Whether at least one node's times are all known."""
     return any(book.complete(manifest, node.info.fingerprint) for node in nodes)
 
 
-def build_problem(nodes: Sequence[Node], models: Models, book: ProfileBook) -> dict[str, Any]:
-    """The JSON of a `planner.Problem` for models that `can_plan`."""
-    return {
-        "version": 1,
-        "nodes": [
-            {"id": node.name, "memory_bytes": node.info.memory_bytes, "base_bytes": node.info.base_bytes}
-            for node in nodes
-        ],
-        "models": [_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()],
-    }
+def build_problem(nodes: Sequence[Node], models: Models, book: FigureBook, network: Network) -> dict[str, Any]:
+    """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`."""
+    return _problem(nodes, models, book, network).to_json()
 
 
-def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: ProfileBook) -> dict[str, Any]:
-    ready = {f: book.complete(manifest, f) for f in {node.info.fingerprint for node in nodes}}
-    cuts = [manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1)]
-    blocks = [
-        {
-            "name": block.name,
-            "weight_bytes": block.weight_bytes,
-            "workspace_bytes": _workspace(block, book),
-            "seconds": [
-                _seconds(block.graph, node.info.fingerprint, book) if ready[node.info.fingerprint] else None
-                for node in nodes
-            ],
-        }
+def _problem(nodes: Sequence[Node], models: Models, book: FigureBook, network: Network) -> Problem:
+    return Problem(
+        nodes=tuple(Box(node.name, node.info.memory_bytes, base_bytes=node.info.base_bytes) for node in nodes),
+        models=tuple(_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()),
+        links=network.links,
+        ingress=network.ingress,
+        egress=network.egress,
+    )
+
+
+def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> Model:
+    """A model as the planner sees it; its `stage_bytes` is the one rule of what a stage needs.
+
+    Workspace is that of a full batch. A tensor that several blocks share is charged to each of them, as the planner
+    adds blocks up: too much for a stage that holds two of these, never too little.
+    """
+    cuts = tuple(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))
+    ready = [book.complete(manifest, node.info.fingerprint) for node in nodes]
+    blocks = tuple(
+        Block(
+            name=block.name,
+            weight_bytes=block.weight_bytes,
+            workspace_bytes=book.workspace(block.graph, DEFAULT_MAX_BATCH) or DEFAULT_MAX_BATCH * block.workspace_bytes,
+            seconds=tuple(
+                _seconds(block.graph, node, book) if known else math.inf
+                for node, known in zip(nodes, ready, strict=True)
+            ),
+        )
         for block in manifest.blocks
-    ]
-    return {
-        "name": name,
-        "blocks": blocks,
-        "cuts_bytes": cuts,
-        "buffer_bytes": BUFFERED_ITEMS * max(cuts),
-        "tolerance": manifest.tolerance.rtol,
-        "codecs": [
-            {"name": codec.name, "ratio": codec.ratio, "error": codec.error, "byte_s": CODING_S_PER_BYTE[codec.name]}
-            for codec in CODECS.values()
-        ],
-    }
+    )
+    return Model(
+        name=name,
+        blocks=blocks,
+        cuts_bytes=cuts,
+        buffer_bytes=BUFFERED_ITEMS * max(cuts),
+        tolerance=manifest.tolerance.rtol,
+        codecs=tuple(
+            Codec(codec.name, codec.ratio, codec.error, CODING_S_PER_BYTE[codec.name]) for codec in CODECS.values()
+        ),
+    )
 
 
-def _seconds(graph: str, fingerprint: str, book: ProfileBook) -> float | None:
-    figure = book.figure(graph, fingerprint)
-    return figure.seconds if figure and math.isfinite(figure.seconds) else None
+def _seconds(graph: str, node: Node, book: FigureBook) -> float:
+    """Of one item on that node, corrected by its live traffic; inf where it cannot be run, or is not known."""
+    figure = book.figure(graph, node.info.fingerprint)
+    return figure.seconds * node.slowdown if figure else math.inf
 
 
 def read_answer(solution: Mapping[str, Any], inputs: object, models: Models) -> Answer:
@@ -146,21 +159,21 @@ def read_answer(solution: Mapping[str, Any], inputs: object, models: Models) -> 
     )
 
 
-def stage_seconds(manifest: ModelManifest, slot: Slot, node: Node, book: ProfileBook) -> float:
-    """Measured seconds of one item on that node; inf where a block's time is not known."""
-    found = (book.figure(block.graph, node.info.fingerprint) for block in manifest.blocks[slot.start : slot.end])
-    return math.fsum(figure.seconds if figure else math.inf for figure in found)
+def stage_seconds(manifest: ModelManifest, slot: Slot, node: Node, book: FigureBook) -> float:
+    """Seconds of one item on that node; inf where a block's time is not known."""
+    return math.fsum(_seconds(block.graph, node, book) for block in manifest.blocks[slot.start : slot.end])
 
 
-def busiest_s(placement: Placement, models: Models, nodes: Mapping[str, Node], book: ProfileBook) -> float:
-    """Seconds that the busiest node spends when every model gets one request; replicas share evenly."""
-    spent: dict[str, float] = {}
-    for name, slots in placement.items():
-        for slot in slots:
-            for node in slot.nodes:
-                seconds = stage_seconds(models[name][1], slot, nodes[node], book) / len(slot.nodes)
-                spent[node] = spent.get(node, 0.0) + seconds
-    return max(spent.values(), default=0.0)
+def bottleneck_s(
+    placement: Placement, models: Models, nodes: Sequence[Node], book: FigureBook, network: Network
+) -> float:
+    """Seconds per request at the busiest node or link when every model gets one; inf if it cannot run on `nodes`."""
+    stages = {
+        name: [StageAssignment((one.start, one.end), one.nodes, one.codec or NO_CODEC) for one in slots]
+        for name, slots in placement.items()
+    }
+    placed = {name: models[name] for name in placement}
+    return evaluate(_problem(nodes, placed, book, network), stages).bottleneck_s
 
 
 def stage_bytes(manifest: ModelManifest, start: int, end: int) -> int:
@@ -168,7 +181,7 @@ def stage_bytes(manifest: ModelManifest, start: int, end: int) -> int:
     return sum({t.sha256: t.nbytes for block in manifest.blocks[start:end] for t in block.tensors}.values())
 
 
-def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], book: ProfileBook) -> Placement:
+def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], book: FigureBook) -> Placement:
     """An equally good placement that moves fewer weights: nodes of equal speed swap their roles.
 
     Greedy: the role and the node with most bytes loaded already are paired first. Memory is respected; where
@@ -179,9 +192,10 @@ def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], bo
         for slot in slots:
             for node in slot.nodes:
                 roles.setdefault(node, []).append((name, slot))
+    charged = {name: _model(name, models[name][1], (), book) for name in placement}
     pairs: list[tuple[int, bool, str, str]] = []
     for role, stages in roles.items():
-        needed = sum(_slot_bytes(models[m][1], slot, book) for m, slot in stages)
+        needed = sum(charged[name].stage_bytes(slot.start, slot.end) for name, slot in stages)
         for other in nodes.values():
             if _can_swap(nodes[role], other, needed):
                 pairs.append((_held(stages, models, other), role == other.name, role, other.name))
@@ -207,22 +221,11 @@ def _can_swap(role: Node, node: Node, needed: int) -> bool:
     if role is node:
         return True
     a, b = role.info, node.info
-    return a.fingerprint == b.fingerprint and needed + b.base_bytes <= b.memory_bytes
+    equal = a.fingerprint == b.fingerprint and role.slowdown == node.slowdown
+    return equal and needed + b.base_bytes <= b.memory_bytes
 
 
 def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int:
     loaded = node.loaded()
     here = [(models[m][1], slot) for m, slot in stages if slot.key(models[m][0]) in loaded]
     return sum(stage_bytes(manifest, slot.start, slot.end) for manifest, slot in here)
-
-
-def _slot_bytes(manifest: ModelManifest, slot: Slot, book: ProfileBook) -> int:
-    run = manifest.blocks[slot.start : slot.end]
-    workspace = max(_workspace(block, book) for block in run)
-    cuts = max(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))
-    return sum(block.weight_bytes for block in run) + workspace + BUFFERED_ITEMS * cuts
-
-
-def _workspace(block: BlockSpec, book: ProfileBook) -> int:
-    """Bytes beside the weights while the block runs; it was measured on one item, and batches come."""
-    return DEFAULT_MAX_BATCH * (book.workspace(block.graph) or block.workspace_bytes)

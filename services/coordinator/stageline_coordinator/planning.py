@@ -15,12 +15,17 @@ from stageline.plan import Plan
 
 from .assemble import intact, slots_of
 from .events import Instruction, Note, Solve
+from .figures import Models
+from .measuring import Measuring
+from .members import Members
 from .peers import Node
-from .placement import Answer, Placement, build_problem, busiest_s, can_plan, read_answer, stay_put
-from .profiling import Models, ProfileBook
+from .placement import Answer, Placement, bottleneck_s, build_problem, can_plan, read_answer, stay_put
 
 WORTH_MOVING = 0.9
 """A running plan is left only for one whose bottleneck is at most this fraction of its own."""
+
+MOVING_COSTS = 1.02
+"""So much worse a bottleneck may become to spare moving weights."""
 
 RETRY_S = 1.0
 
@@ -28,13 +33,14 @@ RETRY_S = 1.0
 class Planning:
     """`answer` is the last one; `current` tells whether it is for the cluster as it is."""
 
-    def __init__(self, book: ProfileBook) -> None:
-        self._book = book
+    def __init__(self, measuring: Measuring, members: Members) -> None:
+        self._book, self._links, self._members = measuring.book, measuring.links, members
         self._answer: Answer | None = None
         self._target: Placement = {}
         self._number = 0
         self._outstanding: object = None
         self._retry_at = 0.0
+        self._compared: tuple[object, bool] = (None, False)
 
     def current(self, nodes: Sequence[Node], models: Models) -> Answer | None:
         """The answer for exactly these nodes and models, if there is one."""
@@ -52,7 +58,7 @@ class Planning:
             return
         self._number += 1
         self._outstanding = inputs
-        yield Solve(self._number, build_problem(nodes, plannable, self._book))
+        yield Solve(self._number, build_problem(nodes, plannable, self._book, self._links.view(nodes, self._members)))
 
     def solved(
         self, number: int, solution: Mapping[str, Any], nodes: Sequence[Node], models: Models, now: float
@@ -89,16 +95,23 @@ class Planning:
         placed = set(answer.placement)
         if placed <= kept:
             running = {name: slots_of(served[name]) for name in kept}
-            better = placed == kept and self._better(answer.placement, running, models, nodes)
+            better = placed == kept and self._better(answer, running, models, nodes)
             return self._target if better else None
         if kept == set(served) and kept - placed:
             self._hold_back(answer, kept)
             return None
         return self._target
 
-    def _better(self, new: Placement, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
-        old_s = busiest_s(running, models, nodes, self._book)
-        return busiest_s(new, models, nodes, self._book) <= WORTH_MOVING * old_s and old_s > 0
+    def _better(self, answer: Answer, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
+        if self._compared[0] != (answer.inputs, running):
+            old_s, new_s = (self._bottleneck_s(one, models, nodes) for one in (running, answer.placement))
+            self._compared = ((answer.inputs, running), new_s < old_s and new_s <= WORTH_MOVING * old_s)
+        return self._compared[1]
+
+    def _bottleneck_s(self, placement: Placement, models: Models, nodes: Mapping[str, Node]) -> float:
+        used = sorted({name for slots in placement.values() for slot in slots for name in slot.nodes})
+        boxes = [nodes[name] for name in used]
+        return bottleneck_s(placement, models, boxes, self._book, self._links.view(boxes, self._members))
 
     def _hold_back(self, answer: Answer, kept: set[str]) -> None:
         """Newcomers that would displace what runs well stay out, and say so."""
@@ -110,13 +123,18 @@ class Planning:
 
     def _accept(self, answer: Answer, models: Models, nodes: Sequence[Node]) -> None:
         self._answer = answer
-        self._target = stay_put(answer.placement, models, {node.name: node for node in nodes}, self._book)
+        here = {node.name: node for node in nodes}
+        self._target = answer.placement
+        swapped = stay_put(answer.placement, models, here, self._book)
+        if swapped != answer.placement:  # nodes of equal speed may still have links that differ
+            planned_s, swapped_s = (self._bottleneck_s(one, models, here) for one in (answer.placement, swapped))
+            self._target = swapped if swapped_s <= MOVING_COSTS * planned_s else answer.placement
 
     def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
-        offers = tuple((n.name, n.info.memory_bytes, n.info.base_bytes, n.info.fingerprint) for n in nodes)
+        offers = tuple((n.name, n.info.memory_bytes, n.info.base_bytes, n.info.fingerprint, n.slowdown) for n in nodes)
         fingerprints = sorted({node.info.fingerprint for node in nodes})
         known = tuple(
             (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))
             for name, (sha, manifest) in models.items()
         )
-        return (offers, known)
+        return (offers, known, self._links.view(nodes, self._members))

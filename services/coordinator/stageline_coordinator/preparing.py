@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from stageline.messages import Prepare, Prepared
 from stageline.plan import StageKey
 
+from .figures import Models
 from .peers import Node
 from .placement import Answer, Placement
-from .profiling import Models
 
 ANSWER_S = 60.0
 """How long a node may take to load its stages before it counts as failed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from stageline.messages import GatewayRow, ModelRow, NodeRow
+from stageline.messages import GatewayRow, LinkRow, ModelRow, NodeProfile, NodeRow
 
 from .cluster import Cluster
+from .links import present
+from .peers import Node
 
 
 def model_rows(cluster: Cluster, now: float) -> tuple[ModelRow, ...]:
@@ -15,7 +17,7 @@ def model_rows(cluster: Cluster, now: float) -> tuple[ModelRow, ...]:
         planned = cluster.plan.model(name)
         status, reason = (planned.status, planned.reason) if planned else ("loading", "it was just added")
         if status == "profiling":
-            known, total = cluster.book.progress(manifest, fingerprints)
+            known, total = cluster.measuring.book.progress(manifest, fingerprints)
             reason = f"{known} of {total} blocks measured"
         rows.append(
             ModelRow(
@@ -48,9 +50,36 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 executors=tuple(node.executors.values()),
                 progress=node.progress,
                 http=hello.http,
+                profile=_profile(cluster, node),
             )
         )
     return tuple(rows)
+
+
+def _profile(cluster: Cluster, node: Node) -> NodeProfile:
+    blocks = cluster.measuring.book.coverage(cluster.models, node.info.fingerprint)
+    peers = {peer.identity for peer in present(cluster.members)} - {node.identity}
+    links = tuple(
+        LinkRow(
+            peer=target,
+            bytes_per_s=link.bytes_per_s,
+            latency_s=link.latency_s,
+            error=link.error,
+            latency_error=link.latency_error,
+        )
+        for (source, target), link in sorted(cluster.measuring.links.book.latest.items())
+        if source == node.identity and target in peers
+    )
+    return NodeProfile(
+        blocks=blocks.blocks,
+        blocks_total=blocks.total,
+        block_error=blocks.error,
+        batches=blocks.batches,
+        links_total=len(peers) if node.hello.probe else 0,
+        links=links,
+        slowdown=node.slowdown,
+        drift=node.drift,
+    )
 
 
 def gateway_rows(cluster: Cluster) -> tuple[GatewayRow, ...]:

@@ -25,10 +25,10 @@ from .blob_server import BlobThread
 from .cluster import Cluster, Memory, Settings
 from .control import ControlSocket, Lost
 from .detector import DetectorConfig, PeerState
+from .figures import FigureKey
 from .heartbeats import Heartbeats
 from .metrics import Metrics
 from .planner_process import PlannerProcess
-from .profiling import Figure
 from .registry import load_manifest
 from .store import Store
 
@@ -188,6 +188,8 @@ class Coordinator:
         self._log.info(note.event, **note.fields)
         if note.event == "committed":
             self.metrics.replans.inc()
+        elif note.event in ("node drifted", "link drifted", "link broken"):
+            self.metrics.drifts.labels(note.event).inc()
 
     def _publish(self, message: Plan | Digest) -> None:
         topic = TOPIC_PLAN if isinstance(message, Plan) else TOPIC_DIGEST
@@ -203,7 +205,9 @@ def _persist(store: Store, instruction: events.Instruction) -> None:
         store.forget_node(instruction.name)
     elif isinstance(instruction, events.PersistFigure):
         row = instruction
-        store.put_profile(row.graph, row.fingerprint, row.batch, row.seconds, row.workspace_bytes)
+        store.put_profile(FigureKey(row.graph, row.fingerprint, row.batch), row.figure)
+    elif isinstance(instruction, events.PersistLinks):
+        store.put_links(instruction.links)
 
 
 def _recall(store: Store) -> Memory:
@@ -214,8 +218,9 @@ def _recall(store: Store) -> Memory:
             models.append((sha, load_manifest(store.blobs, sha)))
         except StagelineError as error:
             logs.get(service="coordinator").error("model left out", model=name, reason=error.message)
-    figures = {key: Figure(*row) for key, row in store.profiles().items()}
-    return Memory(models=tuple(models), figures=figures, plan=store.plan(), nodes=store.nodes())
+    return Memory(
+        models=tuple(models), figures=store.profiles(), plan=store.plan(), nodes=store.nodes(), links=store.links()
+    )
 
 
 def _bind(sockets: Sockets, channel: Channel, host: str, port: int, last: dict[str, int]) -> tuple[Socket, str]:

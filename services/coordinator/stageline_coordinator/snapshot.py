@@ -26,14 +26,16 @@ def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str,
     nodes = cluster.members.usable(now)
     if not nodes:
         raise NotReadyError("no worker is usable, so there is nothing to plan for: see `stageline nodes list`")
+    measuring = cluster.measuring
     wanted = {name: entry for name, entry in cluster.models.items() if not names or name in names}
-    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, cluster.book)}
+    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, measuring.book)}
     unmeasured = [name for name in wanted if name not in models]
     if not wanted:
         raise NotReadyError("no model is registered, so there is nothing to plan: add one with `stageline models add`")
     if not models or (names and unmeasured):
         raise NotReadyError(f"the blocks of {unmeasured[0]} are still being measured: see `stageline models list`")
-    return {**build_problem(nodes, models, cluster.book), "current": _running(cluster.plan, models, nodes)}
+    network = measuring.links.view(nodes, cluster.members)
+    return {**build_problem(nodes, models, measuring.book, network), "current": _running(cluster.plan, models, nodes)}
 
 
 def _running(plan: Plan, models: Collection[str], nodes: Sequence[Node]) -> dict[str, Any]:

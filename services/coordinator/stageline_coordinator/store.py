@@ -7,11 +7,13 @@ on the data directory, so two coordinators, or one and an offline command, never
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import sqlite3
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 
@@ -23,18 +25,27 @@ from stageline.messages import Hello
 from stageline.plan import Plan
 from stageline.wire import encode
 
-SCHEMA_VERSION = 1
+from .figures import Figure, FigureKey
+from .network import Link
+
+SCHEMA_VERSION = 2
 LOCK_FILE, DATABASE, BLOBS_DIR = "coordinator.lock", "coordinator.sqlite3", "blobs"
 
-_SCHEMA = (
+_SCHEMA_1 = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE models (name TEXT PRIMARY KEY, manifest TEXT NOT NULL, added INTEGER NOT NULL)",
     "CREATE TABLE profiles (graph TEXT, fingerprint TEXT, batch INTEGER, seconds REAL NOT NULL,"
     " workspace_bytes INTEGER NOT NULL, PRIMARY KEY (graph, fingerprint, batch)) WITHOUT ROWID",
     "CREATE TABLE plan (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL)",
     "CREATE TABLE nodes (name TEXT PRIMARY KEY, hello BLOB NOT NULL)",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_SCHEMA_2 = (
+    "ALTER TABLE profiles ADD COLUMN error REAL NOT NULL DEFAULT 0",
+    "CREATE TABLE links (source TEXT, target TEXT, bytes_per_s REAL NOT NULL, latency_s REAL NOT NULL,"
+    " error REAL NOT NULL, latency_error REAL NOT NULL, PRIMARY KEY (source, target)) WITHOUT ROWID",
+)
+_STEPS = (_SCHEMA_1, _SCHEMA_2)
+"""What makes each version of the schema out of the one before."""
 
 
 class Store:
@@ -100,17 +111,31 @@ class Store:
 
     # --- profiles, plan, nodes ------------------------------------------------------------------------------
 
-    def profiles(self, batch: int = 1) -> dict[tuple[str, str], tuple[float, int]]:
-        """(seconds, workspace bytes) by (graph, fingerprint)."""
-        query = "SELECT graph, fingerprint, seconds, workspace_bytes FROM profiles WHERE batch = ?"
+    def profiles(self) -> dict[FigureKey, Figure]:
+        """What blocks cost."""
+        query = "SELECT graph, fingerprint, batch, seconds, workspace_bytes, error FROM profiles"
         with _disk_errors():
-            return {(row[0], row[1]): (row[2], row[3]) for row in self._db.execute(query, (batch,))}
+            return {FigureKey(*row[:3]): Figure(*row[3:]) for row in self._db.execute(query)}
 
-    def put_profile(self, graph: str, fingerprint: str, batch: int, seconds: float, workspace_bytes: int) -> None:
+    def put_profile(self, key: FigureKey, figure: Figure) -> None:
         self._write(
-            "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?)",
-            (graph, fingerprint, batch, seconds, workspace_bytes),
+            "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?, ?, ?, ?)",
+            (*key, figure.seconds, figure.workspace_bytes, figure.error),
         )
+
+    def links(self) -> dict[tuple[str, str], Link]:
+        """Links by the identities of their ends, (from, to)."""
+        query = "SELECT source, target, bytes_per_s, latency_s, error, latency_error FROM links"
+        with _disk_errors():
+            return {(row[0], row[1]): Link(*row[2:]) for row in self._db.execute(query)}
+
+    def put_links(self, links: Mapping[tuple[str, str], Link]) -> None:
+        """All of them at once, or none."""
+        rows = [(*ends, *astuple(link)) for ends, link in links.items()]
+        with _disk_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
 
     def plan(self) -> Plan | None:
         """The plan committed last."""
@@ -131,6 +156,8 @@ class Store:
         self._write("INSERT OR REPLACE INTO nodes VALUES (?, ?)", (hello.name, encode(hello)))
 
     def forget_node(self, name: str) -> None:
+        identity = f"agent:{name}"
+        self._write("DELETE FROM links WHERE source = ? OR target = ?", (identity, identity))
         self._write("DELETE FROM nodes WHERE name = ?", (name,))
 
     # --- helpers --------------------------------------------------------------------------------------------
@@ -181,10 +208,11 @@ def _open(path: Path) -> sqlite3.Connection:
             )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        if found == 0:
+        if found < SCHEMA_VERSION:
             db.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
+            for statement in itertools.chain.from_iterable(_STEPS[found:]):
                 db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
         return db
     except BaseException:

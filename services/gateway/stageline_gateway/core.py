@@ -15,6 +15,7 @@ from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
 from stageline_gateway.idempotency import Answered, Keys, Outcome, Waiter
 from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
+from stageline_gateway.observed import Observed
 from stageline_gateway.queueing import ModelQueue
 from stageline_gateway.routing import PlanView, Router
 from stageline_gateway.settings import Settings
@@ -52,6 +53,7 @@ class Core:
         self.settings = settings
         self.identity = identity
         self.stats = Stats()
+        self.observed = Observed()
         self.view = PlanView()
         self.router = Router(self.view, settings.window, settings.window_bytes)
         self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes)

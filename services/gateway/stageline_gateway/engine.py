@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from stageline.messages import StageTime
 from stageline.plan import Epoch, Plan
 from stageline.protocol import ModelInfo
 from stageline_gateway import events as ev
@@ -87,6 +88,10 @@ class Engine:
     def oldest_in_flight(self) -> Epoch | None:
         """The oldest epoch that batches are in flight on."""
         return self._core.batches.oldest_epoch()
+
+    def stage_times(self) -> tuple[StageTime, ...]:
+        """What stages took since this was last asked."""
+        return self._core.observed.take()
 
     @property
     def stats(self) -> Stats:

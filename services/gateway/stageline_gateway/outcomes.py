@@ -42,6 +42,7 @@ class Outcomes:
             self._repeat(batch, now, f"a stage returned a result that does not fit: {problem}", backoff=True)
             return
         core.router.trust(batch.path)
+        core.observed.add(batch, header.timings)
         start = 0
         for key, rows in zip(batch.keys, batch.rows, strict=True):
             entry = core.table.get(key)

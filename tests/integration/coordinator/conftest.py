@@ -125,7 +125,9 @@ class Peer:
         elif isinstance(message, Rejoin):
             self.hello()
         elif isinstance(message, ProfileRequest):
-            times = tuple(BlockTime(block=b, batch=1, seconds=0.001) for b in message.blocks)
+            times = tuple(
+                BlockTime(block=b, batch=n, seconds=0.001 * n) for b in message.blocks for n in message.batches
+            )
             self.say(Profiled(manifest=message.manifest, fingerprint="fake", times=times))
         elif isinstance(message, Prepare):
             self.loaded = message.stages

@@ -14,9 +14,12 @@ from stageline.messages import (
     ExecutorInfo,
     Farewell,
     Hello,
+    LinkTime,
     NodeInfo,
     Prepare,
     Prepared,
+    Probed,
+    ProbeRequest,
     Profiled,
     ProfileRequest,
     Retire,
@@ -55,9 +58,22 @@ def manifest(name: str = "net", blocks: int = 4, weights: int = 10 * MB, content
     )
 
 
+def probe_of(name: str, host: str = "") -> Endpoint:
+    """Where a pretend peer is probed; each is a host of its own unless told otherwise."""
+    return Endpoint(tcp="tcp://127.0.0.1:9", host=host or f"host-of-{name}")
+
+
+def link(megabytes_per_s: float, rtt_s: float = 0.002) -> LinkTime:
+    """The same in both directions."""
+    rate = megabytes_per_s * MB
+    return LinkTime(
+        rtt_s=rtt_s, rtt_error=0.1, out_bytes_per_s=rate, out_error=0.05, in_bytes_per_s=rate, in_error=0.05
+    )
+
+
 @dataclass
 class FakeAgent:
-    """`fails` counts PREPAREs to refuse; `mute` swallows everything."""
+    """`mute` swallows everything. With `links` it can measure those to the peers named there; others fail."""
 
     name: str
     incarnation: str = "i1"
@@ -66,6 +82,8 @@ class FakeAgent:
     speed: float = 1.0
     loaded: tuple[StageKey, ...] = ()
     executor: str = ""
+    host: str = ""
+    links: dict[str, LinkTime] | None = None
     mute: bool = False
     got: list[Message] = field(default_factory=list)
 
@@ -91,7 +109,8 @@ class FakeAgent:
             base_bytes=1 * MB,
             executors=(self.info(),) if with_executor else (),
         )
-        return Hello(role="agent", name=self.name, incarnation=self.incarnation, node=node)
+        probe = None if self.links is None else probe_of(self.name, self.host)
+        return Hello(role="agent", name=self.name, incarnation=self.incarnation, node=node, probe=probe)
 
     def answer(self, message: Message, models: dict[str, ModelManifest]) -> Message | None:
         self.got.append(message)
@@ -99,9 +118,14 @@ class FakeAgent:
             return None
         if isinstance(message, ProfileRequest):
             times = tuple(
-                BlockTime(block=b, batch=1, seconds=0.01 / self.speed, workspace_bytes=1000) for b in message.blocks
+                BlockTime(block=b, batch=n, seconds=0.01 * n / self.speed, workspace_bytes=1000 * n, error=0.02, runs=5)
+                for b in message.blocks
+                for n in message.batches
             )
             return Profiled(manifest=message.manifest, fingerprint=self.fingerprint, times=times)
+        if isinstance(message, ProbeRequest):
+            link = (self.links or {}).get(message.peer)
+            return Probed(peer=message.peer, link=link, error="" if link else "no connection")
         if isinstance(message, Prepare):
             self.loaded = tuple(dict.fromkeys((*self.loaded, *message.stages)))
             executors = tuple(self.executor for _ in message.stages)

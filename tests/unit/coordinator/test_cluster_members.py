@@ -25,8 +25,8 @@ from stageline.plan import Epoch, StageKey
 from stageline_coordinator import events
 from stageline_coordinator.cluster import Memory
 from stageline_coordinator.detector import PeerState
+from stageline_coordinator.figures import Figure, FigureKey
 from stageline_coordinator.peers import FORGET_S, LEGAL, Peer
-from stageline_coordinator.profiling import Figure
 
 
 def serving(nodes: int = 3) -> Fleet:
@@ -49,11 +49,11 @@ def pong(made: Fleet, peer: str, epoch: Epoch, oldest: Epoch | None = None) -> N
 
 def memory_of(made: Fleet) -> Memory:
     """What the store would hold."""
-    figures: dict[tuple[str, str], Figure] = {}
+    figures: dict[FigureKey, Figure] = {}
     nodes: dict[str, Hello] = {}
     for one in made.persisted:
         if isinstance(one, events.PersistFigure):
-            figures[one.graph, one.fingerprint] = Figure(one.seconds, one.workspace_bytes)
+            figures[FigureKey(one.graph, one.fingerprint, one.batch)] = one.figure
         elif isinstance(one, events.PersistNode):
             nodes[one.hello.name] = one.hello
     return Memory(tuple(made.cluster.models.values()), figures, made.plan, tuple(nodes.values()))

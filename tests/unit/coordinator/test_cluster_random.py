@@ -16,6 +16,8 @@ from stageline.plan import Plan
 from stageline_coordinator import events
 from stageline_coordinator.cluster import Cluster, Memory, Settings
 from stageline_coordinator.detector import PeerState
+from stageline_coordinator.network import Network
+from stageline_coordinator.placement import build_problem
 from stageline_coordinator.planner import Problem, solve
 
 NAMES = ("a", "b", "c", "d")
@@ -206,7 +208,7 @@ class ClusterMachine(RuleBasedStateMachine):
         reply = agent.answer(message, {})
         if reply is not None:
             self.say(agent, reply)
-        self.figures.update(self.cluster.book._figures)
+        self.figures.update(self.cluster.measuring.book.figures)
 
     def check_settled(self) -> None:
         plan, members = self.cluster.plan, self.cluster.members
@@ -227,9 +229,8 @@ class ClusterMachine(RuleBasedStateMachine):
             assert set(agent.loaded) == needed
 
     def document(self, nodes: list[Any]) -> dict[str, Any]:
-        from stageline_coordinator.placement import build_problem
-
-        return build_problem(sorted(nodes, key=lambda n: n.name), self.cluster.models, self.cluster.book)
+        book = self.cluster.measuring.book
+        return build_problem(sorted(nodes, key=lambda n: n.name), self.cluster.models, book, Network())
 
     @invariant()
     def nothing_is_kept_of_problems_past(self) -> None:

@@ -10,10 +10,11 @@ from fleet import MB, FakeAgent, manifest
 
 from stageline.errors import PlacementError
 from stageline.plan import StageKey
+from stageline_coordinator.figures import Figure, FigureBook, FigureKey
+from stageline_coordinator.network import Link, LinkBook, Network
 from stageline_coordinator.peers import Node
-from stageline_coordinator.placement import Slot, build_problem, busiest_s, read_answer, stage_bytes, stay_put
+from stageline_coordinator.placement import Slot, bottleneck_s, build_problem, read_answer, stage_bytes, stay_put
 from stageline_coordinator.planner import Problem
-from stageline_coordinator.profiling import Figure, ProfileBook
 
 MODEL = manifest(blocks=4, weights=10 * MB)
 MODELS = {"net": ("m", MODEL)}
@@ -27,8 +28,8 @@ def node(name: str, *loaded: tuple[int, int], **settings: Any) -> Node:
     return Node(hello, executors={one.executor: one for one in hello.node.executors})
 
 
-def book(*fingerprints: str, seconds: float = 0.5) -> ProfileBook:
-    return ProfileBook({(b.graph, f): Figure(seconds) for b in MODEL.blocks for f in fingerprints})
+def book(*fingerprints: str, seconds: float = 0.5) -> FigureBook:
+    return FigureBook({FigureKey(b.graph, f): Figure(seconds) for b in MODEL.blocks for f in fingerprints})
 
 
 def moved(*nodes: Node) -> list[str]:
@@ -52,7 +53,7 @@ def test_a_node_of_other_speed_or_with_too_little_memory_takes_no_role() -> None
 
 
 def test_a_problem_is_one_that_the_planner_reads() -> None:
-    document = build_problem([node("a"), node("b", fingerprint="gpu", memory=7)], MODELS, book("cpu"))
+    document = build_problem([node("a"), node("b", fingerprint="gpu", memory=7)], MODELS, book("cpu"), Network())
     problem = Problem.from_json(document)
     assert [n.memory_bytes for n in problem.nodes] == [100 * MB, 7]
     assert problem.models[0].blocks[0].seconds == (0.5, float("inf"))
@@ -69,7 +70,7 @@ def test_an_answer_must_cover_every_block_in_order() -> None:
 
 
 def test_a_hop_is_coded_where_the_model_tolerates_it_and_the_plan_says_so() -> None:
-    model = Problem.from_json(build_problem([node("a")], MODELS, book("cpu"))).models[0]
+    model = Problem.from_json(build_problem([node("a")], MODELS, book("cpu"), Network())).models[0]
     assert model.tolerance == MODEL.tolerance.rtol and model.allowed_codecs() == ()
     assert [codec.name for codec in replace(model, tolerance=1e-3).allowed_codecs()] == ["fp16"]
     assert [codec.name for codec in replace(model, tolerance=1e-2).allowed_codecs()] == ["fp16", "int8"]
@@ -84,11 +85,25 @@ def test_a_hop_is_coded_where_the_model_tolerates_it_and_the_plan_says_so() -> N
 
 
 def test_the_busiest_node_counts_all_models_and_replicas_share() -> None:
-    nodes = {name: node(name) for name in "ab"}
-    assert busiest_s(PLACED, MODELS, nodes, book("cpu")) == 1.0
-    assert busiest_s({"net": (Slot(0, 4, ("a",)),)}, MODELS, nodes, book("cpu")) == 2.0
-    assert busiest_s({"net": (Slot(0, 4, ("a", "b")),)}, MODELS, nodes, book("cpu")) == 1.0
-    assert busiest_s(PLACED, MODELS, nodes, ProfileBook({})) == float("inf")
+    nodes = [node(name) for name in "ab"]
+    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), Network()) == 1.0
+    assert bottleneck_s({"net": (Slot(0, 4, ("a",)),)}, MODELS, nodes, book("cpu"), Network()) == 2.0
+    assert bottleneck_s({"net": (Slot(0, 4, ("a", "b")),)}, MODELS, nodes, book("cpu"), Network()) == 1.0
+    assert bottleneck_s(PLACED, MODELS, nodes, FigureBook({}), Network()) == float("inf")
+    assert bottleneck_s(PLACED, MODELS, nodes[:1], book("cpu"), Network()) == float("inf")
+
+
+def test_links_count_and_so_does_what_live_traffic_says_of_a_node() -> None:
+    nodes = [node(name) for name in "ab"]
+    nodes[1].slowdown = 3.0
+    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), Network()) == 3.0
+    slow = LinkBook({("agent:a", "agent:b"): Link(100.0, 0.25), ("agent:b", "agent:a"): Link(1e9, 0.0)})
+    network = slow.view([one.identity for one in nodes], [])
+    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), network) == 4.0
+    problem = Problem.from_json(build_problem(nodes, MODELS, book("cpu"), network))
+    assert problem.models[0].blocks[0].seconds == (0.5, 1.5)
+    assert problem.links is not None and problem.links.latency_s == ((0.0, 0.25), (0.0, 0.0))
+    assert problem.links.bandwidth_bytes_per_s[0][1] == 100.0 and problem.ingress is None
 
 
 def test_shared_tensors_weigh_once() -> None:

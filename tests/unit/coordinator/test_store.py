@@ -14,7 +14,11 @@ from stageline.errors import BlobMissingError, ManifestError, ModelNotFoundError
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.plan import NodeView, Plan
 from stageline_coordinator import registry
+from stageline_coordinator.figures import Figure, FigureKey
+from stageline_coordinator.network import BROKEN, Link
 from stageline_coordinator.store import DATABASE, Store
+
+LINK = Link(2e6, 0.001, 0.05, 0.1)
 
 
 def upload(blobs: BlobStore, model: ModelManifest) -> str:
@@ -35,8 +39,11 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
         store.put_model("b", "1" * 64)
         store.put_model("a", "2" * 64)
         store.put_model("b", "3" * 64)
-        store.put_profile("g", "f", 1, 0.5, 10)
-        store.put_profile("g", "f", 8, 2.5, 80)
+        store.put_profile(FigureKey("g", "f", 1), Figure(0.7, 10, 0.5))
+        store.put_profile(FigureKey("g", "f", 1), Figure(0.5, 10, 0.1))
+        store.put_profile(FigureKey("g", "f", 8), Figure(2.5, 80))
+        store.put_links({("agent:n0", "agent:n1"): Link(1e6, 0.1)})
+        store.put_links({("agent:n0", "gateway:g"): LINK, ("gateway:g", "agent:n0"): BROKEN})
         store.put_plan(Plan(term=1, version=1))
         store.put_plan(plan)
         store.put_node(hello)
@@ -46,7 +53,8 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
         assert store.cluster == cluster
         assert store.ports() == {"control": 7700}
         assert list(store.models().items()) == [("b", "3" * 64), ("a", "2" * 64)]
-        assert store.profiles() == {("g", "f"): (0.5, 10)}
+        assert store.profiles() == {("g", "f", 1): Figure(0.5, 10, 0.1), ("g", "f", 8): Figure(2.5, 80)}
+        assert store.links() == {("agent:n0", "gateway:g"): LINK, ("gateway:g", "agent:n0"): BROKEN}
         assert store.plan() == plan
         assert store.nodes() == (hello,)
         store.remove_model("b")
@@ -70,6 +78,22 @@ def test_it_writes_through_to_the_disk(tmp_path: Path) -> None:
         other = sqlite3.connect(tmp_path / DATABASE)
         assert other.execute("SELECT name FROM models").fetchall() == [("a",)]
         other.close()
+
+
+def test_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / DATABASE) as db:
+        db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
+        db.execute(
+            "CREATE TABLE profiles (graph TEXT, fingerprint TEXT, batch INTEGER, seconds REAL NOT NULL,"
+            " workspace_bytes INTEGER NOT NULL, PRIMARY KEY (graph, fingerprint, batch)) WITHOUT ROWID"
+        )
+        db.execute("INSERT INTO profiles VALUES ('g', 'f', 1, 0.5, 10)")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            assert store.profiles() == {("g", "f", 1): Figure(0.5, 10)}
+            store.put_links({("a", "b"): LINK})
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from stageline.blocks import BlockSpec, ValueSpec
 from stageline.errors import FailedError, ManifestError, StagelineError
+from stageline.estimate import estimate
 from stageline.manifest import ModelManifest
 from stageline.messages import BlockTime, Measure, Measured
 from stageline_stage.executor.device import Runner, StageCall
@@ -29,6 +30,10 @@ RUNS = 5
 FEWER_RUNS = 3
 LONG_S = 0.2
 """A run longer than this is repeated `FEWER_RUNS` times only."""
+
+MOST_RUNS = 25
+ENOUGH_S = 0.02
+"""Short runs vary most: they are repeated until so much time went into them, `MOST_RUNS` times at most."""
 
 MAX_GUESSES = 64
 
@@ -75,7 +80,7 @@ class Measurement:
         inputs, first = warm_up(stage, block, dims, self._runner)
         yield True
         seconds: list[float] = []
-        for _ in range(FEWER_RUNS if first > LONG_S else RUNS):
+        while not enough(seconds, first):
             seconds.append(self._runner.start(stage, inputs).wait()[1])
             yield True
         workspace = self._runner.peak_bytes() or block.workspace_bytes * batch
@@ -91,16 +96,25 @@ def read_manifest(path: Path) -> ModelManifest:
     return ModelManifest.from_json(content)
 
 
+def enough(seconds: Sequence[float], first: float) -> bool:
+    """Whether these runs will do, after a first one of `first` seconds that does not count."""
+    if len(seconds) < (FEWER_RUNS if first > LONG_S else RUNS):
+        return False
+    return len(seconds) >= MOST_RUNS or sum(seconds) >= ENOUGH_S
+
+
 def summary(block: int, batch: int, seconds: Sequence[float], workspace_bytes: int) -> BlockTime:
-    """The median of some runs; `spread` is the median absolute deviation relative to it."""
-    middle = statistics.median(seconds)
-    deviation = statistics.median(abs(s - middle) for s in seconds)
+    """The median of some runs and its error; `spread` is the median absolute deviation relative to it."""
+    found = estimate(seconds)
+    deviation = statistics.median(abs(s - found.value) for s in seconds)
     return BlockTime(
         block=block,
         batch=batch,
-        seconds=middle,
-        spread=deviation / middle if middle else 0.0,
+        seconds=found.value,
+        spread=deviation / found.value if found.value else 0.0,
         workspace_bytes=workspace_bytes,
+        error=found.error,
+        runs=len(seconds),
     )
 
 

@@ -1,0 +1,115 @@
+"""Links: who is asked to measure which, and what comes of the answers. Pure; joins `tournament` and `network`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from stageline.messages import LinkTime, Probed, ProbeRequest
+
+from .events import Instruction, Note, PersistLinks, Send
+from .members import Members
+from .network import Ends, Link, LinkBook, Network
+from .peers import Node, Peer
+from .tournament import Tournament, budget_s, host_of
+
+PATIENCE_S = 10.0
+"""First measurements are used together once all are in, or after so long: each by itself would be a new problem."""
+
+
+class Links:
+    """`links` are those of an earlier run."""
+
+    def __init__(self, links: Mapping[Ends, Link]) -> None:
+        self.book = LinkBook(dict(links))
+        self._tournament = Tournament({ends for ends in links if ends[0] < ends[1]})
+        self._views: tuple[object, Network] = (None, Network())
+        self._settle_at = math.inf
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Where a link is measured now: nothing else should be."""
+        return self._tournament.hosts
+
+    def requests(self, members: Members, measuring: Collection[str], now: float) -> Iterator[Instruction]:
+        """Ask for what is due, beside the nodes that measure blocks, and use what is in."""
+        for pair in self._tournament.overdue(now):
+            yield from self._failed(pair, "no answer", now)
+        peers = present(members)
+        resting = {host_of(peer) for peer in peers if isinstance(peer, Node) and peer.name in measuring}
+        for a, b in self._tournament.next(peers, resting, now):
+            if b.hello.probe is not None:
+                request = ProbeRequest(peer=b.identity, endpoint=b.hello.probe, budget_s=budget_s(a, b))
+                yield Send(a.identity, request)
+        yield from self._settle(now)
+
+    def probed(self, node: Node, message: Probed, now: float) -> Iterator[Instruction]:
+        """A worker answered."""
+        pair = (node.identity, message.peer)
+        if message.link is None or not _sound(message.link):
+            yield from self._failed(pair, message.error or "the figures make no sense", now)
+            return
+        out, back = directions(message.link)
+        sure = [self.book.learn(pair, out), self.book.learn((message.peer, node.identity), back)]
+        self._tournament.ended(pair, True, now, confirm=not all(sure))
+        self._settle_at = min(self._settle_at, now + PATIENCE_S)
+        yield from self._settle(now)
+
+    def lost(self, identity: str) -> None:
+        """That peer went away, or starts anew."""
+        self._tournament.lost(identity)
+
+    def forget(self, identity: str) -> None:
+        """It will not come back."""
+        self.book.forget(identity)
+        self._tournament.forget(identity)
+
+    def view(self, nodes: Sequence[Node], members: Members) -> Network:
+        """The links of these nodes as planned with; the same object while nothing changes."""
+        gateways = [gateway.identity for gateway in members.gateways.values() if gateway.liveness != "gone"]
+        key = (self.book.version, tuple(node.identity for node in nodes), tuple(gateways))
+        if self._views[0] != key:
+            self._views = (key, self.book.view(key[1], key[2]))
+        return self._views[1]
+
+    def _failed(self, pair: Ends, reason: str, now: float) -> Iterator[Instruction]:
+        if not self._tournament.ended(pair, False, now):
+            return
+        for ends in (pair, pair[::-1]):
+            if self.book.break_off(ends):
+                yield Note("link broken", {"source": ends[0], "target": ends[1], "reason": reason})
+
+    def _settle(self, now: float) -> Iterator[Instruction]:
+        complete = self._tournament.complete or now >= self._settle_at
+        changed = self.book.settle(complete)
+        if complete:
+            self._settle_at = math.inf
+        if changed:
+            yield PersistLinks({ends: link for ends, (_, link) in changed.items()})
+        for ends, (before, link) in changed.items():
+            if before is not None:
+                fields = {"before_bytes_per_s": before.bytes_per_s, "bytes_per_s": link.bytes_per_s}
+                fields |= {"before_latency_s": before.latency_s, "latency_s": link.latency_s}
+                yield Note("link drifted", {"source": ends[0], "target": ends[1], **fields})
+
+
+def present(members: Members) -> list[Peer]:
+    """Nodes and gateways whose links can be measured, in a fixed order."""
+    peers: list[Peer] = [*members.nodes.values(), *members.gateways.values()]
+    able = [p for p in peers if p.liveness == "alive" and not (p.disconnected or p.leaving) and p.hello.probe]
+    return sorted(able, key=lambda peer: peer.identity)
+
+
+def directions(link: LinkTime) -> tuple[Link, Link]:
+    """(away from, towards) who measured it; a direction's latency is half the round trip."""
+    half = link.rtt_s / 2
+    return (
+        Link(link.out_bytes_per_s, half, link.out_error, link.rtt_error),
+        Link(link.in_bytes_per_s, half, link.in_error, link.rtt_error),
+    )
+
+
+def _sound(link: LinkTime) -> bool:
+    rates, errors = (link.out_bytes_per_s, link.in_bytes_per_s), (link.rtt_error, link.out_error, link.in_error)
+    known = all(math.isfinite(value) for value in (*rates, *errors, link.rtt_s))
+    return known and min(rates) > 0 and link.rtt_s >= 0

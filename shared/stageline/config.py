@@ -53,6 +53,15 @@ def _check_number(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be above 0")
 
 
+def _check_data_address(address: str) -> None:
+    """Raise `ConfigError` unless it is empty, or a TCP address on loopback."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if address and not (address.startswith("tcp://") and host and port.isdigit() and 0 < int(port) <= 65535):
+        raise ConfigError(f"data_address must look like tcp://127.0.0.1:7720, got {address!r}")
+    if address:
+        check_loopback(address)
+
+
 @dataclass(frozen=True)
 class ServiceConfig:
     """What every service has."""
@@ -67,7 +76,7 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         check_loopback(f"{self.host}:0")
-        for name in ("http_port", "port", "plan_port", "blob_port"):
+        for name in ("http_port", "port", "plan_port", "blob_port", "data_port"):
             if not 0 <= getattr(self, name, 0) <= 65535:
                 raise ConfigError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
         for name, kind in get_type_hints(type(self)).items():
@@ -76,6 +85,7 @@ class ServiceConfig:
         address = getattr(self, "coordinator", DEFAULT_COORDINATOR)
         if not address.startswith("tcp://"):
             raise ConfigError(f"coordinator must look like {DEFAULT_COORDINATOR}, got {address!r}")
+        _check_data_address(getattr(self, "data_address", ""))
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,8 @@ class GatewayConfig(ServiceConfig):
     name: str = _setting(lambda: f"gateway-{socket.gethostname()}", "name, unique in the cluster")
     coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
+    data_port: int = _setting(0, "port of activations (0: any free one)")
+    data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
     http_port: int = _setting(7781, "port of /healthz, /readyz and /metrics (0: any free one)")
     max_in_flight: int = _setting(4096, "requests accepted and unanswered, at most")
     max_in_flight_bytes: int = _setting(1 << 30, "bytes of accepted and unanswered requests, at most")
@@ -131,6 +143,8 @@ class StageConfig(ServiceConfig):
     name: str = _setting(socket.gethostname, "name, unique in the cluster")
     coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
+    data_port: int = _setting(0, "port of activations (0: any free one)")
+    data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
     cache_dir: Path = _setting(lambda: default_data_dir() / "cache", "directory of cached tensors and graphs")
     cache_max_bytes: int = _setting(20 << 30, "bytes that the cache may hold")
     device: str = _setting("auto", "auto, cpu or cuda:N")

@@ -90,9 +90,14 @@ class Sockets:
             raise ConfigError(f"cannot listen on {address} ({error.strerror}): choose another port") from None
         return socket, socket.get_string(zmq.LAST_ENDPOINT)
 
-    def bind_data(self, host: str) -> tuple[Socket, Endpoint]:
-        """A data PULL that listens on TCP (a free port of `host`) and on an abstract ipc address."""
-        socket, tcp = self.bind(DATA, f"tcp://{host}:0")
+    def bind_data(self, host: str, *, port: int = 0, reached_at: str = "") -> tuple[Socket, Endpoint]:
+        """A data PULL that listens on TCP (a free port of `host`, or `port`) and on an abstract ipc address.
+
+        `reached_at`: the one address by which others reach it, where that is not the one it listens on.
+        """
+        socket, tcp = self.bind(DATA, f"tcp://{host}:{port}")
+        if reached_at:
+            return socket, Endpoint(tcp=reached_at)
         ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
         try:
             socket.bind(ipc)

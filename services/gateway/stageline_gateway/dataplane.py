@@ -13,6 +13,7 @@ from stageline.data import Activation, Buffer, Failure, decode_frames, encode_fr
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA
+from stageline.plan import Endpoint
 from stageline.sockets import Socket, Sockets
 from stageline_gateway.readers import Reader
 
@@ -20,17 +21,25 @@ Receive = Callable[[Activation | Failure, Sequence[Buffer]], None]
 
 
 class DataPlane:
-    """Loop thread only. `receive` is called with each well-formed message; others are logged and dropped."""
+    """Loop thread only. `receive` is called with each well-formed message; others are logged and dropped.
+
+    `bound`: what `Sockets.bind_data` gave.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sockets: Sockets, host: str, receive: Receive, log: Logger
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sockets,
+        bound: tuple[Socket, Endpoint],
+        receive: Receive,
+        log: Logger,
     ) -> None:
         self._loop = loop
         self._sockets = sockets
         self._receive = receive
         self._log = log
         self._senders: dict[str, _Sender] = {}
-        pull, self.endpoint = sockets.bind_data(host)
+        pull, self.endpoint = bound
         self._reader = Reader(loop, pull, self._received, copy=False)
         self.malformed = 0
 

@@ -86,7 +86,8 @@ class Gateway:
 
     async def _start(self, http: str) -> None:
         config, loop = self._config, self._loop
-        self._data = DataPlane(loop, self._sockets, config.host, self._from_executor, self._log)
+        bound = self._sockets.bind_data(config.host, port=config.data_port, reached_at=config.data_address)
+        self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._log)
         limits = Limits(
             config.max_request_bytes, config.max_in_flight, default_deadline_ms=float(config.default_deadline_ms)
         )

@@ -66,8 +66,9 @@ class Agent:
         config = self._config
         socket, address = bind_local(sockets, self._incarnation)
         launch = Launch(
-            address, config.name, config.host, config.device, config.threads, config.log_level, config.log_format
-        )
+            address, config.name, config.host, config.device, config.threads, config.log_level, config.log_format,
+            config.data_port, config.data_address,
+        )  # fmt: skip
         supervisor = Supervisor(Patience(start_s=config.start_timeout_s), now)
         return ExecutorSlot(socket, launch, supervisor, self._incarnation, self._log)
 

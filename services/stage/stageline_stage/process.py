@@ -25,6 +25,8 @@ class Launch:
     threads: int
     log_level: str
     log_format: str
+    data_port: int = 0
+    data_address: str = ""
 
     def command(self, executor: str, blackbox: int) -> list[str]:
         """The command line of executor `executor`."""
@@ -37,6 +39,8 @@ class Launch:
             "threads": self.threads,
             "log-level": self.log_level,
             "log-format": self.log_format,
+            "data-port": self.data_port,
+            "data-address": self.data_address,
             "parent": os.getpid(),
             "blackbox": blackbox,
         }

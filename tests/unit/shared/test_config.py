@@ -91,3 +91,19 @@ def test_the_data_directory_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_data_dir() == tmp_path / ".local/share/stageline"
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [
+        ("127.0.0.1:7720", "must look like tcp://"),
+        ("tcp://127.0.0.1", "must look like tcp://"),
+        ("tcp://127.0.0.1:0", "must look like tcp://"),
+        ("tcp://192.168.1.7:7720", "beyond loopback"),
+    ],
+)
+def test_a_data_address_that_nobody_could_use_is_refused(address: str, wanted: str) -> None:
+    for kind in (GatewayConfig, StageConfig):
+        assert load(kind, flags={"data_address": "tcp://127.0.0.1:7720"}, environ={}).data_address
+        with pytest.raises(ConfigError, match=wanted):
+            load(kind, flags={"data_address": address}, environ={})

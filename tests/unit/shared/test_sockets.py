@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket as system
 from collections.abc import Iterator
 
 import pytest
@@ -86,6 +87,15 @@ def test_data_goes_over_ipc_on_one_host_and_tcp_otherwise(sockets: Sockets) -> N
         assert receiver.recv() == address.encode()
 
 
+def test_without_unix_sockets_data_goes_over_tcp_on_one_host_too() -> None:
+    sockets = Sockets("tcp")
+    try:
+        _, endpoint = sockets.bind_data("127.0.0.1")
+        assert endpoint.ipc == "" and endpoint.address_from(host_key()) == endpoint.tcp
+    finally:
+        sockets.close()
+
+
 def test_a_monitor_sees_the_peer_come_and_go(sockets: Sockets) -> None:
     bound, address = sockets.bind(CONTROL, "tcp://127.0.0.1:0")
     monitor = peer_monitor(bound)
@@ -105,3 +115,14 @@ def test_close_closes_everything() -> None:
     monitor = peer_monitor(bound)
     made.close()
     assert bound.closed and monitor.closed
+
+
+def test_data_may_be_reached_at_another_address_than_where_it_listens(sockets: Sockets) -> None:
+    with system.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    receiver, endpoint = sockets.bind_data("127.0.0.1", port=port, reached_at="tcp://127.0.0.1:7720")
+    assert endpoint.address_from(host_key()) == "tcp://127.0.0.1:7720", "not by a Unix socket"
+    sender = sockets.connect(DATA, f"tcp://127.0.0.1:{port}")
+    sender.poll(WAIT_MS, zmq.POLLOUT)
+    sender.send(b"hello")
+    assert receiver.poll(WAIT_MS)

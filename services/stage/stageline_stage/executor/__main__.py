@@ -48,6 +48,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(flag, required=True)
     for flag in ("--threads", "--parent", "--blackbox"):
         parser.add_argument(flag, required=True, type=int)
+    parser.add_argument("--data-port", type=int, default=0)
+    parser.add_argument("--data-address", default="")
     return parser.parse_args(arguments)
 
 
@@ -73,7 +75,7 @@ def main(arguments: list[str]) -> None:
 
 def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None:
     """Set everything up and compute until told to stop."""
-    data, endpoint = sockets.bind_data(flags.host)
+    data, endpoint = sockets.bind_data(flags.host, port=flags.data_port, reached_at=flags.data_address)
     local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
 
     # Imports torch, which takes seconds: the sockets are bound before.

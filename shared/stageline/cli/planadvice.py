@@ -1,25 +1,18 @@
-"""What limits a plan and what would help, in words: the clock and the prose around `planner.sensitivity`."""
+"""What limits a plan and what would help: the clock around `planner.sensitivity`; `planwords` says it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import click
-
-from stageline.catalogue import Report
-from stageline.cli.output import emit_table, note, size
 from stageline.cli.plandescribe import Claim, describe_plan, running_stages
-from stageline.cli.plandraw import milliseconds, proof, shown
 from stageline.cli.planfigures import Figures
-from stageline_coordinator.planner import Problem, changes, solve
+from stageline_coordinator.planner import Problem, Solution, solve
 from stageline_coordinator.planner.changes import Change, everything
 from stageline_coordinator.planner.evaluate import Stages
-from stageline_coordinator.planner.problem import THROUGHPUT
 from stageline_coordinator.planner.sensitivity import (
-    NOTHING,
     Gain,
     Outcome,
     at_rest,
@@ -31,9 +24,11 @@ from stageline_coordinator.planner.sensitivity import (
     relative,
 )
 
-GAIN_COLUMNS = ("change", "gain", "then the bottleneck is")
-LOSS_COLUMNS = ("node", "gain", "then the bottleneck is")
-SHOWN_ALIKE = 3
+Trying = Callable[[Change, float], None]
+"""Called with each change before it is tried, and the part of all that have been."""
+
+FIRST, EACH = 0.5, 0.1
+"""Parts of the time limit that the problem itself may take, and each change of it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,8 @@ class Answer:
     """`figures`: of the plan that was asked about. Gains are those over the best plan, `best`.
 
     `better`: how much the best plan gains over the one asked about. `general`: everything of a kind changed at once;
-    `gains`: one part, the best first; `losses`: one node lost, the worst first; `untried`: for lack of time.
+    `gains`: one part, the best first; `losses`: one node lost, the worst first; for lack of time `untried`, or
+    solved only in part (`cut`).
     """
 
     figures: Figures
@@ -62,6 +58,7 @@ class Answer:
     gains: tuple[Gain, ...]
     losses: tuple[Gain, ...]
     untried: int
+    cut: int
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -75,6 +72,7 @@ class Answer:
             "changes": [_gain_json(one) for one in self.gains],
             "without": [_gain_json(one) for one in self.losses],
             "untried": self.untried,
+            "cut_short": self.cut,
         }
 
 
@@ -84,22 +82,49 @@ def of_running(problem: Problem) -> Stages | None:
     return found if found.keys() == {model.name for model in problem.models} else None
 
 
-def advise(question: Question, limit_s: float, report: Report) -> Answer:
+class _Budget:
+    """Solves until `limit_s` seconds are over in all. `cut`: how many problems could not be solved to the end."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._end = time.monotonic() + limit_s
+        self.cut = 0
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def first(self, problem: Problem) -> Solution:
+        """The plan that all others are compared with."""
+        return self._solve(problem, FIRST)
+
+    def again(self, problem: Problem) -> Solution:
+        """A plan with a change."""
+        return self._solve(problem, EACH)
+
+    def _solve(self, problem: Problem, part: float) -> Solution:
+        until = min(self._end, time.monotonic() + self._limit_s * part)
+        solution = solve(problem, out_of_time=lambda: time.monotonic() >= until)
+        self.cut += time.monotonic() >= until
+        return solution
+
+
+def advise(question: Question, limit_s: float, trying: Trying) -> Answer:
     """Solve the problem again with one change at a time, until about `limit_s` seconds are over."""
-    end = time.monotonic() + limit_s
+    budget = _Budget(limit_s)
     problem = at_rest(question.problem)
-    solution = solve(problem)
+    solution = budget.first(problem)
     stages = solution.stages if question.stages is None else question.stages
     asked = judged(problem, stages, "")
     top = best(problem, lambda _: solution, asked)
-    general = [gain(problem, top, change, solve) for change in everything(problem)]
-    wanted = candidates(problem, top, general)
+    general, useless = _general(problem, top, budget)
+    wanted = candidates(problem, top, useless)
     found: list[Gain] = []
     for change in wanted:
-        if time.monotonic() >= end:
+        if budget.over:
             break
-        report(describe(change), len(found) / len(wanted))
-        found.append(gain(problem, top, change, solve))
+        trying(change, len(found) / len(wanted))
+        found.append(gain(problem, top, change, budget.again))
     useful = (one for one in found if one.change.relaxes and helps(one, top))
     lost = (one for one in found if not one.change.relaxes)
     both = asked.solved and top.solved
@@ -113,102 +138,19 @@ def advise(question: Question, limit_s: float, report: Report) -> Answer:
         gains=tuple(sorted(useful, key=lambda one: -(one.gain or 0.0))),
         losses=tuple(sorted(lost, key=lambda one: -1.0 if one.gain is None else one.gain)),
         untried=len(wanted) - len(found),
+        cut=budget.cut,
     )
 
 
-def report(answer: Answer) -> None:
-    """Print it: sentences, then tables."""
-    for line in sentences(answer):
-        click.echo(shown(line))
-    if answer.gains:
-        emit_table("What would help", GAIN_COLUMNS, gain_rows(answer.gains), right=("gain",))
-    if answer.losses:
-        emit_table("What a loss would cost", LOSS_COLUMNS, gain_rows(answer.losses), right=("gain",))
-    if answer.untried:
-        note(f"{answer.untried} more changes were not tried for lack of time: see --time-limit")
-
-
-def sentences(answer: Answer) -> Iterator[str]:
-    """What limits the plan, whether there is a better one, and what kind of change would help at all."""
-    if answer.reason:
-        yield f"There is no plan: {answer.reason}."
-    yield from limits(answer.figures)
-    if answer.better > NOTHING:
-        yield f"Planning anew gains {100 * answer.better:.3g} %, without any change; what follows is beside that."
-    yield from kinds(answer)
-
-
-def limits(figures: Figures) -> Iterator[str]:
-    """What limits the plan, in sentences."""
-    for chain in figures.chains:
-        computing = chain.latency_s - chain.on_way_s
-        yield (
-            f"A request for {chain.name} alone takes {milliseconds(chain.latency_s)}: "
-            f"{milliseconds(computing)} on nodes, {milliseconds(chain.on_way_s)} on the way."
-        )
-    if figures.limits:
-        top, *others = figures.limits
-        yield f"The bottleneck is {top.name}, busy for {milliseconds(top.busy_s)} of every request: {top.why}."
-        if top.indivisible:
-            yield f"That is one block, {top.indivisible}, which no other cut makes smaller."
-        if others:
-            yield f"Next is {others[0].name}, with {milliseconds(others[0].busy_s)}: {others[0].why}."
-    if figures.gap is not None:
-        yield proof(figures)
-    yield from (f"This plan cannot run: {fault}." for fault in figures.faults)
-
-
-def kinds(answer: Answer) -> Iterator[str]:
-    """What a change of everything of one kind would do, in sentences."""
-    better = "more requests per second" if answer.problem.objective == THROUGHPUT else "less time"
-    for one in answer.general:
-        if helps(one, answer.best):
-            found = f"{percent(one)} {better}" if answer.best.solved else "there would be a plan"
-        else:
-            found = "nothing gained" if answer.best.solved else "still no plan"
-        yield f"With {describe(one.change)}: {found}."
-
-
-def gain_rows(gains: Sequence[Gain]) -> list[list[str]]:
-    """The change, what it gains, and what then limits."""
-    rows = []
-    for one in gains:
-        top = one.outcome.bottleneck if one.outcome.solved else None
-        then = f"{top}, {milliseconds(top.seconds)}" if top else "" if one.outcome.solved else "no plan is left"
-        rows.append([describe(one.change, one.needs_bytes), percent(one), then])
-    return rows
-
-
-def percent(one: Gain) -> str:
-    """With its sign; where there was no plan before, that there is one now."""
-    if one.gain is None:
-        return "makes it possible" if one.outcome.solved else ""
-    return f"{100 * one.gain:+.3g} %"
-
-
-def describe(change: Change, needs_bytes: int = 0) -> str:
-    """The change, in words that follow "with"."""
-    first = change.names[0] if change.names else ""
-    of = f"{first}{_or_one_like(change)}"
-    more = f"{size(needs_bytes)} more memory" if needs_bytes else "twice the memory"
-    return {
-        changes.FASTER: f"{of} twice as fast" if first else "every node twice as fast",
-        changes.MEMORY: f"{more} on {of if first else 'every node'}",
-        changes.NETWORK: f"all links of {of} twice as fast" if first else "every link twice as fast",
-        changes.WIRE: f"the link {' ↔ '.join(change.names)} twice as fast",
-        changes.GATEWAY: "the gateway's links twice as fast",
-        changes.MEDIUM: f"{first} twice as fast",
-        changes.ADDED: f"one more node like {first}",
-        changes.DROPPED: f"{of} lost",
-    }[change.kind]
-
-
-def _or_one_like(change: Change) -> str:
-    if not change.alike:
-        return ""
-    more = len(change.alike) - SHOWN_ALIKE
-    names = ", ".join(change.alike[:SHOWN_ALIKE]) + (f" and {more} more" if more > 0 else "")
-    return f" (or one of {names})" if len(change.alike) > 1 else f" (or {names})"
+def _general(problem: Problem, top: Outcome, budget: _Budget) -> tuple[list[Gain], set[str]]:
+    """Everything of a kind changed at once, and the kinds of which no part gains either: no time ran out for these."""
+    found, useless = [], set()
+    for change in everything(problem):
+        cut = budget.cut
+        found.append(gain(problem, top, change, budget.again))
+        if budget.cut == cut and not helps(found[-1], top):
+            useless.add(change.kind)
+    return found, useless
 
 
 def _gain_json(one: Gain) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stageline.admin import AdminClient
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
-from stageline.errors import ConfigError, NotReadyError
+from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
 from stageline.plan import Plan
 
@@ -93,7 +93,11 @@ def show_plan(
     from stageline_coordinator.planner import solve
 
     found = read_problem(problem)
-    figures = of_solution(problem, found, read_solution(solution) if solution else solve(found))
+    with reporting("solving", quiet=as_json):
+        answer = read_solution(solution) if solution else solve(found)
+    if not answer.stages:
+        raise PlacementError(f"there is no plan to show: {answer.reason or 'the solution has no stages'}")
+    figures = of_solution(_stem(problem), found, answer)
     _draw(svg, figures)
     emit_json(figures.to_json()) if as_json else _print(figures)
 
@@ -116,12 +120,13 @@ def explain_plan(where: Where, problem: str | None, solution: str | None, time_l
       stageline plan explain
       stageline plan explain problem.json solution.json --time-limit 10
     """
-    from stageline.cli.planadvice import Question, advise, of_running, report
+    from stageline.cli.planadvice import Question, advise, of_running
     from stageline.cli.planfiles import read_problem, read_solution
+    from stageline.cli.planwords import describe, report
 
     if problem is not None:
         found = read_problem(problem)
-        question = Question(problem, found, read_solution(solution).stages if solution else None)
+        question = Question(_stem(problem), found, read_solution(solution).stages if solution else None)
     else:
         with connect(where()) as admin:
             running = _ask(admin, None)
@@ -129,7 +134,7 @@ def explain_plan(where: Where, problem: str | None, solution: str | None, time_l
             raise NotReadyError(f"there is no plan to explain: {running.missing}")
         question = Question(_title(running.plan), running.problem, of_running(running.problem))
     with reporting("trying changes", quiet=as_json) as progress:
-        answer = advise(question, time_limit, progress)
+        answer = advise(question, time_limit, lambda change, part: progress(describe(change), part))
     emit_json(answer.to_json()) if as_json else report(answer)
 
 
@@ -192,6 +197,10 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
     for model in plan.models:
         if model.status != "serving":
             note(f"{model.name} is {model.status}: {model.reason or 'wait a little'}")
+
+
+def _stem(path: str) -> str:
+    return "stdin" if path == "-" else Path(path).stem
 
 
 def _title(plan: Plan) -> str:

@@ -51,7 +51,8 @@ def gains(problem: Problem) -> dict[tuple[str, ...], float | None]:
     """What every change gains, by its kind and names."""
     before = best(problem, solve)
     general = [gain(problem, before, change, solve) for change in changes.everything(problem)]
-    found = [*general, *(gain(problem, before, one, solve) for one in candidates(problem, before, general))]
+    useless = {one.change.kind for one in general if not helps(one, before)}
+    found = [*general, *(gain(problem, before, one, solve) for one in candidates(problem, before, useless))]
     return {(one.change.kind, *one.change.names): one.gain for one in found if helps(one, before) or one.gain}
 
 
@@ -107,6 +108,7 @@ def test_compute_bound_only_nodes_help() -> None:
     """Two equal nodes, one second each: the bottleneck halves only where both are faster."""
     found = gains(Problem.from_json(document([[1.0, 1.0]] * 2)))
     assert found[("faster",)] == pytest.approx(1.0)
+    assert found[("dropped", "n0")] == pytest.approx(-0.5)
     assert not {kind for kind, *_ in found} & {"network", "wire", "memory", "gateway"}
     assert ("dropped", "n1") not in found, "n0 stands for both"
     assert ("added", "n0") not in found, "two blocks cannot use three nodes"
@@ -118,6 +120,19 @@ def test_one_more_node_and_a_faster_one() -> None:
     assert found[("faster", "n0")] == pytest.approx(0.5)
     assert found[("faster", "n1")] == pytest.approx(0.5)
     assert found[("added", "n0")] == pytest.approx(0.5)
+    assert found[("dropped", "n0")] == pytest.approx(3 / 8 - 1)
+    assert found[("dropped", "n1")] == pytest.approx(3 / 4 - 1)
+
+
+def test_a_slow_link_is_found_to_be_what_limits() -> None:
+    """Either block takes a second, the cut between them three: only the link, and both ends' network, help."""
+    slow = document([[1.0, 1.0]] * 2, memory=[15 * MB] * 2, cuts=[0, 30 * MB, 0], links=uniform(2, 10 * MB))
+    found = gains(Problem.from_json(slow))
+    assert found[("network",)] == pytest.approx(1.0)
+    assert found[("wire", "n0", "n1")] == pytest.approx(1.0)
+    assert found[("network", "n0")] == pytest.approx(1.0)
+    assert not {("faster",), ("faster", "n0")} & found.keys()
+    assert found[("memory", "n0")] == pytest.approx(0.5), "both blocks on one node need no link"
 
 
 def test_memory_that_would_help_says_how_much() -> None:
@@ -125,8 +140,7 @@ def test_memory_that_would_help_says_how_much() -> None:
     problem = Problem.from_json(document([[0.1, 1.0]] * 4, memory=[15 * MB, 1000 * MB]))
     before = best(problem, solve)
     assert before.found.objective_s == pytest.approx(3.0)
-    general = [gain(problem, before, change, solve) for change in changes.everything(problem)]
-    found = [gain(problem, before, one, solve) for one in candidates(problem, before, general)]
+    found = [gain(problem, before, one, solve) for one in candidates(problem, before, ())]
     memory = next(one for one in found if one.change.kind == changes.MEMORY and helps(one, before))
     assert memory.change.names == ("n0",)
     assert memory.gain == pytest.approx(2.0), "three blocks of four fit, one second is left"
@@ -138,8 +152,7 @@ def test_a_problem_without_a_plan_is_told_what_would_give_one() -> None:
     before = best(problem, solve)
     assert not before.solved
     assert before.bottleneck is None
-    general = [gain(problem, before, change, solve) for change in changes.everything(problem)]
-    found = [gain(problem, before, one, solve) for one in candidates(problem, before, general)]
+    found = [gain(problem, before, one, solve) for one in candidates(problem, before, ())]
     useful = [one for one in found if helps(one, before)]
     assert {one.change.kind for one in useful} == {changes.MEMORY, changes.ADDED}
     assert all(one.gain is None for one in useful)

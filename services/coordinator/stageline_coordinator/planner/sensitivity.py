@@ -6,8 +6,9 @@ said to cost anything: the old plan is still there to be kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from . import changes
 from .changes import Change
@@ -79,6 +80,8 @@ def gain(problem: Problem, before: Outcome, change: Change, solve: Solver) -> Ga
     """Solve with the change."""
     after = best(change.problem, solve, before if change.relaxes else None)
     value = relative(problem, before.found.objective_s, after.found.objective_s)
+    if not change.relaxes:
+        value = min(0.0, value)  # a better plan that does without the node could be had with it, too
     needs = _needed(problem, change, after) if change.kind == changes.MEMORY else 0
     return Gain(change, after, value if before.solved and after.solved else None, needs)
 
@@ -95,22 +98,30 @@ def helps(found: Gain, before: Outcome) -> bool:
     return found.gain > NOTHING if found.gain is not None else found.outcome.solved and not before.solved
 
 
-def candidates(problem: Problem, before: Outcome, general: Sequence[Gain]) -> list[Change]:
-    """Changes of one part, the most promising first; `general`: what `changes.everything` gave, and so rules out."""
+def candidates(problem: Problem, before: Outcome, useless: Collection[str]) -> list[Change]:
+    """Changes of one part, except kinds that are `useless`; one of each kind in turn, each kind's likeliest first."""
     groups = _by_load(problem, before)
-    useful = {one.change.kind for one in general if helps(one, before)}
-    found = [changes.faster(problem, group) for group in groups if changes.FASTER in useful]
-    if changes.NETWORK in useful:
-        found += _wires(problem, before)
-        found += [changes.network(problem, group) for group in groups if len(problem.nodes) > 1]
-    if changes.MEMORY in useful:
-        found += [changes.memory(problem, group) for group in groups]
     order = changes.by_speed(problem)
-    found = [*(changes.added(problem, node) for node in dict.fromkeys((order[0], order[len(order) // 2]))), *found]
-    used = before.found.busy.nodes
+    kinds: list[list[Change]] = [
+        [changes.added(problem, node) for node in dict.fromkeys((order[0], order[len(order) // 2]))],
+        [changes.faster(problem, group) for group in groups],
+        list(_wires(problem, before)),
+        [changes.network(problem, group) for group in groups] if len(problem.nodes) > 1 else [],
+        [changes.memory(problem, group) for group in groups],
+        [changes.dropped(problem, group) for group in _losable(problem, before, groups)],
+    ]
+    in_turn = (change for turn in zip_longest(*kinds) for change in turn if change is not None)
+    parts = {changes.WIRE: changes.NETWORK, changes.GATEWAY: changes.NETWORK, changes.MEDIUM: changes.NETWORK}
+    return [change for change in in_turn if parts.get(change.kind, change.kind) not in useless]
+
+
+def _losable(problem: Problem, before: Outcome, groups: Sequence[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """Classes of nodes that serve something, and are no model's source."""
     pinned = {model.source for model in problem.models}
-    lost = [group for group in groups if problem.nodes[group[0]].id in used and before.solved]
-    return found + [changes.dropped(problem, group) for group in lost if problem.nodes[group[0]].id not in pinned]
+    for group in groups if before.solved else ():
+        name = problem.nodes[group[0]].id
+        if name in before.found.busy.nodes and name not in pinned:
+            yield group
 
 
 def _wires(problem: Problem, before: Outcome) -> Iterator[Change]:

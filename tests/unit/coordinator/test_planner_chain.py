@@ -5,12 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-import time
 
 import pytest
 
-from stageline_coordinator.planner.beam import search
-from stageline_coordinator.planner.chain import ChainPlan, solve_chain
+from stageline_coordinator.planner.chain import MAX_STATES, ChainPlan, solve_chain
 from stageline_coordinator.planner.instance import build
 from stageline_coordinator.planner.lattice import furthest, lattice
 from stageline_coordinator.planner.problem import Block, Model, Node
@@ -161,17 +159,19 @@ def test_the_beam_bound_on_more_nodes(seed: int) -> None:
     assert beam.bottleneck_s <= 1.1 * exact.bottleneck_s
 
 
-@pytest.mark.parametrize(
-    ("count", "kinds", "algorithm", "limit_s"),
-    [(12, 12, "subset-dp", 2.0), (20, 3, "count-dp", 2.0), (50, 50, "beam", 10.0)],
-)
-def test_size_and_speed(count: int, kinds: int, algorithm: str, limit_s: float) -> None:
+@pytest.mark.parametrize(("count", "kinds", "algorithm"), [(12, 12, "subset-dp"), (20, 3, "count-dp")])
+def test_sizes_that_are_solved_exactly(count: int, kinds: int, algorithm: str) -> None:
     model, nodes = larger_case(count, 100, kinds, 3)
-    started = time.perf_counter()
     plan = solve_chain(model, nodes, [node.memory_bytes for node in nodes], [0.0] * count)
-    assert time.perf_counter() - started < limit_s
     assert plan is not None and plan.algorithm == algorithm
-    assert plan.lower_bound_s >= 0.8 * plan.bottleneck_s
+    assert plan.lower_bound_s == plan.bottleneck_s
+
+
+def test_fifty_different_nodes_are_close_to_a_proven_bound() -> None:
+    model, nodes = larger_case(50, 100, 50, 3)
+    plan = solve_chain(model, nodes, [node.memory_bytes for node in nodes], [0.0] * 50)
+    assert plan is not None and plan.algorithm == "beam"
+    assert plan.lower_bound_s >= 0.98 * plan.bottleneck_s
 
 
 def test_the_cheap_tie_break_keeps_bottleneck_and_stages() -> None:
@@ -222,9 +222,12 @@ def test_the_lattice_counts_multisets() -> None:
     assert [len(states) for states in space.levels] == [1, 2, 2, 1]
     instance = build(chain([[1.0, 1.0, 9.0]] * 3, [1] * 3, [0] * 3), [Node(c, 9) for c in "abc"], [9] * 3, [0] * 3)
     assert instance.counts == (2, 1)
-    assert furthest(instance, int(0.2 * instance.scale)).max() == 3
+    assert furthest(instance, instance.quanta.of(0.2)).max() == 3
 
 
-def test_the_beam_gives_up_when_nothing_fits() -> None:
+def test_there_is_no_plan_when_nothing_fits() -> None:
     model = chain([[1.0, 1.0]] * 3, [5] * 3, [0] * 3)
-    assert search(build(model, [Node("a", 6), Node("b", 7)], [6, 7], [0.0, 0.0])) is None
+    for max_states in (0, MAX_STATES):
+        assert solve_chain(model, [Node("a", 6), Node("b", 7)], [6, 7], [0.0, 0.0], max_states=max_states) is None
+    assert solve_chain(model, [Node("a", 4), Node("b", 4)], [4, 4], [0.0, 0.0]) is None
+    assert solve_chain(model, [], [], []) is None

@@ -1,146 +1,128 @@
-"""More different nodes than the exact search can take: a beam search, and a bound that is proven.
+"""More different nodes than an exhaustive search can take: a guided search of bounded width, and proven bounds.
 
-The bound: give block b a weight v_b ≥ 0, all weights summing to 1. Within a bottleneck β a node of type t
-serves one run, so at most M_t(β), the heaviest run within its memory and β. The whole chain weighs 1, so a β at
-which the M_t of all nodes sum to less than 1 is infeasible. It holds for every choice of weights.
-
-The search keeps, for every number of stages, the partial plans that wasted least: a node that serves less than
-its M_t wasted the difference. A plan that it finds is a plan; one that it does not find may exist.
+Each value of the bottleneck gets one of three verdicts. It is out of reach where a stretch of the chain cannot be
+passed (`search.impassable`), or by prices on the nodes (`prices`), or because the guided search was complete after
+all. It is reached where that search finds a plan. Otherwise it is open: bisection goes on above it, and a wider search
+may come back to it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .instance import FORBIDDEN, Instance, Ints
+from .masks import Moves
+from .prices import Priced, Pricing
+from .search import impassable, search
+from .standing import Standing, Stop
 
-WIDTH = 300
-_SLACK = 1e-9  # float weights may sum to a little less than 1
+WIDTHS = (30, 300, 1000)
+SHORTEN_WIDTH = 300
+FEW_STEPS, STEPS, MANY_STEPS = 30, 60, 300  # of prices: for a first bound, for one verdict, for a proof
+_CLOSE = 3e-4  # values that differ by less than this share are not worth a wider search each
+_STRIDE = 5e-3  # first step upwards from the bound
+_SPARSE = 3  # links per node
+_ROWS = 2000
 
-Floats = NDArray[np.float64]
-Run = tuple[int, int, int]
+
+class _Beam:
+    def __init__(self, standing: Standing, stop: Stop) -> None:
+        self.standing, self.stop = standing, stop
+        self.prices = Pricing(standing.instance, standing.allowed(len(standing.values) - 1)).start()
+        self._passed = np.full(standing.instance.blocks, len(standing.values))
+
+    def judge(self, index: int, width: int, steps: int = STEPS) -> bool:
+        """Whether a better plan was found within `values[index]`; notes what is proven."""
+        allowed = self.standing.allowed(index)
+        priced = self._price(index, allowed, steps)
+        if priced is None or priced.infeasible:
+            return False
+        if priced.plan is not None and self.standing.reached(priced.plan):
+            return True
+        found = search(self.standing.instance, allowed, width, priced.guide)
+        if found.complete and found.plan is None:
+            self.standing.proven(index)
+        return self.standing.refine(allowed, found)
+
+    def prove(self, index: int, steps: int) -> None:
+        """Only try to prove that there is no plan within `values[index]`."""
+        self._price(index, self.standing.allowed(index), steps)
+
+    def shorten(self) -> bool:
+        """Whether a plan as good with fewer stages, or less compute, was found: every node at the same price."""
+        assert self.standing.runs is not None
+        instance, allowed = self.standing.instance, self.standing.allowed(self.standing.high)
+        guide = Pricing(instance, allowed).guide(np.ones(len(instance.types)), len(self.standing.runs))
+        return self.standing.refine(allowed, search(instance, allowed, SHORTEN_WIDTH, guide))
+
+    def _price(self, index: int, allowed: Moves, steps: int) -> Priced | None:
+        if self._cut_off(index, allowed):
+            self.standing.proven(index)
+            return None
+        priced = Pricing(self.standing.instance, allowed).improve(self.prices, steps, self.stop)
+        self.prices = priced.guide.prices
+        if priced.infeasible:
+            self.standing.proven(index)
+        return priced
+
+    def _cut_off(self, index: int, allowed: Moves) -> bool:
+        """Whether a stretch with few links cannot be passed; those passed within less are not tried again."""
+        open_links = np.count_nonzero(allowed.crossing, axis=(0, 1))
+        few = _SPARSE * len(self.standing.instance.types)
+        for b in np.nonzero(self._passed > index)[0]:
+            if b + 2 < allowed.cuts and open_links[b + 1] <= min(few, open_links[b] - 1 if b else few):
+                if impassable(self.standing.instance, allowed, int(b), _ROWS):
+                    return True
+                self._passed[b] = index
+        return False
 
 
-def search(instance: Instance) -> tuple[list[Run], int] | None:
-    """Stages (start, end, node type) and a lower bound in quanta; None where no plan was found."""
-    values = instance.candidates()
-    measures = _measures(instance)
-    low = lower_bound_index(instance, values, measures)
-    best = _plan(instance, int(values[-1]), measures)
-    if best is None:
-        return None
-    bound, high = int(values[low]), _index(instance, values, best)
-    while low < high:
-        middle = (low + high) // 2
-        found = _plan(instance, int(values[middle]), measures)
-        if found is None:
-            low = middle + 1
+def beam(standing: Standing, stop: Stop) -> Iterator[None]:
+    """Yields at each better plan; it may not be the best one, and none may be found where one exists."""
+    hunt = _Beam(standing, stop)
+    for width in WIDTHS:
+        if standing.runs is None and hunt.judge(len(standing.values) - 1, width, steps=1):
+            yield
+            _bound(hunt, FEW_STEPS)
+        if standing.runs is not None:
+            yield from _narrow(hunt, width)
+        if standing.done or stop():
+            break
+    if standing.runs is not None and not stop():
+        _bound(hunt, MANY_STEPS)
+        if hunt.shorten():
+            yield
+
+
+def _narrow(hunt: _Beam, width: int) -> Iterator[None]:
+    """Better plans by a search of that width: from the bound upwards in growing strides, then between the last two."""
+    standing = hunt.standing
+    floor, stride, met = standing.low, _STRIDE, False
+    while floor < standing.high and not standing.close(floor, _CLOSE):
+        if hunt.stop():
+            return
+        middle = (floor + standing.high) // 2
+        if not met:
+            above = int(np.searchsorted(standing.values, (1 + stride) * standing.values[floor]))
+            middle, stride = max(floor, min(above, standing.high - 1)), 2 * stride
+        if hunt.judge(middle, width):
+            met = True
+            yield
         else:
-            best, high = found, _index(instance, values, found)
-    return best, bound
+            floor = max(middle + 1, standing.low)
+    if not standing.done:
+        hunt.prove(standing.high - 1, MANY_STEPS)
 
 
-def lower_bound_index(instance: Instance, values: Ints, measures: Floats) -> int:
-    """The smallest index of `values` that the bound does not rule out (the last, if it rules out all)."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high) // 2
-        served = _heaviest(instance.reach(int(values[middle])), measures) @ np.array(instance.counts)
-        if served.min() >= 1 - _SLACK:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _measures(instance: Instance) -> Floats:
-    """`[m, c]`: the weight of the first c blocks: by count, by mean seconds, and by each type's own seconds."""
-    single = instance.cost[:, np.arange(instance.blocks), np.arange(1, instance.blocks + 1)]
-    known = single < FORBIDDEN
-    alone = np.where(known, single - instance.load[:, None], 0).astype(np.float64)
-    mean = alone.sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    own = np.where(known, alone, mean)
-    rows = np.vstack([mean, np.ones(instance.blocks), own])
-    rows = rows[rows.sum(axis=1) > 0]
-    total = np.cumsum(rows / rows.sum(axis=1, keepdims=True), axis=1)
-    return np.pad(total / total[:, -1:], ((0, 0), (1, 0)))
-
-
-def _heaviest(reach: Ints, measures: Floats) -> Floats:
-    """`[m, t]`: the heaviest run of a node of type t under each measure."""
-    return np.stack([(row[reach] - row).max(axis=1) for row in measures])
-
-
-@dataclass
-class _Level:
-    """Partial plans with equally many stages: how far each got, the nodes it used, and where it came from."""
-
-    reach: Ints
-    used: Ints
-    waste: Floats
-    key: NDArray[np.uint64]
-    parent: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, dtype=np.intp))
-    kind: NDArray[np.intp] = field(default_factory=lambda: np.zeros(1, dtype=np.intp))
-
-
-def _plan(instance: Instance, bound: int, measures: Floats) -> list[Run] | None:
-    reach = instance.reach(bound)
-    for measure in measures[:2]:
-        found = _beam(instance, reach, measure)
-        if found is not None:
-            return found
-    return None
-
-
-def _beam(instance: Instance, reach: Ints, measure: Floats) -> list[Run] | None:
-    kinds = len(instance.types)
-    salt = np.random.default_rng(0).integers(1 << 63, size=kinds, dtype=np.uint64)
-    most = (measure[reach] - measure).max(axis=1)
-    zero = np.zeros(1, dtype=np.int64)
-    levels = [_Level(zero, np.zeros((1, kinds), dtype=np.int64), np.zeros(1), zero.astype(np.uint64))]
-    while len(levels[-1].reach):
-        levels.append(_expand(levels[-1], instance, reach, measure, most, salt))
-        done = np.nonzero(levels[-1].reach == instance.blocks)[0]
-        if len(done):
-            return _trace(levels, int(done[0]))
-    return None
-
-
-def _expand(
-    level: _Level,
-    instance: Instance,
-    reach: Ints,
-    measure: Floats,
-    most: Floats,
-    salt: NDArray[np.uint64],
-) -> _Level:
-    end = reach[:, level.reach].T
-    parent, kind = np.nonzero((level.used < np.array(instance.counts)) & (end > level.reach[:, None]))
-    to = end[parent, kind]
-    waste = level.waste[parent] + most[kind] - (measure[to] - measure[level.reach[parent]])
-    few = np.argsort(waste, kind="stable")[: 4 * WIDTH]
-    key = level.key[parent[few]] + salt[kind[few]]
-    order = np.lexsort((-to[few], key))
-    _, first = np.unique(key[order], return_index=True)  # of equal sets of nodes, the one that is furthest
-    few = few[np.sort(order[first])][:WIDTH]
-    used = level.used[parent[few]]
-    used[np.arange(len(few)), kind[few]] += 1
-    fresh_key = level.key[parent[few]] + salt[kind[few]]
-    return _Level(to[few], used, waste[few], fresh_key, parent[few], kind[few])
-
-
-def _trace(levels: list[_Level], row: int) -> list[Run]:
-    runs: list[Run] = []
-    for j in range(len(levels) - 1, 0, -1):
-        parent = int(levels[j].parent[row])
-        runs.append((int(levels[j - 1].reach[parent]), int(levels[j].reach[row]), int(levels[j].kind[row])))
-        row = parent
-    return runs[::-1]
-
-
-def _index(instance: Instance, values: Ints, runs: list[Run]) -> int:
-    worst = max(int(instance.cost[kind, start, end]) for start, end, kind in runs)
-    return int(np.searchsorted(values, worst))
+def _bound(hunt: _Beam, steps: int) -> None:
+    """A better bound by proofs alone, of so many steps each."""
+    standing = hunt.standing
+    ceiling = standing.high
+    while standing.low < ceiling and not hunt.stop():
+        if standing.values[ceiling] - standing.values[standing.low] <= _CLOSE * standing.values[ceiling]:
+            return
+        middle = (standing.low + ceiling) // 2
+        hunt.prove(middle, steps)
+        if standing.low <= middle:
+            ceiling = middle

@@ -1,26 +1,28 @@
-"""The smallest possible largest stage of one chain on unequal nodes whose memory binds.
+"""The smallest possible bottleneck of one chain on unequal nodes and links whose memory binds.
 
-Runs of blocks on distinct nodes; a stage costs the seconds of its blocks plus the load already on its node.
-Links, ingress and egress are no part of this objective, also where the problem states them. Exact while there
-are at most `MAX_STATES` multisets of node types (17 different nodes; 20 nodes of 3 types are a few hundred):
-the largest stage is one of finitely many sums, found by bisection; for each, a reachability search over the
-multisets of nodes used, the subset DP of bottleneck assignment (see `lattice`). Beyond that, `beam`.
+Runs of blocks on distinct nodes. The bottleneck is the largest stage (seconds of its blocks, of sending and
+receiving, and the load already on its node) or hop (bytes over bandwidth, ingress and egress included). Solved first
+without hops, where a longer prefix is always better (`lattice`); exactly with them while there are few multisets
+of node types (`exhaustive`: 16 different nodes; 20 nodes of 3 types are a few hundred); beyond that with a gap to a
+proven bound (`beam`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from .beam import search
-from .instance import FORBIDDEN, Instance, build
-from .lattice import furthest
-from .problem import Model, Node
-from .ties import cheapest
+from .beam import beam
+from .exhaustive import exhaustive, without_hops
+from .hops import Network
+from .instance import FORBIDDEN, build, stage_seconds
+from .parts import Links, Model, Node, Port
+from .search import Run
+from .standing import Standing, Stop
 
 MAX_STATES = 1 << 17
-
-Run = tuple[int, int, int]  # blocks [start, end) on the node (or type) with that index
 
 
 @dataclass(frozen=True)
@@ -33,55 +35,90 @@ class ChainPlan:
     algorithm: str
 
 
+def never() -> bool:
+    """There is time."""
+    return False
+
+
 def solve_chain(
     model: Model,
     nodes: Sequence[Node],
     free_bytes: Sequence[int],
     load_s: Sequence[float],
     *,
+    links: Links | None = None,
+    ingress: Port | None = None,
+    egress: Port | None = None,
     merge_equal: bool = True,
     max_states: int = MAX_STATES,
+    out_of_time: Stop = never,
 ) -> ChainPlan | None:
-    """The plan with the smallest bottleneck; among those, the fewest stages, then the smallest sum of compute.
+    """The last plan of `improve`. None: proven that there is none, or (beam, or out of time) none was found."""
+    plans = improve(
+        model,
+        nodes,
+        free_bytes,
+        load_s,
+        links=links,
+        ingress=ingress,
+        egress=egress,
+        merge_equal=merge_equal,
+        max_states=max_states,
+        out_of_time=out_of_time,
+    )
+    return next(iter(deque(plans, maxlen=1)), None)
 
-    `free_bytes[i]` and `load_s[i]`: what other models leave of node i, and the seconds per request of this
-    model that they keep it busy. None: the search is exhaustive and there is no plan, or (beam) none was found.
-    Seconds are exact to 15 digits of the chain's total, so equal figures may differ by about 1e-12 of it.
-    The last tie-break is skipped where it would cost more than `ties.MAX_WORK` operations.
+
+def improve(
+    model: Model,
+    nodes: Sequence[Node],
+    free_bytes: Sequence[int],
+    load_s: Sequence[float],
+    *,
+    links: Links | None = None,
+    ingress: Port | None = None,
+    egress: Port | None = None,
+    merge_equal: bool = True,
+    max_states: int = MAX_STATES,
+    out_of_time: Stop = never,
+) -> Iterator[ChainPlan]:
+    """Ever better plans, or the same with a better bound; the first one comes soon, also without time.
+
+    The smallest bottleneck; among those, the fewest stages, then the smallest sum of compute. `free_bytes[i]` and
+    `load_s[i]`: what other models leave of node i, and the seconds per request of this model that they keep it
+    busy. Seconds are exact to 15 digits of the chain's total, so equal figures may differ by about 1e-12 of it. The
+    last tie-break is skipped where it would take long, and the beam only breaks ties among what it keeps.
     """
-    instance = build(model, nodes, free_bytes, load_s, merge_equal=merge_equal)
-    if not nodes or any(instance.cost[:, b, b + 1].min() == FORBIDDEN for b in range(instance.blocks)):
-        return None
-    if instance.states > max_states:
-        found, algorithm = search(instance), "beam"
-    else:
-        found = _exact(instance)
-        algorithm = "count-dp" if len(instance.types) < len(nodes) else "subset-dp"
-    return None if found is None else _named(model, instance, load_s, *found, algorithm)
+    network = Network(links, ingress, egress)
+    instance = build(model, nodes, free_bytes, load_s, network=network, merge_equal=merge_equal)
+    if not instance.types or instance.hardest() == FORBIDDEN:
+        return
+    standing = Standing(instance, instance.candidates())
+    algorithm = "count-dp" if len(instance.types) < sum(instance.counts) else "subset-dp"
+    if instance.states <= max_states:
+        without_hops(standing, out_of_time)
+    steps: Iterator[None] = iter(())
+    if not standing.done:
+        exact = instance.states <= max_states // 2
+        steps = (exhaustive if exact else beam)(standing, out_of_time)
+        algorithm = algorithm if exact else "beam"
+    found = None
+    for _ in chain(steps, [None]):  # once more at the end: the bound may have become better
+        before, found = found, standing.runs and _named(model, nodes, load_s, network, standing, algorithm)
+        if found and found != before:
+            yield found
 
 
 def _named(
-    model: Model, instance: Instance, load_s: Sequence[float], typed: list[Run], bound: int, algorithm: str
+    model: Model, nodes: Sequence[Node], load_s: Sequence[float], network: Network, standing: Standing, algorithm: str
 ) -> ChainPlan:
     """The plan on real nodes, the first of each type first, its figures from the seconds themselves."""
-    spare = [iter(members) for members in instance.types]
-    runs = tuple((start, end, next(spare[kind])) for start, end, kind in typed)
-    bottleneck = max(load_s[node] + model.stage_seconds(start, end, node) for start, end, node in runs)
-    worst = max(int(instance.cost[kind, start, end]) for start, end, kind in typed)
-    lower = bottleneck if bound >= worst else min(bottleneck, bound / instance.scale)
-    return ChainPlan(runs, bottleneck, lower, algorithm)
-
-
-def _exact(instance: Instance) -> tuple[list[Run], int] | None:
-    values = instance.candidates()
-    if furthest(instance, int(values[-1])).max() < instance.blocks:
-        return None
-    low, high = 0, len(values) - 1
-    while low < high:
-        middle = (low + high) // 2
-        if furthest(instance, int(values[middle])).max() == instance.blocks:
-            high = middle
-        else:
-            low = middle + 1
-    bound = int(values[low])
-    return cheapest(instance, bound), bound
+    assert standing.runs is not None
+    spare = [iter(members) for members in standing.instance.types]
+    runs = tuple((start, end, next(spare[kind])) for start, end, kind in standing.runs)
+    stages = [load_s[node] + stage_seconds(model, nodes, (start, end, node)) for start, end, node in runs]
+    bottleneck = max(*stages, *network.seconds(model, runs))
+    if standing.done:
+        return ChainPlan(runs, bottleneck, bottleneck, algorithm)
+    lower = standing.instance.quanta.seconds(int(standing.values[standing.low]))
+    return ChainPlan(runs, bottleneck, min(bottleneck, lower), algorithm)

@@ -32,7 +32,7 @@ def cheapest(instance: Instance, bound: int, *, max_work: int = MAX_WORK) -> lis
     work = sum(space.before[j + 1].size * widths[j] * widths[j + 1] for j in range(stages))
     if work > max_work:
         return _furthest_first(instance, space, far, bound, stages)
-    spent = instance.cost - instance.load[:, None, None]
+    spent = instance.spent
     spent[instance.cost > bound] = FORBIDDEN
     sums = _smallest_sums(space, spent, windows)
     return _trace(space, spent, windows, sums)

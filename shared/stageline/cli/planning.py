@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from stageline.cli.inspect import show_plan
+from stageline.cli.plansolve import check_plan, compare_plans, solve_plan
+from stageline.cli.planviews import explain_plan, show_plan, write_problem
 
 
 @click.group(invoke_without_command=True)
@@ -18,4 +19,5 @@ def plan(context: click.Context) -> None:
         context.invoke(show_plan)
 
 
-plan.add_command(show_plan)
+for command in (show_plan, explain_plan, write_problem, solve_plan, compare_plans, check_plan):
+    plan.add_command(command)

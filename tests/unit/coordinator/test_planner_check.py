@@ -280,6 +280,11 @@ def test_moves_from_the_running_plan_are_recomputed() -> None:
     assert not check(problem, {**SOLUTION, "moves": moves, "moved_bytes": 51}).ok
 
 
+def test_a_node_that_loads_nothing_keeps_what_it_holds() -> None:
+    problem = {**PROBLEM, "current": {"m": [{"blocks": [0, 2], "nodes": ["c"]}, {"blocks": [0, 1], "nodes": ["a"]}]}}
+    assert check(problem, {**SOLUTION, "moves": [{"model": "m", "node": "b", "blocks": [1, 2], "bytes": 60}]}).ok
+
+
 def test_replicas_share_by_speed() -> None:
     problem = copy.deepcopy(PROBLEM)
     problem["models"][0] |= {"max_replicas": 2, "blocks": PROBLEM["models"][0]["blocks"][:1], "cuts_bytes": [0, 0]}

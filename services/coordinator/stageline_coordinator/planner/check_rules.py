@@ -71,7 +71,7 @@ def required_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[s
 
 
 def memory_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[str]:
-    """Nodes that cannot hold what they are to serve, alone or beside what they serve now."""
+    """Nodes that cannot hold what they are to serve, alone or, if they have to load it, beside what they serve now."""
     running = {
         name: [(start, end, node) for start, end, nodes in stages for node in nodes]
         for name, stages in case.current.items()
@@ -86,7 +86,7 @@ def memory_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[str
         both = box.base + _held(case, {name: new.get(name, set()) | now.get(name, set()) for name in {*new, *now}})
         if new and need > box.memory:
             yield f"nodes[{i}].memory_bytes: {box.name} has {box.memory}, but would need {need}"
-        elif now and both > box.memory:
+        elif any(runs - now.get(name, set()) for name, runs in new.items()) and both > box.memory:
             yield f"nodes[{i}].memory_bytes: {box.name} has {box.memory}, but would need {both} during the move"
 
 
@@ -122,7 +122,7 @@ def _held(case: Case, spans: Spans) -> int:
     total = 0
     for name, here in spans.items():
         chain = case.chains[name]
-        blocks = {block for start, end in here for block in range(start, end)}
-        total += sum(chain.weights[block] for block in blocks if block < len(chain.weights))
+        blocks = {block for start, end in here for block in range(start, min(end, len(chain.weights)))}
+        total += sum(chain.weights[block] for block in blocks)
         total += sum(max(chain.workspaces[start:end], default=0) + chain.buffer for start, end in here)
     return total

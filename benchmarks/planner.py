@@ -1,0 +1,126 @@
+"""The planner beside SEIFER, PipeEdge and others, on seeded problems. `python benchmarks/planner.py --help` says more.
+
+Three settings: SEIFER's own (links only), unequal nodes (compute, memory and links), and plain random problems for
+solve seconds and gaps. Every plan passes the independent checker before it counts; the run fails if the planner is
+worse than any baseline, finds no plan where one does, or claims an optimum with a gap.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import click
+
+from common import machine, progress, report, say
+from planner_figures import of_setting, of_sizes, plots, table
+from planner_instances import Case, plain, seifer, unequal
+from stageline_coordinator.planner import Problem, Solution
+from stageline_coordinator.planner.algorithms import COMPARED, OURS, run
+from stageline_coordinator.planner.check import check
+
+EQUAL = 1e-9  # relative
+QUICK_NODES = 15
+
+
+@dataclass
+class Record:
+    """What every algorithm made of one problem: seconds; an objective of None: no plan."""
+
+    case: Case
+    bound_s: float
+    gap: float | None
+    status: str
+    algorithm: str
+    objective_s: dict[str, float | None]
+    solve_s: dict[str, float]
+    wrong: list[str] = field(default_factory=list)
+
+
+def cases(trials: int, others: int, most_nodes: int) -> list[Case]:
+    """`trials` of SEIFER's setting, `others` of the rest."""
+    return list(chain(seifer(trials, most_nodes), unequal(others, most_nodes), plain(others, most_nodes)))
+
+
+def measure(case: Case) -> Record:
+    """Solve with every algorithm (the random setting: the planner alone), check every plan."""
+    problem = case.make()
+    found: dict[str, Solution] = {}
+    for name in COMPARED if case.setting != "random" else (OURS,):
+        started = time.perf_counter()
+        solution = run(problem, name)
+        found[name] = replace(solution, solve_s=time.perf_counter() - started)
+    ours = found[OURS]
+    return Record(
+        case=case,
+        bound_s=ours.lower_bound_s or 0.0,
+        gap=ours.gap,
+        status=ours.status,
+        algorithm=ours.algorithm,
+        objective_s={name: one.objective_s for name, one in found.items()},
+        solve_s={name: one.solve_s or 0.0 for name, one in found.items()},
+        wrong=[f"{case.setting} {case.labels}: {text}" for text in _wrong(problem, found)],
+    )
+
+
+def _wrong(problem: Problem, found: dict[str, Solution]) -> Iterator[str]:
+    """What must not be."""
+    ours = found[OURS]
+    document = problem.to_json()
+    for name, solution in found.items():
+        for violation in check(document, solution.to_json()).violations:
+            yield f"{name} does not pass the check: {violation}"
+        if solution.objective_s is None or name == OURS:
+            continue
+        if ours.objective_s is None:
+            yield f"{name} has a plan, the planner none ({ours.reason})"
+        elif ours.objective_s > solution.objective_s * (1 + EQUAL):
+            yield f"{name} is better: {solution.objective_s:.9g} s, the planner {ours.objective_s:.9g} s"
+    if ours.status == "optimal" and ours.gap != 0:
+        yield f"optimal with a gap of {ours.gap}"
+
+
+@click.command()
+@click.option("--trials", default=50, show_default=True, help="Of SEIFER's setting; a fifth of it of the others.")
+@click.option("--quick", is_flag=True, help=f"2 trials, up to {QUICK_NODES} nodes: a minute.")
+@click.option("--save", is_flag=True, help="Keep JSON and plots under benchmarks/results/.")
+def main(trials: int, quick: bool, save: bool) -> None:
+    """Compare plans and solve seconds; a table on standard error, JSON on standard output.
+
+    Plots need matplotlib (`pip install 'stageline[bench]'`) and are left out without it.
+    """
+    trials = min(trials, 2) if quick else trials
+    others = max(1, trials if quick else trials // 5)
+    chosen = cases(trials, others, QUICK_NODES if quick else sys.maxsize)
+    records: list[Record] = []
+    with progress("planner", len(chosen)) as tick:
+        for case in chosen:
+            records.append(measure(case))
+            tick()
+    settings = sorted({r.case.setting for r in records if r.case.setting != "random"})
+    wrong = [text for record in records for text in record.wrong]
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "trials": {"SEIFER": trials, "others": others},
+        "settings": {name: of_setting([r for r in records if r.case.setting == name]) for name in settings},
+        "solve seconds and gaps": of_sizes([r for r in records if r.case.setting == "random"]),
+        "wrong": wrong,
+    }
+    for name, figures in result["settings"].items():
+        table(name, figures)
+    if save:
+        plots(result)
+    report("planner", result, save=save)
+    for text in wrong:
+        say(text)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()

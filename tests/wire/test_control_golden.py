@@ -10,6 +10,7 @@ import pytest
 
 from stageline.errors import RemoteProtocolError
 from stageline.messages import (
+    PROBE,
     BlobPut,
     ExecutorInfo,
     FromBlobs,
@@ -17,12 +18,19 @@ from stageline.messages import (
     GetPlan,
     GetProblem,
     Hello,
+    LinkTime,
     NodeInfo,
     Ping,
+    Pong,
     Prepare,
+    Probe,
+    Probed,
+    ProbeReply,
+    ProbeRequest,
     ProblemReply,
     RemoveNode,
     Retire,
+    StageTime,
     ToBlobs,
     ToCoordinator,
     Welcome,
@@ -46,6 +54,19 @@ GOLDEN: list[tuple[object, Message, str]] = [
         ProblemReply(id=7, problem="{}"),
         "83a174ac50726f626c656d5265706c79a2696407a770726f626c656da27b7d",
     ),
+    (
+        FromCoordinator,
+        ProbeRequest(peer="agent:b", endpoint=Endpoint(tcp="tcp://127.0.0.1:1"), budget_s=0.5),
+        "84a174ac50726f626552657175657374a470656572a76167656e743a62a8656e64706f696e7481a3746370b17463703a2f2f3132372e302e"
+        "302e313a31a86275646765745f73cb3fe0000000000000",
+    ),
+    (
+        ToCoordinator,
+        Probed(peer="agent:b", error="x"),
+        "83a174a650726f626564a470656572a76167656e743a62a56572726f72a178",
+    ),
+    (PROBE.to_binder, Probe(id=1, want=2), "83a174a550726f6265a2696401a477616e7402"),
+    (PROBE.to_connector, ProbeReply(id=1), "82a174aa50726f62655265706c79a2696401"),
     (
         FromCoordinator,
         Ping(sequence=1, sent_s=0.5),
@@ -92,6 +113,14 @@ def test_hello_is_a_map_of_its_fields_without_defaults() -> None:
         (FromCoordinator, Welcome(term=1, plan="tcp://a:1", blobs="tcp://a:2", ping_interval_s=0.1, cluster="c")),
         (FromCoordinator, Prepare(term=1, version=2, stages=(STAGE,))),
         (FromCoordinator, Retire(term=1, version=2, keep=(STAGE,))),
+        (
+            ToCoordinator,
+            Probed(peer="agent:b", link=LinkTime(0.1, 0.2, 1e6, 0.3, 2e6, 0.4)),
+        ),
+        (
+            ToCoordinator,
+            Pong(sequence=1, sent_s=0.5, incarnation="i", stage_times=(StageTime("n", STAGE, 4, 9, 0.25),)),
+        ),
         (ToBlobs, BlobPut(id=1, sha256=SHA, offset=0, total=9)),
         (Plan | Digest, Plan(term=1, version=2)),
         (

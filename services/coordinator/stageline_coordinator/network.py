@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .planner.problem import Links, Port
-
 FACTOR = 1.5
 """A bandwidth or latency that differs so much from the planned one has drifted."""
 
@@ -44,12 +42,39 @@ BROKEN = Link(0.0, 0.0)
 
 
 @dataclass(frozen=True)
+class Links:
+    """Between nodes: row from, column to. inf: a node to itself."""
+
+    bandwidth_bytes_per_s: tuple[tuple[float, ...], ...]
+    latency_s: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Port:
+    """Between the gateways and each node."""
+
+    bandwidth_bytes_per_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Network:
     """Links and gateway ports of some nodes, in their order; None where nothing is known, which means free."""
 
     links: Links | None = None
     ingress: Port | None = None
     egress: Port | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a problem that say so; what is not known is left out."""
+        found: dict[str, Any] = {}
+        for name, port in (("ingress", self.ingress), ("egress", self.egress)):
+            if port:
+                found[name] = {key: list(row) for key, row in vars(port).items()}
+        if self.links:
+            rows = vars(self.links).items()
+            found["links"] = {key: [[finite(value) for value in row] for row in matrix] for key, matrix in rows}
+        return found
 
 
 @dataclass
@@ -163,3 +188,8 @@ def _port(paths: Sequence[Sequence[Link | None]]) -> Port | None:
 
 def _worst(links: Sequence[Link]) -> Link:
     return Link(min(link.bytes_per_s for link in links), max(link.latency_s for link in links))
+
+
+def finite(value: float) -> float | None:
+    """As problems have it: JSON knows no infinity."""
+    return None if math.isinf(value) else value

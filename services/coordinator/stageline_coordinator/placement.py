@@ -9,20 +9,17 @@ from typing import Any, Literal
 
 import msgspec
 
+from stageline.blocks import BlockSpec
 from stageline.codecs import CODECS
 from stageline.config import DEFAULT_MAX_BATCH
 from stageline.errors import PlacementError
 from stageline.manifest import ModelManifest
 from stageline.plan import StageKey
 
+from . import charge
 from .figures import FigureBook, Models
-from .network import Network
+from .network import Network, finite
 from .peers import Node
-from .planner.evaluate import evaluate
-from .planner.parts import NO_CODEC, Block, Codec, Model
-from .planner.parts import Node as Box
-from .planner.problem import Problem
-from .planner.solution import StageAssignment
 
 BUFFERED_ITEMS = 4
 """Items in flight that a stage must have room for: two that came in, two that go out."""
@@ -83,49 +80,48 @@ def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -
 
 def build_problem(nodes: Sequence[Node], models: Models, book: FigureBook, network: Network) -> dict[str, Any]:
     """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`."""
-    return _problem(nodes, models, book, network).to_json()
+    return {
+        "version": 1,
+        "nodes": [
+            {"id": node.name, "memory_bytes": node.info.memory_bytes, "base_bytes": node.info.base_bytes}
+            for node in nodes
+        ],
+        "models": [_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()],
+        **network.to_json(),
+    }
 
 
-def _problem(nodes: Sequence[Node], models: Models, book: FigureBook, network: Network) -> Problem:
-    return Problem(
-        nodes=tuple(Box(node.name, node.info.memory_bytes, base_bytes=node.info.base_bytes) for node in nodes),
-        models=tuple(_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()),
-        links=network.links,
-        ingress=network.ingress,
-        egress=network.egress,
-    )
-
-
-def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> Model:
-    """A model as the planner sees it; its `stage_bytes` is the one rule of what a stage needs.
-
-    Workspace is that of a full batch. A tensor that several blocks share is charged to each of them, as the planner
-    adds blocks up: too much for a stage that holds two of these, never too little.
-    """
-    cuts = tuple(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))
+def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> dict[str, Any]:
     ready = [book.complete(manifest, node.info.fingerprint) for node in nodes]
-    blocks = tuple(
-        Block(
-            name=block.name,
-            weight_bytes=block.weight_bytes,
-            workspace_bytes=book.workspace(block.graph, DEFAULT_MAX_BATCH) or DEFAULT_MAX_BATCH * block.workspace_bytes,
-            seconds=tuple(
-                _seconds(block.graph, node, book) if known else math.inf
+    cuts = [manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1)]
+    blocks = [
+        {
+            "name": block.name,
+            "weight_bytes": block.weight_bytes,
+            "workspace_bytes": _workspace(block, book),
+            "seconds": [
+                finite(_seconds(block.graph, node, book)) if known else None
                 for node, known in zip(nodes, ready, strict=True)
-            ),
-        )
+            ],
+        }
         for block in manifest.blocks
-    )
-    return Model(
-        name=name,
-        blocks=blocks,
-        cuts_bytes=cuts,
-        buffer_bytes=BUFFERED_ITEMS * max(cuts),
-        tolerance=manifest.tolerance.rtol,
-        codecs=tuple(
-            Codec(codec.name, codec.ratio, codec.error, CODING_S_PER_BYTE[codec.name]) for codec in CODECS.values()
-        ),
-    )
+    ]
+    return {
+        "name": name,
+        "blocks": blocks,
+        "cuts_bytes": cuts,
+        "buffer_bytes": BUFFERED_ITEMS * max(cuts),
+        "tolerance": manifest.tolerance.rtol,
+        "codecs": [
+            {"name": codec.name, "ratio": codec.ratio, "error": codec.error, "byte_s": CODING_S_PER_BYTE[codec.name]}
+            for codec in CODECS.values()
+        ],
+    }
+
+
+def _workspace(block: BlockSpec, book: FigureBook) -> int:
+    """Bytes beside the weights while the block runs a full batch."""
+    return book.workspace(block.graph, DEFAULT_MAX_BATCH) or DEFAULT_MAX_BATCH * block.workspace_bytes
 
 
 def _seconds(graph: str, node: Node, book: FigureBook) -> float:
@@ -164,18 +160,6 @@ def stage_seconds(manifest: ModelManifest, slot: Slot, node: Node, book: FigureB
     return math.fsum(_seconds(block.graph, node, book) for block in manifest.blocks[slot.start : slot.end])
 
 
-def bottleneck_s(
-    placement: Placement, models: Models, nodes: Sequence[Node], book: FigureBook, network: Network
-) -> float:
-    """Seconds per request at the busiest node or link when every model gets one; inf if it cannot run on `nodes`."""
-    stages = {
-        name: [StageAssignment((one.start, one.end), one.nodes, one.codec or NO_CODEC) for one in slots]
-        for name, slots in placement.items()
-    }
-    placed = {name: models[name] for name in placement}
-    return evaluate(_problem(nodes, placed, book, network), stages).bottleneck_s
-
-
 def stage_bytes(manifest: ModelManifest, start: int, end: int) -> int:
     """Bytes of the distinct weights of blocks [start, end)."""
     return sum({t.sha256: t.nbytes for block in manifest.blocks[start:end] for t in block.tensors}.values())
@@ -192,10 +176,9 @@ def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], bo
         for slot in slots:
             for node in slot.nodes:
                 roles.setdefault(node, []).append((name, slot))
-    charged = {name: _model(name, models[name][1], (), book) for name in placement}
     pairs: list[tuple[int, bool, str, str]] = []
     for role, stages in roles.items():
-        needed = sum(charged[name].stage_bytes(slot.start, slot.end) for name, slot in stages)
+        needed = sum(_slot_bytes(models[name][1], slot, book) for name, slot in stages)
         for other in nodes.values():
             if _can_swap(nodes[role], other, needed):
                 pairs.append((_held(stages, models, other), role == other.name, role, other.name))
@@ -229,3 +212,10 @@ def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int
     loaded = node.loaded()
     here = [(models[m][1], slot) for m, slot in stages if slot.key(models[m][0]) in loaded]
     return sum(stage_bytes(manifest, slot.start, slot.end) for manifest, slot in here)
+
+
+def _slot_bytes(manifest: ModelManifest, slot: Slot, book: FigureBook) -> int:
+    model = _model("", manifest, (), book)
+    run = model["blocks"][slot.start : slot.end]
+    weights, workspaces = ([block[what] for block in run] for what in ("weight_bytes", "workspace_bytes"))
+    return charge.stage_bytes(weights, workspaces, model["buffer_bytes"])

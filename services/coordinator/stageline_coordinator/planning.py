@@ -14,12 +14,13 @@ from stageline.errors import PlacementError
 from stageline.plan import Plan
 
 from .assemble import intact, slots_of
+from .bottleneck import bottleneck_s
 from .events import Instruction, Note, Solve
 from .figures import Models
 from .measuring import Measuring
 from .members import Members
 from .peers import Node
-from .placement import Answer, Placement, bottleneck_s, build_problem, can_plan, read_answer, stay_put
+from .placement import Answer, Placement, build_problem, can_plan, read_answer, stay_put
 
 WORTH_MOVING = 0.9
 """A running plan is left only for one whose bottleneck is at most this fraction of its own."""
@@ -58,7 +59,7 @@ class Planning:
             return
         self._number += 1
         self._outstanding = inputs
-        yield Solve(self._number, build_problem(nodes, plannable, self._book, self._links.view(nodes, self._members)))
+        yield Solve(self._number, self._problem(nodes, plannable))
 
     def solved(
         self, number: int, solution: Mapping[str, Any], nodes: Sequence[Node], models: Models, now: float
@@ -103,15 +104,19 @@ class Planning:
         return self._target
 
     def _better(self, answer: Answer, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
-        if self._compared[0] != (answer.inputs, running):
+        question = (answer.inputs, answer.placement, running)
+        if self._compared[0] != question:
             old_s, new_s = (self._bottleneck_s(one, models, nodes) for one in (running, answer.placement))
-            self._compared = ((answer.inputs, running), new_s < old_s and new_s <= WORTH_MOVING * old_s)
+            self._compared = (question, new_s < old_s and new_s <= WORTH_MOVING * old_s)
         return self._compared[1]
 
     def _bottleneck_s(self, placement: Placement, models: Models, nodes: Mapping[str, Node]) -> float:
         used = sorted({name for slots in placement.values() for slot in slots for name in slot.nodes})
-        boxes = [nodes[name] for name in used]
-        return bottleneck_s(placement, models, boxes, self._book, self._links.view(boxes, self._members))
+        boxes, placed = [nodes[name] for name in used], {name: models[name] for name in placement}
+        return bottleneck_s(self._problem(boxes, placed), placement)
+
+    def _problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
+        return build_problem(nodes, models, self._book, self._links.view(nodes, self._members))
 
     def _hold_back(self, answer: Answer, kept: set[str]) -> None:
         """Newcomers that would displace what runs well stay out, and say so."""

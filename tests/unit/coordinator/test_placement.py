@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +12,17 @@ from fleet import MB, FakeAgent, manifest
 
 from stageline.errors import PlacementError
 from stageline.plan import StageKey
+from stageline_coordinator.bottleneck import bottleneck_s
 from stageline_coordinator.figures import Figure, FigureBook, FigureKey
 from stageline_coordinator.network import Link, LinkBook, Network
 from stageline_coordinator.peers import Node
-from stageline_coordinator.placement import Slot, bottleneck_s, build_problem, read_answer, stage_bytes, stay_put
-from stageline_coordinator.planner import Problem
+from stageline_coordinator.placement import Placement, Slot, build_problem, read_answer, stage_bytes, stay_put
+from stageline_coordinator.planner import Problem, StageAssignment
+from stageline_coordinator.planner.evaluate import evaluate
 
 MODEL = manifest(blocks=4, weights=10 * MB)
 MODELS = {"net": ("m", MODEL)}
+FREE = Network()
 PLACED = {"net": (Slot(0, 2, ("a",)), Slot(2, 4, ("b",)))}
 
 
@@ -84,26 +89,52 @@ def test_a_hop_is_coded_where_the_model_tolerates_it_and_the_plan_says_so() -> N
         read_answer({"stages": {"net": stages}}, None, MODELS)
 
 
+def reached(placed: Placement, nodes: Sequence[Node], network: Network = FREE) -> float:
+    return bottleneck_s(build_problem(nodes, MODELS, book("cpu"), network), placed)
+
+
 def test_the_busiest_node_counts_all_models_and_replicas_share() -> None:
     nodes = [node(name) for name in "ab"]
-    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), Network()) == 1.0
-    assert bottleneck_s({"net": (Slot(0, 4, ("a",)),)}, MODELS, nodes, book("cpu"), Network()) == 2.0
-    assert bottleneck_s({"net": (Slot(0, 4, ("a", "b")),)}, MODELS, nodes, book("cpu"), Network()) == 1.0
-    assert bottleneck_s(PLACED, MODELS, nodes, FigureBook({}), Network()) == float("inf")
-    assert bottleneck_s(PLACED, MODELS, nodes[:1], book("cpu"), Network()) == float("inf")
-
-
-def test_links_count_and_so_does_what_live_traffic_says_of_a_node() -> None:
-    nodes = [node(name) for name in "ab"]
+    assert reached(PLACED, nodes) == 1.0
+    assert reached({"net": (Slot(0, 4, ("a",)),)}, nodes) == 2.0
+    assert reached({"net": (Slot(0, 4, ("a", "b")),)}, nodes) == 1.0
+    assert reached(PLACED, nodes[:1]) == float("inf")
+    assert reached(PLACED, [nodes[0], node("b", fingerprint="gpu")]) == float("inf")
     nodes[1].slowdown = 3.0
-    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), Network()) == 3.0
+    assert reached(PLACED, nodes) == 3.0
+    assert reached({"net": (Slot(0, 4, ("a", "b")),)}, nodes) == 1.5
+
+
+def test_links_and_ports_count_with_codecs() -> None:
+    nodes = [node(name) for name in "ab"]
     slow = LinkBook({("agent:a", "agent:b"): Link(100.0, 0.25), ("agent:b", "agent:a"): Link(1e9, 0.0)})
     network = slow.view([one.identity for one in nodes], [])
-    assert bottleneck_s(PLACED, MODELS, nodes, book("cpu"), network) == 4.0
+    assert reached(PLACED, nodes, network) == 4.0
+    coded = {"net": (PLACED["net"][0], replace(PLACED["net"][1], codec="fp16"))}
+    assert reached(coded, nodes, network) == 2.0
+    assert reached({"net": (Slot(0, 4, ("a",)),)}, nodes, network) == 2.0
     problem = Problem.from_json(build_problem(nodes, MODELS, book("cpu"), network))
-    assert problem.models[0].blocks[0].seconds == (0.5, 1.5)
     assert problem.links is not None and problem.links.latency_s == ((0.0, 0.25), (0.0, 0.0))
-    assert problem.links.bandwidth_bytes_per_s[0][1] == 100.0 and problem.ingress is None
+    assert problem.links.bandwidth_bytes_per_s[0] == (float("inf"), 100.0) and problem.ingress is None
+    ports = LinkBook({("gateway:g", "agent:a"): Link(40.0, 0.1), ("agent:b", "gateway:g"): Link(0.0, 0.0)})
+    barred = ports.view([one.identity for one in nodes], ["gateway:g"])
+    assert reached(PLACED, nodes, barred) == float("inf")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_says_what_the_planners_evaluation_says(seed: int) -> None:
+    draw = random.Random(seed)
+    nodes = [node(name) for name in "abcd"]
+    for one in nodes:
+        one.slowdown = draw.uniform(0.5, 3)
+    who = {name: f"agent:{name}" for name in "abcd"} | {"g": "gateway:g"}
+    links = {(a, b): Link(draw.uniform(100, 2000), 0.01) for a in who.values() for b in who.values() if a != b}
+    network = LinkBook(links).view([who[name] for name in "abcd"], ["gateway:g"])
+    problem = build_problem(nodes, MODELS, book("cpu"), network)
+    cut, names = draw.randint(1, 3), draw.sample("abcd", 3)
+    placed = {"net": (Slot(0, cut, (names[0],)), Slot(cut, 4, tuple(names[1:])))}
+    stages = {"net": [StageAssignment((slot.start, slot.end), slot.nodes) for slot in placed["net"]]}
+    assert bottleneck_s(problem, placed) == pytest.approx(evaluate(Problem.from_json(problem), stages).bottleneck_s)
 
 
 def test_shared_tensors_weigh_once() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from stageline_coordinator.charge import stage_bytes
+
 NO_CODEC = "none"
 
 
@@ -76,8 +78,8 @@ class Model:
     def stage_bytes(self, start: int, end: int) -> int:
         """Memory of blocks [start, end) on a node, its `base_bytes` not included."""
         run = self.blocks[start:end]
-        workspace = max((block.workspace_bytes for block in run), default=0)
-        return sum(block.weight_bytes for block in run) + workspace + self.buffer_bytes
+        weights, workspaces = [block.weight_bytes for block in run], [block.workspace_bytes for block in run]
+        return stage_bytes(weights, workspaces, self.buffer_bytes)
 
     def stage_seconds(self, start: int, end: int, node: int) -> float:
         """Compute seconds of blocks [start, end) on the node with that index."""

@@ -87,7 +87,7 @@ class Course:
     def solved(self, event: Solved, now: float) -> Iterator[Instruction]:
         """The planner answered."""
         nodes = self._members.usable(now)
-        yield from self._planning.solved(event.problem, event.solution, nodes, self._models, now)
+        yield from self._planning.solved(event, nodes, self._models, now)
 
     def solve_failed(self, event: SolveFailed, now: float) -> Iterator[Instruction]:
         """The planner could not answer."""

@@ -62,10 +62,11 @@ class NodeRemoved:
 
 @dataclass(frozen=True)
 class Solved:
-    """The planner's answer (the JSON of a `Solution`) to problem number `problem`."""
+    """The planner's answer (the JSON of a `Solution`) to problem number `problem`; better ones follow until `final`."""
 
     problem: int
     solution: Mapping[str, Any]
+    final: bool = True
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class PersistLinks:
 
 @dataclass(frozen=True)
 class Solve:
-    """Give `document` (the JSON of a `Problem`) to the planner; one is outstanding at a time."""
+    """Give `document` (the JSON of a `Problem`) to the planner; an older problem is outdated by it."""
 
     problem: int
     document: Mapping[str, Any]

@@ -19,7 +19,7 @@ READ_BYTES = 1 << 16
 
 
 class PlannerProcess:
-    """One child, started when it is first needed and again after it died. One problem at a time."""
+    """One child, started when it is first needed and again after it died. A new problem outdates the one before."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -45,7 +45,7 @@ class PlannerProcess:
         except OSError as error:
             return SolveFailed(problem, f"the planner cannot be started: {error.strerror}")
         self._problem, self._until = problem, now + SOLVE_S
-        self._out = json.dumps({"id": problem, **document}, allow_nan=False).encode() + b"\n"
+        self._out += json.dumps({"id": problem, **document}, allow_nan=False).encode() + b"\n"
         self.write()
         return None
 
@@ -101,8 +101,11 @@ class PlannerProcess:
             return SolveFailed(self._problem, "the planner's answer is not what was agreed")
         if number != self._problem:
             return None
-        self._until = None
-        return SolveFailed(number, str(error.get("message"))) if isinstance(error, dict) else Solved(number, answer)
+        final = bool(answer.get("final", True))
+        self._until = None if final else self._until
+        if isinstance(error, dict):
+            return SolveFailed(number, str(error.get("message")))
+        return Solved(number, answer, final)
 
     def _ensure_child(self) -> None:
         if self._child is not None:

@@ -1,7 +1,8 @@
 """What to plan for, and whether a new solution is worth moving to. Pure.
 
 Level-triggered: `inputs` says what a solution depends on; one is asked for whenever the last answer was for
-other inputs, one at a time, and an answer that came too late is simply asked for anew.
+other inputs, and an answer that came too late is simply asked for anew. The planner answers soon and then better: a
+first answer is waited for and acted upon; a later one replaces it where that is worth moving for.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from stageline.plan import Plan
 
 from .assemble import intact, slots_of
 from .bottleneck import bottleneck_s
-from .events import Instruction, Note, Solve
+from .events import Instruction, Note, Solve, Solved
 from .figures import Models
 from .measuring import Measuring
 from .members import Members
@@ -40,6 +41,7 @@ class Planning:
         self._target: Placement = {}
         self._number = 0
         self._outstanding: object = None
+        self._answered = False
         self._retry_at = 0.0
         self._compared: tuple[object, bool] = (None, False)
 
@@ -55,26 +57,33 @@ class Planning:
         if not plannable:
             self._accept(Answer(inputs), plannable, nodes)
             return
-        if self._outstanding is not None or now < self._retry_at:
+        unanswered = self._outstanding is not None and not self._answered
+        if unanswered or self._outstanding == inputs or now < self._retry_at:
             return
         self._number += 1
-        self._outstanding = inputs
+        self._outstanding, self._answered = inputs, False
         yield Solve(self._number, self._problem(nodes, plannable))
 
-    def solved(
-        self, number: int, solution: Mapping[str, Any], nodes: Sequence[Node], models: Models, now: float
-    ) -> Iterator[Instruction]:
+    def solved(self, event: Solved, nodes: Sequence[Node], models: Models, now: float) -> Iterator[Instruction]:
         """Take an answer in, if it is to the question that is open and still the right one."""
-        if number != self._number or self._outstanding is None:
+        if event.problem != self._number or self._outstanding is None:
             return
-        inputs, self._outstanding = self._outstanding, None
+        inputs, self._answered = self._outstanding, True
+        if event.final:
+            self._outstanding = None
         if inputs != self._inputs(nodes, models):
             return
         try:
-            self._accept(read_answer(solution, inputs, models), models, nodes)
+            answer = read_answer(event.solution, inputs, models)
         except PlacementError as error:
             self._retry_at = now + RETRY_S
             yield Note("answer refused", {"reason": error.message})
+            return
+        known = self.current(nodes, models)
+        if known is None or self._improves(answer, known, models, {node.name: node for node in nodes}):
+            self._accept(answer, models, nodes)
+        else:
+            self._answer = replace(known, bound_s=answer.bound_s)
 
     def failed(self, number: int, reason: str, now: float) -> Iterator[Instruction]:
         """The planner died or refused the problem: ask again in a while."""
@@ -103,6 +112,13 @@ class Planning:
             return None
         return self._target
 
+    def _improves(self, answer: Answer, known: Answer, models: Models, nodes: Mapping[str, Node]) -> bool:
+        """Whether a later answer to the same question is worth starting over for."""
+        if set(answer.placement) != set(known.placement):
+            return len(answer.placement) > len(known.placement)
+        new_s, old_s = (self._bottleneck_s(one.placement, models, nodes) for one in (answer, known))
+        return new_s <= WORTH_MOVING * old_s
+
     def _better(self, answer: Answer, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
         question = (answer.inputs, answer.placement, running)
         if self._compared[0] != question:
@@ -127,7 +143,7 @@ class Planning:
         self._answer = replace(answer, placement=placement, reasons=reasons)
 
     def _accept(self, answer: Answer, models: Models, nodes: Sequence[Node]) -> None:
-        self._answer = answer
+        self._answer, self._compared = answer, (None, False)
         here = {node.name: node for node in nodes}
         self._target = answer.placement
         swapped = stay_put(answer.placement, models, here, self._book)

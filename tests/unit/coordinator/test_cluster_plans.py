@@ -248,6 +248,47 @@ def test_an_answer_that_does_not_fit_the_model_is_refused() -> None:
     assert any(note.event == "answer refused" for note in made.notes)
 
 
+def half_and_half(first: str, second: str) -> dict[str, object]:
+    stages = [{"blocks": [0, 2], "nodes": [first]}, {"blocks": [2, 4], "nodes": [second]}]
+    return {"stages": {"net": stages}, "models": {"net": {"lower_bound_s": 0.001}}}
+
+
+def test_a_first_answer_is_acted_upon_and_only_a_much_better_one_starts_over() -> None:
+    made = Fleet()
+    made.planner_works = False
+    made.add(manifest(blocks=4))
+    made.join("n0")
+    made.join("n1")
+    made.handle(events.SolveFailed(made.solves[-1].problem, "n1 was not known yet"))
+    made.pass_time(2)
+    problem = made.solves[-1].problem
+    whole = {"stages": {"net": [{"blocks": [0, 4], "nodes": ["n0"]}]}, "models": {}}
+    made.handle(events.Solved(problem, whole, final=False))
+    assert made.hosts() == ["n0"]
+    made.handle(events.Solved(problem, whole, final=False))
+    made.handle(events.Solved(problem, half_and_half("n1", "n0"), final=True))
+    assert set(made.hosts()) == {"n0", "n1"}
+    made.handle(events.Solved(problem, whole, final=True))
+    assert set(made.hosts()) == {"n0", "n1"}  # the question was closed
+
+
+def test_a_problem_that_was_answered_once_is_outdated_by_a_newer_one() -> None:
+    made = Fleet()
+    made.planner_works = False
+    made.add(manifest(blocks=4))
+    made.join("n0")
+    first = made.solves[-1].problem
+    made.join("n1")
+    assert made.solves[-1].problem == first  # its first answer is soon there
+    made.handle(events.Solved(first, {"stages": {}, "models": {}}, final=False))
+    second = made.solves[-1].problem
+    assert second == first + 1
+    made.handle(events.Solved(first, half_and_half("n0", "n1"), final=True))
+    assert made.hosts() == []
+    made.handle(events.Solved(second, half_and_half("n0", "n1"), final=False))
+    assert set(made.hosts()) == {"n0", "n1"}
+
+
 def test_replacing_a_model_serves_the_old_one_until_the_new_is_loaded() -> None:
     made = fleet()
     old = made.model().manifest

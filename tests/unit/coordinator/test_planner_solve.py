@@ -1,19 +1,15 @@
-"""Several models, reasons for infeasibility, and the child process."""
+"""Several models, and reasons for infeasibility."""
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import random
-import subprocess
-import sys
 
 import pytest
 
-from stageline_coordinator.planner import Block, Model, Node, Problem, Solution, solve
+from stageline_coordinator.planner import Block, Model, Node, Problem, solve
 from stageline_coordinator.planner.reason import explain, megabytes
-from stageline_coordinator.planner.worker import answer, serve
 
 MB = 10**6
 
@@ -167,47 +163,3 @@ def test_zero_seconds() -> None:
 def test_the_same_problem_gives_the_same_plan() -> None:
     problem = Problem(nodes(100, 100, 100), (even("a", 7, 3), even("b", 5, 3)))
     assert solve(problem) == solve(Problem.from_json(json.loads(json.dumps(problem.to_json()))))
-
-
-def test_worker_child_round_trip() -> None:
-    problem = Problem(nodes(100, 100), (even("m", 4, 2),))
-    lines = [
-        json.dumps({"id": 7, **problem.to_json()}),
-        "{",
-        "",
-        json.dumps({"id": "x", "version": 1, "nodes": []}),
-        json.dumps([]),
-    ]
-    child = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "stageline_coordinator.planner.worker"],
-        input="\n".join(lines) + "\n",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert child.stderr == ""
-    found = [json.loads(line) for line in child.stdout.splitlines()]
-    assert [one["id"] for one in found] == [7, None, "x", None]
-    assert found[0]["solve_s"] > 0
-    assert Solution.from_json(found[0]).stages == solve(problem).stages
-    assert found[1]["error"]["code"] == "config"
-    assert found[2]["error"] == {"code": "config", "message": "models: missing"}
-    assert "must be an object" in found[3]["error"]["message"]
-
-
-def test_a_planner_bug_is_an_answer_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(problem: Problem) -> Solution:
-        raise ZeroDivisionError("boom")
-
-    monkeypatch.setattr("stageline_coordinator.planner.worker.solve", broken)
-    problem = Problem(nodes(1), ())
-    found = answer(json.dumps({"id": 1, **problem.to_json()}))
-    assert found == {"id": 1, "error": {"code": "error", "message": "planner failed: ZeroDivisionError: boom"}}
-
-
-def test_every_line_is_answered_before_the_next_is_read() -> None:
-    line = json.dumps({"id": 1, **Problem(nodes(1), ()).to_json()}) + "\n"
-    sink = io.StringIO()
-    serve(io.StringIO(line * 2), sink)
-    assert len(sink.getvalue().splitlines()) == 2

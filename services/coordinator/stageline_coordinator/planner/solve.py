@@ -44,16 +44,16 @@ def improve(
     """At least one solution: the first soon, each later one better or better proven, the last the one to use."""
     if algorithm not in (None, *ALGORITHMS):
         raise ConfigError(f"algorithm: must be one of {', '.join(ALGORITHMS)}, not '{algorithm}'")
-    never = out_of_time or (lambda: False)
-    quick = Effort(WIDTHS[:1], never, chain=False)
-    full = Effort(WIDTHS, never, chain=algorithm is None)
+    over = out_of_time or (lambda: False)
+    quick = Effort(WIDTHS[:1], chain=False)
+    full = Effort(WIDTHS, over, chain=algorithm is None)
     last: _State | None = None
     for effort in (quick, full):
         for state in _states(problem, effort):
             if last is None or state.better_than(last):
                 last = state
                 yield _solution(problem, state, effort)
-            if state.proven or never():
+            if state.proven or over():
                 return
 
 

@@ -32,10 +32,11 @@ class Shell:
         homes = {f"XDG_{name}_HOME": str(self.home / name.lower()) for name in ("STATE", "DATA", "CACHE")}
         return {**kept, **homes}
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, code: int = 0, given: str | None = None) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-c", MAIN, *arguments],
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env=self.environ, cwd=self.home,
+            input=given,
         )  # fmt: skip
         assert done.returncode == code, done.stderr
         return done

@@ -11,8 +11,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from shell import MAIN, TIMEOUT_S, TINY, Shell, lives
 
 
@@ -50,6 +52,7 @@ def test_from_up_to_down(shell: Shell) -> None:
     }
     table = shell.run("plan", "show").stdout.splitlines()
     assert table[0].split("\t")[:4] == ["model", "stage", "blocks", "node"]
+    plan_is_looked_at_and_solved_again(shell, plan["models"][0]["stages"])
 
     again = shell.run("up", "--data-dir", str(shell.data_dir), "--detach", code=1)
     assert "a cluster already runs on" in again.stderr
@@ -79,6 +82,22 @@ def unsplit(items: np.ndarray) -> np.ndarray:
     exec(TINY, names)
     with torch.inference_mode():
         return np.asarray(names["make"]()[0](torch.from_numpy(items)))
+
+
+def plan_is_looked_at_and_solved_again(shell: Shell, running: list[dict[str, Any]]) -> None:
+    """The running plan is the one that the planner gives for the problem as the cluster states it."""
+    problem = shell.run("plan", "problem", "--model", "tiny").stdout
+    solved = json.loads(shell.run("plan", "solve", "-", "--json", given=problem).stdout)
+    placed = [(stage["blocks"], stage["nodes"]) for stage in solved["stages"]["tiny"]]
+    assert placed == [([stage["start"], stage["end"]], stage["nodes"]) for stage in running]
+    (shell.home / "problem.json").write_text(problem)
+    figures = shell.json("plan", "show", "problem.json", "--svg", "plan.svg")
+    assert figures["objective_s"] == pytest.approx(solved["objective_s"])
+    picture = ElementTree.parse(shell.home / "plan.svg")
+    assert all(node in set(picture.getroot().itertext()) for stage in running for node in stage["nodes"])
+    advice = shell.json("plan", "explain", "--time-limit", "5")
+    assert advice["feasible"]
+    assert advice["plan"]["chains"][0]["name"] == "tiny"
 
 
 def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> None:

@@ -1,4 +1,4 @@
-"""`stageline status`, `nodes` and `plan show`: what runs, and where each model is placed."""
+"""`stageline status` and `nodes`: what runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import msgspec
 from stageline.cli.completion import complete_gone_node
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
-from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
 from stageline.cli.processes import live_gateways, process_rows
 from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
@@ -167,24 +166,3 @@ def _node_row(node: NodeRow) -> list[str]:
         str(sum(p.queue_depth for p in node.progress)),
         node.cpu,
     ]
-
-
-@click.command("show")
-@location_options
-@json_option
-def show_plan(where: Where, as_json: bool) -> None:
-    """Show which blocks of each model run on which node; a star marks the slowest stage of a model.
-
-    \b
-    Example:
-      stageline plan show
-    """
-    with connect(where()) as admin:
-        current = admin.plan()
-    if as_json:
-        emit_json({"epoch": list(current.epoch), "models": [model_json(model) for model in current.models]})
-        return
-    emit_table(f"Plan {current.term}.{current.version}", PLAN_COLUMNS, plan_rows(current), right=PLAN_RIGHT)
-    for model in current.models:
-        if model.status != "serving":
-            note(f"{model.name} is {model.status}: {model.reason or 'wait a little'}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stageline.cli.plandescribe import Claim, describe_plan, running_stages
@@ -135,11 +135,24 @@ def advise(question: Question, limit_s: float, trying: Trying) -> Answer:
         reason=solution.reason,
         better=relative(problem, asked.found.objective_s, top.found.objective_s) if both else 0.0,
         general=tuple(general),
-        gains=tuple(sorted(useful, key=lambda one: -(one.gain or 0.0))),
-        losses=tuple(sorted(lost, key=lambda one: -1.0 if one.gain is None else one.gain)),
+        gains=tuple(_merged(sorted(useful, key=lambda one: -(one.gain or 0.0)))),
+        losses=tuple(_merged(sorted(lost, key=lambda one: -1.0 if one.gain is None else one.gain))),
         untried=len(wanted) - len(found),
         cut=budget.cut,
     )
+
+
+def _merged(found: Iterable[Gain]) -> Iterator[Gain]:
+    """Gains in that order, with those of nodes that gain the same by the same change told as one."""
+    kept: dict[tuple[str, str, int], Gain] = {}
+    for one in found:
+        named = one.change.kind if len(one.change.names) == 1 else str(one.change.names)
+        key = (named, "" if one.gain is None else f"{one.gain:.6f}", one.needs_bytes)
+        first = kept.setdefault(key, one)
+        if first is not one:
+            others = (*first.change.alike, *one.change.names, *one.change.alike)
+            kept[key] = replace(first, change=replace(first.change, alike=others))
+    yield from kept.values()
 
 
 def _general(problem: Problem, top: Outcome, budget: _Budget) -> tuple[list[Gain], set[str]]:

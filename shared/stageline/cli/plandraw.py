@@ -39,6 +39,11 @@ class _Scale:
         return self.width >= WIDE
 
     @property
+    def blocks(self) -> int:
+        """Characters for the names of a stage's blocks: what the other columns leave."""
+        return max(12, self.width - 2 * 5 - self.bar - (64 if self.wide else 42))
+
+    @property
     def bar(self) -> int:
         """Characters of the longest bar."""
         return 20 if self.wide else 12
@@ -56,7 +61,7 @@ def rows(figures: Figures) -> list[list[str]]:
                 [
                     chain.name,
                     str(number),
-                    span(stage),
+                    f"{stage.start}-{stage.end} {names(stage)}",
                     " ".join(host.node for host in stage.hosts),
                     size(stage.weight_bytes),
                     milliseconds(stage.compute_s, ""),
@@ -89,8 +94,8 @@ def summary(figures: Figures) -> Iterator[str]:
         yield proof(figures)
     if figures.unused:
         more = len(figures.unused) - SHOWN_UNUSED
-        names = ", ".join(figures.unused[:SHOWN_UNUSED]) + (f" and {more} more" if more > 0 else "")
-        yield f"Not used: {names}."
+        some = ", ".join(figures.unused[:SHOWN_UNUSED]) + (f" and {more} more" if more > 0 else "")
+        yield f"Not used: {some}."
     for fault in figures.faults:
         yield f"This plan cannot run: {fault}."
 
@@ -108,10 +113,15 @@ def shown(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-def span(stage: Stage) -> str:
-    """Blocks half-open, with names."""
-    first, last = stage.first_block, stage.last_block
-    return f"{stage.start}-{stage.end} {first if first == last else f'{first}…{last}'}"
+def names(stage: Stage, room: int | None = None) -> str:
+    """The first and the last block; of what has no room, the ends, which tell blocks apart."""
+    first, last = shown(stage.first_block), shown(stage.last_block)
+    whole = first if first == last else f"{first}…{last}"
+    if room is None or len(whole) <= room:
+        return whole
+    each = max(2, room if first == last else (room - 1) // 2)
+    ends = [name if len(name) <= each else f"…{name[1 - each :]}" for name in (first, last)]
+    return ends[0] if first == last else "→".join(ends)
 
 
 def milliseconds(seconds: float, unit: str = " ms") -> str:
@@ -170,10 +180,11 @@ def _add_stage(table: Table, number: int, stage: Stage, scale: _Scale) -> None:
     for i, host in enumerate(stage.hosts):
         share = f" ×{100 * host.share:.0f} %" if len(stage.hosts) > 1 else ""
         name = (shown(host.node) + share, LIMITS if host.limits else "bold")
-        measured = "" if host.measured is None else f"measured {100 * host.measured:.0f} % busy"
+        blocks = f"{stage.start}-{stage.end} "
+        measured = "" if host.measured is None else f"{100 * host.measured:.0f} % busy"
         table.add_row(
             Text.assemble((f"{number} " if i == 0 else "  ", DIM), name),
-            Text(shown(span(stage)) if i == 0 else ""),
+            Text(blocks + names(stage, scale.blocks - len(blocks)) if i == 0 else ""),
             Text(memory(host) if scale.wide else "", style=DIM),
             Text(milliseconds(host.busy_s)),
             _bar(host.busy_s, scale, host.limits),

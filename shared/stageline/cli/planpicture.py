@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree as Xml
 
 from stageline.cli.output import size
-from stageline.cli.plandraw import memory, milliseconds, shown, span, summary
+from stageline.cli.plandraw import memory, milliseconds, names, shown, summary
 from stageline.cli.planfigures import Chain, Figures, Hop, Host, Stage
 
 WIDTH, MARGIN = 1160, 40
@@ -62,11 +62,11 @@ class _Canvas:
 
     def text(
         self, x: float, y: float, text: str, points: float = 12, *, width: float = 0, fill: str = INK,
-        anchor: str = "start", bold: bool = False,
+        anchor: str = "start", bold: bool = False, whole: str = "",
     ) -> None:  # fmt: skip
-        """A line whose baseline is at `y`; one that is wider than `width` is cut, and whole when pointed at."""
-        whole = shown(text)
-        cut = _fit(whole, width, points * (1.06 if bold else 1)) if width else whole
+        """A line whose baseline is at `y`; one that is wider than `width` is cut. `whole` shows when pointed at."""
+        whole, text = shown(whole or text), shown(text)
+        cut = _fit(text, width, points * (1.06 if bold else 1)) if width else text
         where = {"x": f"{x:g}", "y": f"{y:g}", "font-size": f"{points:g}", "fill": fill, "text-anchor": anchor}
         element = Xml.SubElement(self.root, "text", {**where, **({"font-weight": "600"} if bold else {})})
         element.text = cut
@@ -164,7 +164,14 @@ def _height(stage: Stage) -> float:
 
 
 def _host_height(stage: Stage) -> float:
-    return HOST + (SHARE if len(stage.hosts) > 1 else 0)
+    return HOST + (SHARE if any(map(_remark, stage.hosts)) else 0)
+
+
+def _remark(host: Host) -> str:
+    """Its share of the requests if there are others, and how busy it was found to be."""
+    share = f"takes {100 * host.share:.0f} % of the requests" if host.share < 1 else ""
+    measured = f"was {100 * host.measured:.0f} % busy" if host.measured is not None else ""
+    return f"takes {100 * host.share:.0f} %, {measured}" if share and measured else share or measured
 
 
 def _gateway(canvas: _Canvas, x: float, middle: float) -> None:
@@ -199,7 +206,7 @@ def _box(canvas: _Canvas, number: int, stage: Stage, corner: tuple[float, float]
     count = stage.end - stage.start
     blocks = f"block {stage.start}" if count == 1 else f"blocks {stage.start}-{stage.end}"
     canvas.text(x + PAD, y + 22, f"{number} · {blocks}", 12, width=inner, fill=MUTED)
-    canvas.text(x + PAD, y + 38, span(stage).split(" ", 1)[1], 11, width=inner, fill=MUTED)
+    canvas.text(x + PAD, y + 38, names(stage, int(inner / (LETTER * 11))), 11, fill=MUTED, whole=names(stage))
     for i, host in enumerate(stage.hosts[:SHOWN_HOSTS]):
         hot = HOT if stage.limits and host.limits else ""
         _host(canvas, host, (x + PAD, y + HEAD + _host_height(stage) * i), full_s, hot)
@@ -213,9 +220,9 @@ def _host(canvas: _Canvas, host: Host, corner: tuple[float, float], full_s: floa
     (x, y), width = corner, BOX_WIDTH - 2 * PAD
     canvas.text(x, y + 14, host.node, 13, width=width - 66, fill=hot or INK, bold=True)
     canvas.text(x + width, y + 14, milliseconds(host.busy_s), 12, fill=hot or INK, anchor="end")
-    if host.share < 1:
+    if remark := _remark(host):
         y += SHARE
-        canvas.text(x, y + 13, f"takes {100 * host.share:.0f} % of the requests", 10, width=width, fill=MUTED)
+        canvas.text(x, y + 13, remark, 10, width=width, fill=MUTED)
     _bar(canvas, (x, y + 20), (width, 7), host.busy_s / full_s if full_s > 0 else 0.0, hot or USED)
     room = width - 84
     _bar(canvas, (x, y + 33), (room, 3), host.held_bytes / max(1, host.memory_bytes), HELD)

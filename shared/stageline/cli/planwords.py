@@ -103,8 +103,8 @@ def describe(change: Change, needs_bytes: int = 0) -> str:
         changes.NETWORK: f"all links of {of} twice as fast" if first else "every link twice as fast",
         changes.WIRE: f"the link {' ↔ '.join(change.names)} twice as fast",
         changes.GATEWAY: "the gateway's links twice as fast",
-        changes.MEDIUM: f"{first} twice as fast",
-        changes.ADDED: f"one more node like {first}",
+        changes.MEDIUM: f"{of} twice as fast",
+        changes.ADDED: f"one more node like {of}",
         changes.DROPPED: f"{of} lost",
     }[change.kind]
 

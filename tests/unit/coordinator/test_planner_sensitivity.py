@@ -163,15 +163,15 @@ def test_nodes_are_alike_only_if_exchanging_them_changes_nothing() -> None:
     rates = [[0.0, 1.0, 1.0, 2.0], [1.0, 0.0, 1.0, 2.0], [1.0, 1.0, 0.0, 3.0], [2.0, 2.0, 3.0, 0.0]]
     links = {"bandwidth_bytes_per_s": rates, "latency_s": [[0.0] * 4] * 4}
     made = document([[1.0] * 4], links=links)
-    assert changes.alike(Problem.from_json(made)) == [[0, 1], [2], [3]]
+    assert changes.classes(Problem.from_json(made)) == ((0, 1), (2,), (3,))
     made["nodes"][1]["memory_bytes"] = 1
-    assert changes.alike(Problem.from_json(made)) == [[0], [1], [2], [3]]
+    assert changes.classes(Problem.from_json(made)) == ((0,), (1,), (2,), (3,))
     del made["links"]
-    assert changes.alike(Problem.from_json(made)) == [[0, 2, 3], [1]]
+    assert changes.classes(Problem.from_json(made)) == ((0, 2, 3), (1,))
     made["models"][0]["source"] = "n2"
-    assert changes.alike(Problem.from_json(made)) == [[0, 3], [1], [2]]
+    assert changes.classes(Problem.from_json(made)) == ((0, 3), (1,), (2,))
     made["media"] = [{"name": "wifi", "nodes": ["n0"], "bandwidth_bytes_per_s": 1}]
-    assert changes.alike(Problem.from_json(made)) == [[0], [1], [2], [3]]
+    assert changes.classes(Problem.from_json(made)) == ((0,), (1,), (2,), (3,))
 
 
 def test_changes_change_what_they_say_and_nothing_else() -> None:

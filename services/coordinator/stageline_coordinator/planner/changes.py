@@ -7,10 +7,11 @@ all of them: exchanging two of them leaves the problem as it was, so the gain is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from .alike import alike
 from .fields import MAX_BYTES
 from .parts import Links, Node, Port
 from .problem import Problem
@@ -41,16 +42,27 @@ class Change:
         return self.kind != DROPPED
 
 
-def alike(problem: Problem) -> list[list[int]]:
+def classes(problem: Problem) -> tuple[tuple[int, ...], ...]:
     """Indices of nodes in classes that are interchangeable, in the order of their first members."""
-    classes: list[list[int]] = []
-    for node in range(len(problem.nodes)):
-        home = next((one for one in classes if _interchangeable(problem, one[0], node)), None)
-        if home is None:
-            classes.append([node])
-        else:
-            home.append(node)
-    return classes
+    nodes, links = range(len(problem.nodes)), problem.links
+    found = alike(nodes, [_traits(problem, node) for node in nodes], links)
+    if links is None:
+        return found
+    homes = [next(i for i, group in enumerate(found) if node in group) for node in nodes]
+    return alike(nodes, homes, Links(links.latency_s, links.latency_s))
+
+
+def _traits(problem: Problem, node: int) -> Hashable:
+    """All that the problem says of a node except its name and its links to others."""
+    box = problem.nodes[node]
+    ports = (port for port in (problem.ingress, problem.egress) if port)
+    return (
+        replace(box, id=""),
+        box.id if any(model.source == box.id for model in problem.models) else "",
+        tuple(block.seconds[node] for model in problem.models for block in model.blocks),
+        tuple((port.bandwidth_bytes_per_s[node], port.latency_s[node]) for port in ports),
+        tuple(box.id in medium.nodes for medium in problem.media),
+    )
 
 
 def everything(problem: Problem) -> list[Change]:
@@ -207,21 +219,3 @@ def _grown_port(port: Port | None, node: int) -> Port | None:
     return port and Port(
         (*port.bandwidth_bytes_per_s, port.bandwidth_bytes_per_s[node]), (*port.latency_s, port.latency_s[node])
     )
-
-
-def _interchangeable(problem: Problem, a: int, b: int) -> bool:
-    """Whether exchanging the two leaves everything but their names as it was."""
-    first, second = problem.nodes[a], problem.nodes[b]
-    if replace(first, id="") != replace(second, id="") or {first.id, second.id} & {m.source for m in problem.models}:
-        return False
-    rows: list[Sequence[float]] = [block.seconds for model in problem.models for block in model.blocks]
-    rows += [row for port in (problem.ingress, problem.egress) if port for row in vars(port).values()]
-    rows += [[float(node.id in one.nodes) for node in problem.nodes] for one in problem.media]
-    matrices = vars(problem.links).values() if problem.links else ()
-    return all(row[a] == row[b] for row in rows) and all(_symmetric(matrix, a, b) for matrix in matrices)
-
-
-def _symmetric(matrix: Sequence[Sequence[float]], a: int, b: int) -> bool:
-    others = [i for i in range(len(matrix)) if i not in (a, b)]
-    crossed = matrix[a][b] == matrix[b][a]
-    return crossed and all(matrix[a][i] == matrix[b][i] and matrix[i][a] == matrix[i][b] for i in others)

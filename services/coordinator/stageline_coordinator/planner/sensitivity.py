@@ -140,7 +140,7 @@ def _wires(problem: Problem, before: Outcome) -> Iterator[Change]:
 def _by_load(problem: Problem, before: Outcome) -> list[list[int]]:
     """Classes of nodes; the one that holds the busiest node first, within each the busiest first."""
     busy = [before.found.busy.nodes.get(node.id, 0.0) for node in problem.nodes]
-    groups = (sorted(group, key=lambda i: -busy[i]) for group in changes.alike(problem))
+    groups = (sorted(group, key=lambda i: -busy[i]) for group in changes.classes(problem))
     return sorted(groups, key=lambda group: -busy[group[0]])
 
 

@@ -22,7 +22,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from stageline.data import MAX_FRAME_BYTES
 from stageline.errors import ConfigError
-from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, PLAN, Channel
+from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, MAX_BALLAST_BYTES, PLAN, PROBE, Channel
 from stageline.plan import Endpoint
 from stageline.wire import MAX_CONTROL_BYTES
 
@@ -37,7 +37,7 @@ thread of its own, and waking it for every message costs more than copying 800 K
 
 Socket = zmq.Socket[bytes]
 
-_MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20}
+_MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20, PROBE.name: MAX_BALLAST_BYTES}
 
 
 def host_key() -> str:
@@ -90,12 +90,14 @@ class Sockets:
             raise ConfigError(f"cannot listen on {address} ({error.strerror}): choose another port") from None
         return socket, socket.get_string(zmq.LAST_ENDPOINT)
 
-    def bind_data(self, host: str, *, port: int = 0, reached_at: str = "") -> tuple[Socket, Endpoint]:
-        """A data PULL that listens on TCP (a free port of `host`, or `port`) and on an abstract ipc address.
+    def bind_data(
+        self, host: str, channel: Channel = DATA, *, port: int = 0, reached_at: str = ""
+    ) -> tuple[Socket, Endpoint]:
+        """A socket that listens on TCP (a free port of `host`, or `port`) and on an abstract ipc address.
 
         `reached_at`: the one address by which others reach it, where that is not the one it listens on.
         """
-        socket, tcp = self.bind(DATA, f"tcp://{host}:{port}")
+        socket, tcp = self.bind(channel, f"tcp://{host}:{port}")
         if reached_at:
             return socket, Endpoint(tcp=reached_at)
         ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
@@ -138,7 +140,7 @@ class Sockets:
         _close(socket)
 
     def _make(self, channel: Channel, kind: int) -> Socket:
-        bulk = channel in (DATA, BLOBS)
+        bulk = channel in (DATA, BLOBS, PROBE)
         context = self._data if bulk else self._control
         socket: Socket = context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)

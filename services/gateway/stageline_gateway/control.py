@@ -13,8 +13,8 @@ from stageline import __version__
 from stageline.absence import COMPLAINT, Absence
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
-from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, Welcome
-from stageline.plan import Digest, Epoch, Plan
+from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, StageTime, Welcome
+from stageline.plan import Digest, Endpoint, Epoch, Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
 from stageline_gateway.readers import Reader
@@ -29,6 +29,7 @@ class Heartbeat:
 
     epoch: Epoch
     oldest_in_flight: Epoch | None
+    stage_times: tuple[StageTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Addresses:
     name: str
     client: str
     http: str
+    probe: Endpoint | None
 
 
 class ControlLink:
@@ -116,6 +118,7 @@ class ControlLink:
                 pid=os.getpid(),
                 http=here.http,
                 client_address=here.client,
+                probe=here.probe,
             )
         )
 
@@ -141,6 +144,7 @@ class ControlLink:
                     self.incarnation,
                     epoch=beat.epoch,
                     oldest_in_flight=beat.oldest_in_flight,
+                    stage_times=beat.stage_times,
                 )
             )
         elif isinstance(message, Welcome):

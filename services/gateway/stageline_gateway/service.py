@@ -13,6 +13,7 @@ from stageline.data import Activation, Buffer, Failure
 from stageline.errors import StagelineError
 from stageline.http import StatusServer
 from stageline.lifecycle import StopSignals
+from stageline.messages import StageTime
 from stageline.plan import Digest, Plan
 from stageline.protocol import VERSIONS, Accepted, Describe, Described, Infer, Limits, ServerHello
 from stageline.service_main import announce
@@ -25,11 +26,13 @@ from stageline_gateway.dataplane import DataPlane
 from stageline_gateway.engine import Engine
 from stageline_gateway.metrics import Metrics
 from stageline_gateway.port import error_message
+from stageline_gateway.probes import ProbePort
 from stageline_gateway.receiving import Budget
 from stageline_gateway.settings import Settings
 
 KEEPALIVE_S = 10.0
 HOUSEKEEPING_S = 0.2
+STAGE_TIMES_S = 1.0
 
 
 def run(config: GatewayConfig) -> None:
@@ -49,10 +52,12 @@ class Gateway:
         self._metrics = Metrics()
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None
+        self._tell_times_at = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._drained: asyncio.Event
         self._engine: Engine
         self._data: DataPlane
+        self._probes: ProbePort
         self._control: ControlLink
         self._clients: ClientPort
         self._actions: dict[type, Callable[[Any], None]] = {
@@ -88,6 +93,8 @@ class Gateway:
         config, loop = self._config, self._loop
         bound = self._sockets.bind_data(config.host, port=config.data_port, reached_at=config.data_address)
         self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._log)
+        self._probes = ProbePort(loop, self._sockets, config.host, self._log)
+        probe = self._probes.endpoint if not config.data_address else None  # else it is another way than the data's
         limits = Limits(
             config.max_request_bytes, config.max_in_flight, default_deadline_ms=float(config.default_deadline_ms)
         )
@@ -98,9 +105,9 @@ class Gateway:
             loop,
             self._sockets,
             config.coordinator,
-            Addresses(config.name, client, http),
+            Addresses(config.name, client, http, probe),
             on_plan=self._from_coordinator,
-            beat=lambda: Heartbeat(self._engine.epoch, self._engine.oldest_in_flight),
+            beat=self._beat,
             log=self._log,
         )
         identity = Identity(f"{config.name}/{self._control.incarnation}", self._data.endpoint)
@@ -135,12 +142,14 @@ class Gateway:
         if self._wake is not None:
             self._wake.cancel()
         self._control.close()
+        self._probes.close()
         self._data.close()
         self._log.info("stopped")
 
     def _housekeeping(self) -> None:
         self._data.keep_only(self._engine.first_addresses())
         self._data.poll()
+        self._probes.poll()
         self._control.poll()
         self._metrics.snapshot(self._engine)
         self._ready = self._readiness()
@@ -158,6 +167,14 @@ class Gateway:
             "coordinator": "connected" if self._control.connected else "away: the last plan goes on",
         }
         return "serving" in models.values(), detail if models else {"reason": "no models are registered", **detail}
+
+    def _beat(self) -> Heartbeat:
+        """For the next pong; what stages took is told once a second."""
+        now, times = self._loop.time(), tuple[StageTime, ...]()
+        if now >= self._tell_times_at:
+            self._tell_times_at = now + STAGE_TIMES_S
+            times = self._engine.stage_times()
+        return Heartbeat(self._engine.epoch, self._engine.oldest_in_flight, times)
 
     # --- events in ------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from stageline_stage.control import ControlLink
 from stageline_stage.departure import Departure
 from stageline_stage.fetch import Fetcher
 from stageline_stage.membership import Membership
+from stageline_stage.probing import Prober
 from stageline_stage.process import Launch
 from stageline_stage.resources import available_bytes, cpu_name
 from stageline_stage.slot import ExecutorSlot, bind_local
@@ -60,6 +61,7 @@ class Agent:
             config.host, config.http_port, lambda: self.status.ready(), registry(lambda: self.status)
         )
         self._fetcher = Fetcher(sockets, self._store, config.name, log)
+        self._prober = Prober(sockets, config.host, self._host, log)
         self._work = Work(self._fetcher, self._slot, self._control.send, log)
 
     def _make_slot(self, sockets: Sockets, now: float) -> ExecutorSlot:
@@ -81,6 +83,7 @@ class Agent:
             finally:
                 self._slot.close()
                 self._fetcher.close()
+                self._prober.close()
                 self._http.close()
         self._log.info("left")
 
@@ -96,6 +99,8 @@ class Agent:
             self._handle(message, now)
         for event in self._fetcher.events():
             self._work.fetched(event)
+        for result in self._prober.results():
+            self._control.send(result)
         for happening in (*self._slot.received(now), *self._slot.watch(now)):
             self._work.happened(happening)
         self._join(now)
@@ -105,7 +110,8 @@ class Agent:
 
     def _wait(self, signals: StopSignals) -> None:
         poller = zmq.Poller()
-        sources: list[Any] = [self._control.socket, self._slot.socket, signals.fileno(), self._fetcher.fileno()]
+        sources: list[Any] = [self._control.socket, self._slot.socket, signals.fileno()]
+        sources += [self._fetcher.fileno(), self._prober.fileno()]
         if self._slot.process is not None:
             sources.append(self._slot.process.fileno())
         for source in sources:
@@ -121,6 +127,7 @@ class Agent:
             messages.Prepare: lambda m, _: self._work.prepare(m),
             messages.Retire: lambda m, _: self._work.retire(m),
             messages.ProfileRequest: lambda m, _: self._work.profile(m),
+            messages.ProbeRequest: lambda m, _: self._prober.probe(m),
             messages.Farewell: lambda *_: self._departure.farewell(),
         }
         handler = handlers.get(type(message))
@@ -192,6 +199,7 @@ class Agent:
             pid=getpid(),
             http=self._http.address,
             node=node,
+            probe=self._prober.endpoint if not self._config.data_address else None,  # else it is another way than data's
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

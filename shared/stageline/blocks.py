@@ -17,6 +17,8 @@ from stageline.fields import MAX_INT, Fields
 KINDS = ("tensor", "int", "float", "bool")
 SCALAR_DTYPE = {"int": "int64", "float": "float64", "bool": "bool"}
 MAX_VALUES, MAX_TENSORS, MAX_RANK = 256, 65536, 16
+MAX_BYTES = 1 << 50
+"""Of a value, of a block's activations, of a model's weights: sums over thousands of blocks still fit 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class BlockSpec:
             inputs=read_values(fields, "inputs"),
             outputs=read_values(fields, "outputs"),
             flops=fields.integer("flops"),
-            workspace_bytes=fields.integer("workspace_bytes"),
+            workspace_bytes=fields.integer("workspace_bytes", high=MAX_BYTES),
         )
 
 

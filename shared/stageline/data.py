@@ -177,6 +177,8 @@ def check_tensor(dtype: str, shape: Sequence[int], nbytes: int, codec: str = "")
         raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
     if len(shape) > MAX_RANK or (shape and min(shape) < 0):
         raise RemoteProtocolError(f"shape {tuple(shape)[:MAX_RANK]} is not valid")
+    if not nbytes and prod(size or 1 for size in shape) * itemsize >= 1 << 63:
+        raise RemoteProtocolError(f"shape {tuple(shape)} is empty, but its strides exceed 64 bits")
     expected = _coded_bytes(dtype, shape, codec) if codec else prod(shape) * itemsize
     if expected != nbytes or nbytes > MAX_FRAME_BYTES:
         raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")

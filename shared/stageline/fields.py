@@ -12,6 +12,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 MAX_INT = 2**63 - 1
 
 
+def is_text(value: str) -> bool:
+    """Whether the string has a UTF-8 form; JSON can spell ones that have not, such as "\\ud800"."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 class Fields:
     """One JSON object whose fields are taken by name and type.
 
@@ -45,6 +50,8 @@ class Fields:
         if not isinstance(value, str) or len(value) > max_length or not re.fullmatch(pattern, value, re.DOTALL):
             wanted = f"a string of at most {max_length} characters"
             raise self.bad(key, wanted if pattern == r".*" else f"{wanted} that matches {pattern}")
+        if not is_text(value):
+            raise self.bad(key, "text: half of a surrogate pair is none, and no message can carry it")
         return value
 
     def sha(self, key: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stageline.blocks import BlockSpec, DimRange, TensorRef, Tolerance, ValueSpec, read_values
+from stageline.blocks import MAX_BYTES, BlockSpec, DimRange, TensorRef, Tolerance, ValueSpec, read_values
 from stageline.errors import ManifestError
 from stageline.fields import Fields
 
@@ -57,7 +57,10 @@ class ModelManifest:
             raise ManifestError("manifest.blocks must have distinct names")
         self._check_chain()
         for value in (v for block in self.blocks for v in block.inputs + block.outputs):
-            value.nbytes(self.nominal)
+            if value.nbytes(self.nominal) > MAX_BYTES:
+                raise ManifestError(f"value {value.name!r:.80} of the manifest takes more than 2**50 bytes")
+        if self.weight_bytes > MAX_BYTES:
+            raise ManifestError("the weights of the manifest take more than 2**50 bytes")
 
     def _check_chain(self) -> None:
         if self.blocks[0].inputs != self.inputs:

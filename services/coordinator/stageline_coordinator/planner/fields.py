@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stageline.errors import ConfigError
+from stageline.fields import is_text
 
 MAX_BYTES = 1 << 50  # sums over thousands of blocks still fit 64 bits
 
@@ -43,7 +44,8 @@ class Field:
     def members(self) -> list[tuple[str, Field]]:
         if not isinstance(self.value, Mapping):
             raise self.fail("must be an object")
-        return [(str(name), Field(value, self._at(str(name)))) for name, value in self.value.items()]
+        names = [Field(name, self.path).text() for name in self.value]
+        return [(name, Field(self.value[name], self._at(name))) for name in names]
 
     def number(self) -> float:
         if isinstance(self.value, bool) or not isinstance(self.value, (int, float)):
@@ -65,6 +67,8 @@ class Field:
     def text(self) -> str:
         if not isinstance(self.value, str):
             raise self.fail("must be a string")
+        if not is_text(self.value):
+            raise self.fail("must be text: half of a surrogate pair is none")
         return self.value
 
     def flag(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _PAYLOAD = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 _CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _GRAPH, _SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 _MARKERS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id")
+_ENCRYPTED = 1  # of an entry's flag bits
 _LEGACY = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_exported_program.json", "data.pkl")
 
 _FORMULA_TOKEN = re.compile(r"'[suz]\d+'|[A-Za-z_]\w*|\d+|//|[-+*/%(),=\s]|[<>!]=?")
@@ -42,7 +44,7 @@ def clean_copy(source: Path, target: Path) -> int:
     try:
         with zipfile.ZipFile(source) as archive:
             return _copy(archive, target)
-    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, UnicodeDecodeError, RecursionError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RecursionError) as error:
         raise ModelImportError("the .pt2 file is missing, damaged, or no zip archive: export it again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelImportError(f"the .pt2 file is malformed ({type(error).__name__}): export it again") from error
@@ -79,6 +81,8 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
         name = info.filename.split("/", 1)[1] if nested else info.filename
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ModelImportError(f"entry {name!r:.80} of the .pt2 file is encrypted, or compressed in a rare way")
         if info.compress_type != zipfile.ZIP_STORED and info.file_size > 100 * max(info.compress_size, 1):
             raise ModelImportError(f"entry {name!r:.80} of the .pt2 file is compressed like a zip bomb")
         if name in entries:

@@ -1,0 +1,113 @@
+"""Fuzz one target guided by coverage, with Atheris (libFuzzer): `make fuzz TARGET=manifest RUNS=1000000`.
+
+    python tests/fuzz/guided.py TARGET [--runs N] [--seed S] [--corpus DIR]
+
+The last line says how many inputs were run, how many edges of our code they reached and how many of those the seeds had
+reached, and what was found. An input that crashes, takes more than 10 s or more than 2 GiB is left in build/fuzz, with
+the traceback above; `--input FILE` runs it again. `planted` is no decoder: it has a defect to be found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from random import Random
+from typing import Any
+
+FOUND = Path("build/fuzz")
+LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1", "-len_control=0")
+OURS = ["stageline", "stageline_gateway", "stageline_coordinator", "stageline_stage", "planted", "yaml"]
+PLANTED = "planted"
+
+
+def target_of(name: str) -> Any:
+    """The target, with our code instrumented so that libFuzzer sees its branches and comparisons."""
+    import atheris
+
+    with atheris.instrument_imports(include=OURS, enable_loader_override=False):
+        targets = import_module("targets")
+        planted = import_module("planted")
+    if name == PLANTED:
+        like = targets.TARGETS["data-plane"]
+        return targets.Target(planted.read, like.seeds, like.form)
+    return targets.TARGETS[name]
+
+
+def fuzz(name: str, libfuzzer: list[str], corpus: Path) -> None:
+    """Does not return: libFuzzer ends the process."""
+    import atheris
+
+    target = target_of(name)
+    for i, data in enumerate(target.seeds()):
+        (corpus / f"seed-{i}").write_bytes(data)
+
+    def neighbour(data: bytes, max_size: int, seed: int) -> bytes:
+        forms = sys.modules["forms"]
+        return forms.mutated(target.form, data, Random(seed), lambda old: atheris.Mutate(old, max_size))[:max_size]
+
+    atheris.Setup([sys.argv[0], *libfuzzer, str(corpus)], target.run, custom_mutator=neighbour)
+    atheris.Fuzz()
+
+
+def supervised(options: argparse.Namespace) -> int:
+    """Run libFuzzer in a child, pass on what it says, and sum it up."""
+    FOUND.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="stageline-corpus-") as scratch:
+        corpus = options.corpus or Path(scratch)
+        corpus.mkdir(parents=True, exist_ok=True)
+        flags = [f"-runs={options.runs}", f"-seed={options.seed}", f"-artifact_prefix={FOUND}/{options.target}-"]
+        command = [sys.executable, __file__, options.target, "--corpus", str(corpus), "--libfuzzer", *flags, *LIMITS]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+        lines: list[str] = []
+        for line in child.stdout or ():
+            lines.append(line)
+            if not re.match(r"#\d+\s+(NEW|REDUCE|RELOAD)", line):
+                sys.stdout.write(line)
+        code = child.wait()
+    sys.stdout.write(json.dumps(summary(options.target, lines, code)) + "\n")
+    return min(1, abs(code))
+
+
+def summary(target: str, lines: list[str], code: int) -> dict[str, Any]:
+    """Figures from libFuzzer's output."""
+    text = "".join(lines)
+    edges = [int(found) for found in re.findall(r"^#\d+\s+\w+\s+cov: (\d+)", text, re.MULTILINE)]
+    begun = re.search(r"^#\d+\s+INITED\s+cov: (\d+)", text, re.MULTILINE)
+    figures = dict(re.findall(r"^stat::(\w+):\s+(\d+)", text, re.MULTILINE))
+    raised = re.search(r"Uncaught Python exception: ===\n(.*)", text)
+    return {
+        "target": target,
+        "inputs": int(figures.get("number_of_executed_units", 0)),
+        "edges": max(edges, default=0),
+        "edges_of_seeds": int(begun[1]) if begun else 0,
+        "peak_mib": int(figures.get("peak_rss_mb", 0)),
+        "found": (raised[1] if raised else "a crash, a hang or too much memory") if code else "",
+    }
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target")
+    parser.add_argument("--runs", type=int, default=1_000_000, help="inputs")
+    parser.add_argument("--seed", type=int, default=1, help="of libFuzzer and so of everything")
+    parser.add_argument("--corpus", type=Path, help="keep what reached new edges here, and go on from it")
+    parser.add_argument("--input", type=Path, help="run this one input")
+    parser.add_argument("--libfuzzer", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.input:
+        target_of(options.target).run(options.input.read_bytes())
+        return 0
+    if options.libfuzzer:
+        fuzz(options.target, options.libfuzzer, options.corpus)
+    return supervised(options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

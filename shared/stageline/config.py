@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import msgspec
-import yaml
 
 from stageline.errors import ConfigError
 from stageline.sockets import check_loopback
+from stageline.yaml_file import read_yaml
 
 DEFAULT_COORDINATOR = "tcp://127.0.0.1:7700"
 DEFAULT_MAX_BATCH = 8
@@ -187,22 +187,17 @@ def default_of(setting: Any) -> Any:
 
 
 def _convert(value: Any, kind: Any, origin: str) -> Any:
-    if kind is Path or kind == (Path | None):
-        return Path(str(value)).expanduser()
     try:
+        if kind is Path or kind == (Path | None):
+            return Path(value if isinstance(value, Path) else msgspec.convert(value, str)).expanduser()
         return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, RuntimeError) as error:  # RuntimeError: "~name" of nobody
         raise ConfigError(f"{origin}: {error}") from None
 
 
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     """All sections, each checked: a slip in one is found by whichever service reads the file first."""
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    content = read_yaml(path) or {}
     if not isinstance(content, dict) or not set(content) <= set(_SECTIONS):
         odd = (
             ", ".join(map(str, sorted(set(content) - set(_SECTIONS), key=str)))

@@ -199,7 +199,7 @@ class Agent:
             pid=getpid(),
             http=self._http.address,
             node=node,
-            probe=self._prober.endpoint if not self._config.data_address else None,  # else it is another way than data's
+            probe=None if self._config.data_address else self._prober.endpoint,  # a proxy's way is another one
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

@@ -14,7 +14,7 @@ from stageline.cli.processes import live_gateways, process_rows
 from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
 from stageline.locate import Location
-from stageline.messages import ModelRow, NodeList, NodeRow
+from stageline.messages import ModelRow, NodeList, NodeProfile, NodeRow
 from stageline.plan import Plan
 
 STATUS_TIMEOUT_S = 5.0
@@ -112,7 +112,7 @@ def list_nodes(where: Where, as_json: bool) -> None:
     if as_json:
         emit_json([node_json(node) for node in listing.nodes])
         return
-    columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "cpu")
+    columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "measured", "cpu")
     emit_table("", columns, [_node_row(node) for node in listing.nodes], right=("memory", "pid", "items", "queue"))
 
 
@@ -150,7 +150,21 @@ def node_json(node: NodeRow) -> dict[str, Any]:
             {"executor": e.executor, "pid": e.pid, "stages": [str(stage) for stage in e.loaded]} for e in node.executors
         ],
         "progress": [{**msgspec.structs.asdict(p)} for p in node.progress],
+        "profile": node.profile and _profile_json(node.profile),
     }
+
+
+def _profile_json(profile: NodeProfile) -> dict[str, Any]:
+    links = [msgspec.structs.asdict(link) for link in profile.links]
+    return {**msgspec.structs.asdict(profile), "batches": list(profile.batches), "links": links}
+
+
+def _measured(profile: NodeProfile | None) -> str:
+    """How well a node is known, in a few words."""
+    if profile is None:
+        return ""
+    known = f"{profile.blocks}/{profile.blocks_total} blocks, {len(profile.links)}/{profile.links_total} links"
+    return known + (f", {profile.slowdown:.1f} times the profile" if profile.slowdown != 1.0 else "")
 
 
 def _node_row(node: NodeRow) -> list[str]:
@@ -164,5 +178,6 @@ def _node_row(node: NodeRow) -> list[str]:
         " ".join(str(stage) for e in node.executors for stage in e.loaded),
         str(sum(p.items_done for p in node.progress)),
         str(sum(p.queue_depth for p in node.progress)),
+        _measured(node.profile),
         node.cpu,
     ]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 import msgspec
 
 from stageline.errors import ConfigError
-from stageline.sockets import check_loopback
+from stageline.sockets import Transport, check_loopback
 from stageline.yaml_file import read_yaml
 
 DEFAULT_COORDINATOR = "tcp://127.0.0.1:7700"
@@ -114,6 +114,7 @@ class GatewayConfig(ServiceConfig):
 
     name: str = _setting(lambda: f"gateway-{socket.gethostname()}", "name, unique in the cluster")
     coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
@@ -142,6 +143,7 @@ class StageConfig(ServiceConfig):
 
     name: str = _setting(socket.gethostname, "name, unique in the cluster")
     coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")

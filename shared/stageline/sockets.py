@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -36,6 +36,8 @@ COPY_BELOW_BYTES = 1 << 20
 thread of its own, and waking it for every message costs more than copying 800 KB (benchmarks/hop.py)."""
 
 Socket = zmq.Socket[bytes]
+Transport = Literal["auto", "tcp"]
+"""auto: also Unix sockets, for peers on the same machine."""
 
 _MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20, PROBE.name: MAX_BALLAST_BYTES}
 
@@ -71,7 +73,8 @@ class Sockets:
     Not thread-safe per socket (ZeroMQ sockets belong to one thread), but `bind` and `connect` may be called from any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, transport: Transport = "auto") -> None:
+        self._unix = transport == "auto"
         self._control = zmq.Context()
         self._data = zmq.Context()
         self._open: list[Socket] = []
@@ -93,13 +96,13 @@ class Sockets:
     def bind_data(
         self, host: str, channel: Channel = DATA, *, port: int = 0, reached_at: str = ""
     ) -> tuple[Socket, Endpoint]:
-        """A socket that listens on TCP (a free port of `host`, or `port`) and on an abstract ipc address.
+        """A socket that listens on TCP (a free port of `host`) and, unless the transport is tcp, on an abstract ipc address.
 
-        `reached_at`: the one address by which others reach it, where that is not the one it listens on.
+        `port`: 0 for any free one. `reached_at`: the one address by which others reach it, where that is another.
         """
         socket, tcp = self.bind(channel, f"tcp://{host}:{port}")
-        if reached_at:
-            return socket, Endpoint(tcp=reached_at)
+        if reached_at or not self._unix:
+            return socket, Endpoint(tcp=reached_at or tcp)
         ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
         try:
             socket.bind(ipc)

@@ -10,12 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from shell import MAIN, TIMEOUT_S, TINY, Shell, lives
+
+from stageline.admin import AdminClient
+from stageline.embedded.launch import ClusterSpec, start
 
 
 def test_from_up_to_down(shell: Shell) -> None:
@@ -167,3 +171,24 @@ def test_a_start_that_takes_too_long_names_log_and_setting_and_leaves_nothing(sh
     assert len(failed.stderr.splitlines()) == 1
     assert shell.run("down", *named).stdout == "no cluster was running\n"
     assert not (shell.data_dir / "cluster.json").exists()
+
+
+def test_a_process_may_have_settings_and_a_prefix_of_its_own(tmp_path: Path) -> None:
+    spec = ClusterSpec(
+        tmp_path,
+        nodes=2,
+        settings={"stage": {"transport": "tcp"}, "stage-1": {"host": "127.0.0.2"}},
+        prefixes={"stage-1": ("env", "STAGELINE_TEST_PREFIX=here")},
+    )
+    with start(spec) as cluster, AdminClient(cluster.state.coordinator) as admin:
+        commands = {
+            node.node: Path(f"/proc/{node.executors[0].pid}/cmdline").read_text().split("\0")
+            for node in admin.nodes().nodes
+        }
+        assert all("--transport=tcp" in command for command in commands.values())
+        assert ["--host=127.0.0.2" in commands[name] for name in spec.node_names] == [False, True]
+        found = {
+            process.name: b"STAGELINE_TEST_PREFIX=here" in Path(f"/proc/{process.pid}/environ").read_bytes()
+            for process in cluster.state.processes
+        }
+        assert {name for name, has in found.items() if has} == {"stage-1"}

@@ -48,7 +48,7 @@ class Gateway:
     def __init__(self, config: GatewayConfig, log: logs.Logger) -> None:
         self._config = config
         self._log = log
-        self._sockets = Sockets()
+        self._sockets = Sockets(config.transport)
         self._metrics = Metrics()
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None

@@ -13,7 +13,7 @@ def run(config: StageConfig) -> None:
     """Serve as a stage worker until SIGTERM."""
     log = logs.configure(service="stage", level=config.log_level, style=config.log_format, node=config.name)
     check_device(config.device)
-    sockets = Sockets()
+    sockets = Sockets(config.transport)
     try:
         Agent(config, sockets, log).run()
     finally:

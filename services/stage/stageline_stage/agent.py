@@ -68,9 +68,17 @@ class Agent:
         config = self._config
         socket, address = bind_local(sockets, self._incarnation)
         launch = Launch(
-            address, config.name, config.host, config.device, config.threads, config.log_level, config.log_format,
-            config.data_port, config.data_address,
-        )  # fmt: skip
+            agent=address,
+            node=config.name,
+            host=config.host,
+            transport=config.transport,
+            device=config.device,
+            threads=config.threads,
+            log_level=config.log_level,
+            log_format=config.log_format,
+            data_port=config.data_port,
+            data_address=config.data_address,
+        )
         supervisor = Supervisor(Patience(start_s=config.start_timeout_s), now)
         return ExecutorSlot(socket, launch, supervisor, self._incarnation, self._log)
 

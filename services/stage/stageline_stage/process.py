@@ -21,6 +21,7 @@ class Launch:
     agent: str
     node: str
     host: str
+    transport: str
     device: str
     threads: int
     log_level: str
@@ -35,6 +36,7 @@ class Launch:
             "executor": executor,
             "node": self.node,
             "host": self.host,
+            "transport": self.transport,
             "device": self.device,
             "threads": self.threads,
             "log-level": self.log_level,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +43,18 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """What to start. `settings` maps a service's section to settings beyond the usual, as in the YAML file."""
+    """What to start. `settings` maps a service's section to settings beyond the usual, as in the YAML file.
+
+    A process by its name ("stage-0") may have settings of its own there. `prefixes` maps such a name to a command that
+    the process is started through and that ends by executing it: `("taskset", "1")`.
+    """
 
     data_dir: Path
     nodes: int = 3
     ready_timeout_s: float = 120.0
     config: Path | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prefixes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
@@ -171,8 +176,9 @@ class _Launcher:
         """Start one service as the leader of its own session, so that its children can be ended with it."""
         self._ready_file(name).unlink(missing_ok=True)
         log = self._dir / "logs" / f"{name}.log"
-        merged = {"http_port": 0, "ready_file": self._ready_file(name), **settings, **self._spec.settings.get(role, {})}
-        command = [sys.executable, "-m", MODULES[role]]
+        own = {**self._spec.settings.get(role, {}), **self._spec.settings.get(name, {})}
+        merged = {"http_port": 0, "ready_file": self._ready_file(name), **settings, **own}
+        command = [*self._spec.prefixes.get(name, ()), sys.executable, "-m", MODULES[role]]
         if self._spec.config is not None:
             command += ["--config", str(self._spec.config)]
         for key, value in merged.items():

@@ -44,7 +44,7 @@ def tune_malloc() -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The flags that the agent gives."""
     parser = argparse.ArgumentParser(prog="stageline-executor", description=__doc__)
-    for flag in ("--agent", "--executor", "--node", "--host", "--device", "--log-level", "--log-format"):
+    for flag in ("--agent", "--executor", "--node", "--host", "--transport", "--device", "--log-level", "--log-format"):
         parser.add_argument(flag, required=True)
     for flag in ("--threads", "--parent", "--blackbox"):
         parser.add_argument(flag, required=True, type=int)
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     log = logs.configure(
         service="executor", level=flags.log_level, style=flags.log_format, node=flags.node, executor=flags.executor
     )
-    sockets = Sockets()
+    sockets = Sockets(flags.transport)
     try:
         serve(flags, sockets, log)
     except ConfigError as error:

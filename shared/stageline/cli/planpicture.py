@@ -126,7 +126,7 @@ def _tiles(figures: Figures) -> Iterator[tuple[str, str, bool]]:
 def _chain(canvas: _Canvas, chain: Chain, full_s: float, top: float) -> float:
     """Draws a model below `top`; returns where it ends."""
     canvas.rect(MARGIN, top, WIDTH - 2 * MARGIN, 1, FAINT)
-    rate = f", asked {chain.rate_per_s:g} times a second" if chain.rate_per_s else ""
+    rate = f", {chain.rate_per_s:g} requests/s expected" if chain.rate_per_s else ""
     canvas.text(MARGIN, top + 32, f"{chain.name}{rate}", 15, width=WIDTH - 2 * MARGIN, bold=True)
     places = _places(len(chain.stages))
     height = max(_height(stage) for stage in chain.stages)

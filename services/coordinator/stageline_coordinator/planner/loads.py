@@ -12,6 +12,9 @@ from .problem import Problem
 
 NODE, LINK, INGRESS, EGRESS, MEDIUM = "node", "link", "ingress", "egress", "medium"
 
+WORTH_SAYING = 0.01
+"""Part of a node's time that sending and receiving must take to be mentioned."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -85,8 +88,8 @@ def _node_reason(node: str, problem: Problem, stages: Stages, found: Evaluation)
             share = f" ({100 * spent.shares[node]:.0f} % of the requests)" if len(stage.nodes) > 1 else ""
             parts.append(f"blocks {stage.blocks[0]}-{stage.blocks[1]} of {model.name}{share}")
     sending = math.fsum(total) - math.fsum(computing)
-    rest = f", of which {1000 * sending:.3g} ms are for sending and receiving" if sending > 1e-9 else ""
-    return f"it runs {' and '.join(parts)}{rest}"
+    sent = f", of which {1000 * sending:.3g} ms are for sending and receiving"
+    return f"it runs {' and '.join(parts)}{sent if sending > WORTH_SAYING * math.fsum(total) else ''}"
 
 
 def _crossing(load: Load, problem: Problem, stages: Stages) -> list[str]:

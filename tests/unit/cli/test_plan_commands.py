@@ -67,11 +67,11 @@ def test_the_objective_can_be_another(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["solve_s"] > 0
 
 
-def test_a_baseline_is_held_against_a_proven_bound(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_has_a_plan_but_proves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(capsys, "solve", "problem.json", "--algorithm", "even")
     assert (found["algorithm"], found["status"]) == ("even", "feasible")
     assert found["objective_s"] == pytest.approx(0.4)
-    assert 0 < found["lower_bound_s"] <= 0.2 * (1 + 1e-12)
+    assert found["lower_bound_s"] is found["gap"] is None
     Path("solution.json").write_text(json.dumps(found))
     assert answer(capsys, "check", "problem.json", "solution.json")["ok"]
 

@@ -66,7 +66,7 @@ def test_what_a_baseline_finds_can_run(name: str) -> None:
         found += 1
         written = {"m": [{"blocks": list(stage.blocks), "nodes": list(stage.nodes)} for stage in plan["m"]]}
         objective = evaluate(of, plan).objective_s
-        answer = {"status": "feasible", "objective_s": objective, "lower_bound_s": 0, "gap": 1, "stages": written}
+        answer = {"status": "feasible", "objective_s": objective, "stages": written}
         assert check(of.to_json(), answer).violations == ()
     assert found > 5
 

@@ -237,7 +237,7 @@ FIRST, SECOND = ("stages", "m", 0), ("stages", "m", 1)
         (_set("lower_bound_s")(2.1), "lower_bound_s: 2.1 is above the objective, 2"),
         (_set("lower_bound_s")(1.0), "gap: 0.0, but objective and bound give 0.5"),
         (_set("lower_bound_s")(1.0), "status: 'optimal', but the gap is 0.5"),
-        (_set("lower_bound_s")(None), "lower_bound_s: missing"),
+        (_set("lower_bound_s")(None), "lower_bound_s: missing, though status and gap need one"),
         (_set("status")("feasible"), "status: 'feasible', but the bound is reached"),
         (_set("load_factor")(3.0), "load_factor: 3, but nothing is placed that it could be of"),
         (_set("moved_bytes")(5), "moved_bytes: 5, but it comes to 0"),
@@ -283,6 +283,10 @@ def test_moves_from_the_running_plan_are_recomputed() -> None:
 def test_a_node_that_loads_nothing_keeps_what_it_holds() -> None:
     problem = {**PROBLEM, "current": {"m": [{"blocks": [0, 2], "nodes": ["c"]}, {"blocks": [0, 1], "nodes": ["a"]}]}}
     assert check(problem, {**SOLUTION, "moves": [{"model": "m", "node": "b", "blocks": [1, 2], "bytes": 60}]}).ok
+
+
+def test_a_plan_without_any_proof_claims_none() -> None:
+    assert check(PROBLEM, {**SOLUTION, "status": "feasible", "lower_bound_s": None, "gap": None}).ok
 
 
 def test_replicas_share_by_speed() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Iterator
 
 from .check_costs import seconds_of, weights
 from .check_reading import Case, Chain
@@ -28,13 +29,11 @@ def _chain_bound(case: Case, chain: Chain) -> float:
     blocks = len(chain.weights)
     best = [math.inf] * (blocks + 1)
     best[0] = _port_bound(case, chain, "ingress", chain.cuts[0])
+    links = _links(case)
     for start in range(blocks):
-        hop = _hop_bound(case, chain, chain.cuts[start]) if start else 0.0
+        hop = _hop_bound(case, chain, links, chain.cuts[start]) if start else 0.0
         before = _after(best[start], hop, together)
-        for end in range(start + 1, blocks + 1) if math.isfinite(before) else ():
-            stage = _stage_bound(case, chain, start, end)
-            if math.isinf(stage):
-                break
+        for end, stage in enumerate(_stage_bounds(case, chain, start), start + 1) if math.isfinite(before) else ():
             best[end] = min(best[end], _after(before, stage, together))
     return _after(best[blocks], _port_bound(case, chain, "egress", chain.cuts[-1]), together)
 
@@ -43,19 +42,31 @@ def _after(before: float, more: float, together: bool) -> float:
     return before + more if together else max(before, more)
 
 
-def _stage_bound(case: Case, chain: Chain, start: int, end: int) -> float:
-    """Of blocks [start, end) on the nodes that suit them best. Grows with `end`, so inf stays inf."""
-    need, seconds = chain.need(start, end), []
-    wire = _least_wire(chain, start) + _least_wire(chain, end)
+def _stage_bounds(case: Case, chain: Chain, start: int) -> Iterator[float]:
+    """Of blocks [start, end) on the nodes that suit them best, for each end while any node can hold and run them."""
     pinned = start == 0 and chain.source is not None
-    for i, box in enumerate(case.boxes):
-        if box.excluded or box.base + need > box.memory or (pinned and box.name != chain.source):
-            continue
-        seconds.append(math.fsum(chain.seconds[b][i] for b in range(start, end)) + 2 * box.hop_s + box.byte_s * wire)
-    if case.objective != "throughput" or chain.max_replicas == 1 or pinned or 0.0 in seconds:
-        return min(seconds, default=math.inf)
-    speed = math.fsum(1 / each for each in heapq.nsmallest(chain.max_replicas, seconds))
-    return 1 / speed if speed else math.inf
+    compute = {
+        i: 0.0 for i, box in enumerate(case.boxes) if not box.excluded and (not pinned or box.name == chain.source)
+    }
+    for end in range(start + 1, len(chain.weights) + 1):
+        need = chain.need(start, end)
+        wire = _least_wire(chain, start) + _least_wire(chain, end)
+        compute = {
+            i: spent + chain.seconds[end - 1][i]
+            for i, spent in compute.items()
+            if case.boxes[i].base + need <= case.boxes[i].memory and math.isfinite(chain.seconds[end - 1][i])
+        }
+        if not compute:
+            return
+        busy = [spent + 2 * case.boxes[i].hop_s + case.boxes[i].byte_s * wire for i, spent in compute.items()]
+        yield _shared(case, 1 if pinned else chain.max_replicas, busy)
+
+
+def _shared(case: Case, replicas: int, seconds: list[float]) -> float:
+    """What is left of a stage's seconds when its best nodes share it."""
+    if case.objective != "throughput" or replicas == 1 or 0.0 in seconds:
+        return min(seconds)
+    return 1 / math.fsum(1 / each for each in heapq.nsmallest(replicas, seconds))
 
 
 def _least_wire(chain: Chain, cut: int) -> float:
@@ -66,16 +77,20 @@ def _least_ratio(chain: Chain) -> float:
     return min([1.0, *(ratio for ratio, _ in chain.codecs.values())])
 
 
-def _hop_bound(case: Case, chain: Chain, count: int) -> float:
-    """Of the best link between two nodes that may be used; replicas on both sides share the hop."""
+def _links(case: Case) -> list[tuple[float, float]]:
+    """Bandwidth and delay between any two nodes that may be used; for throughput the widest alone counts."""
     allowed = [i for i, box in enumerate(case.boxes) if not box.excluded]
-    pairs = [(a, b) for a in allowed for b in allowed if a != b and case.bandwidth[a][b] > 0]
-    if not pairs:
-        return math.inf
+    found = [(case.bandwidth[a][b], case.delay[a][b]) for a in allowed for b in allowed if a != b]
+    found = [link for link in found if link[0] > 0]
+    return [max(found)] if found and case.objective == "throughput" else found
+
+
+def _hop_bound(case: Case, chain: Chain, links: list[tuple[float, float]], count: int) -> float:
+    """Of the best link; replicas on both sides share the hop."""
     wire = count * _least_ratio(chain)
     if case.objective == "throughput":
-        return seconds_of(wire, max(case.bandwidth[a][b] for a, b in pairs)) / chain.max_replicas**2
-    return min(seconds_of(wire, case.bandwidth[a][b]) + case.delay[a][b] for a, b in pairs)
+        return min((seconds_of(wire, bandwidth) for bandwidth, _ in links), default=math.inf) / chain.max_replicas**2
+    return min((seconds_of(wire, bandwidth) + delay for bandwidth, delay in links), default=math.inf)
 
 
 def _port_bound(case: Case, chain: Chain, port: str, count: int) -> float:

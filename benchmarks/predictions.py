@@ -1,16 +1,20 @@
 """Do the planner's predictions hold? ResNet-50 and MiniLM on emulated clusters of unequal nodes and links.
 
-Every worker has a CPU quota (cgroup v1 or v2) and receives tensors at a limited rate (htb on the loopback of a network
-namespace of this benchmark's own, each worker on an address of its own). Workers measure their blocks and links
-themselves; what the planner then predicts for the running plan is compared with the throughput that clients see.
+Every worker has a CPU quota (cgroup v1), and workers and gateway send and receive tensors at a limited rate (htb on the
+loopback of a network namespace of this benchmark's own, each service on an address of its own). Workers measure their
+blocks and links themselves; what the planner then predicts for the running plan is compared with the throughput that
+clients see.
+
 Needs root, cgroups, iproute2 and util-linux; says so where they are missing. Nothing of it stays behind.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -54,33 +58,34 @@ SETTLE_S = 120.0
 
 
 @dataclass(frozen=True)
-class Box:
-    """An emulated node: CPUs, and Mbit/s at which it receives tensors (0: not limited)."""
+class Site:
+    """Boxes by the CPUs that each has, and the Mbit/s of every link, either way (0: not limited)."""
 
-    cpus: float
+    cpus: tuple[float, ...]
     mbps: float = 0.0
 
 
-CLUSTERS: dict[str, tuple[Box, ...]] = {
-    "two unequal": (Box(0.8), Box(0.4)),
-    "three unequal": (Box(0.6), Box(0.4), Box(0.2)),
-    "slow links": (Box(0.6, 80), Box(0.6, 30)),
-    "one far away": (Box(0.5, 200), Box(0.5, 200), Box(0.5, 10)),
+SITES = {
+    "two unequal": Site((0.8, 0.4)),
+    "three unequal": Site((0.6, 0.4, 0.2)),
+    "two on 100 Mbit/s": Site((0.6, 0.6), 100),
+    "three on 20 Mbit/s": Site((0.5, 0.5, 0.5), 20),
 }
+GATEWAY = "127.0.0.200"
 
 
 @contextmanager
-def quotas(boxes: Sequence[Box]) -> Iterator[list[Path]]:
+def quotas(site: Site) -> Iterator[list[Path]]:
     """A cgroup with a quota for each box; removed at the end, when nobody is in it."""
     folders: list[Path] = []
     try:
-        for number, box in enumerate(boxes):
+        for number, cpus in enumerate(site.cpus):
             folder = CPU / f"stageline-bench-{os.getpid()}-{number}"
             folder.mkdir()
             folders.append(folder)
-            period = PERIOD_US if box.cpus >= 0.1 else SLOW_PERIOD_US
+            period = PERIOD_US if cpus >= 0.1 else SLOW_PERIOD_US
             (folder / "cpu.cfs_period_us").write_text(str(period))
-            (folder / "cpu.cfs_quota_us").write_text(str(round(period * box.cpus)))
+            (folder / "cpu.cfs_quota_us").write_text(str(round(period * cpus)))
         yield folders
     finally:
         for folder in folders:
@@ -92,32 +97,37 @@ def address(number: int) -> str:
     return f"127.0.0.{number + 2}"
 
 
-def limit_rates(boxes: Sequence[Box]) -> None:
-    """In this namespace, what is sent to a box's address passes at its rate."""
+def limit_rates(site: Site, client_port: int) -> None:
+    """In this namespace, what a box or the gateway's data plane sends or receives passes at the site's rate."""
     subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], stderr=subprocess.DEVNULL, check=False)
-    _tc("qdisc add dev lo root handle 1: htb default 0")
-    for number, box in enumerate(boxes):
-        if box.mbps:
-            minor = number + 2
-            _tc(f"class add dev lo parent 1: classid 1:{minor} htb rate {box.mbps}mbit burst 64k cburst 64k")
-            _tc(f"filter add dev lo parent 1: protocol ip u32 match ip dst {address(number)}/32 flowid 1:{minor}")
+    if not site.mbps:
+        return
+    _tc("qdisc add dev lo root handle 1: htb default 0 r2q 1000")
+    clients = "filter add dev lo parent 1: protocol ip prio 1 u32 match ip"
+    for port in ("sport", "dport"):
+        _tc(f"{clients} {port} {client_port} 0xffff flowid 1:0")
+    ends = [GATEWAY, *map(address, range(len(site.cpus)))]
+    for number, (end, way) in enumerate(itertools.product(ends, ("src", "dst")), start=2):
+        _tc(f"class add dev lo parent 1: classid 1:{number} htb rate {site.mbps}mbit burst 64k cburst 64k")
+        _tc(f"filter add dev lo parent 1: protocol ip prio 2 u32 match ip {way} {end}/32 flowid 1:{number}")
 
 
 def _tc(arguments: str) -> None:
     subprocess.run(["tc", *arguments.split()], check=True)
 
 
-def spec(folder: Path, boxes: Sequence[Box], groups: Sequence[Path]) -> ClusterSpec:
+def spec(folder: Path, site: Site, groups: Sequence[Path], client_port: int) -> ClusterSpec:
     """A cluster of these boxes, without batching and without Unix sockets."""
-    names = [f"stage-{number}" for number in range(len(boxes))]
+    names = [f"stage-{number}" for number in range(len(site.cpus))]
+    gateway = {"max_batch": 1, "batch_delay_ms": 0, "transport": "tcp", "host": GATEWAY, "port": client_port}
     settings: dict[str, Mapping[str, Any]] = {
-        "gateway": {"max_batch": 1, "batch_delay_ms": 0, "transport": "tcp"},
+        "gateway": gateway,
         "stage": {"transport": "tcp"},
         **{name: {"host": address(number)} for number, name in enumerate(names)},
     }
     join = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')
     prefixes = {name: (*join, str(group)) for name, group in zip(names, groups, strict=True)}
-    return ClusterSpec(folder, nodes=len(boxes), settings=settings, prefixes=prefixes)
+    return ClusterSpec(folder, nodes=len(names), settings=settings, prefixes=prefixes)
 
 
 def models(store: BlobStore) -> dict[str, tuple[ModelManifest, dict[str, np.ndarray[Any, Any]]]]:
@@ -141,7 +151,7 @@ def models(store: BlobStore) -> dict[str, tuple[ModelManifest, dict[str, np.ndar
     return {"resnet50": (resnet, {"pixel_values": image}), "minilm": (minilm, tokens)}
 
 
-def settled(admin: AdminClient, name: str, nodes: int) -> tuple[Problem, tuple[StageAssignment, ...]]:
+def settled(admin: AdminClient, name: str) -> tuple[Problem, tuple[StageAssignment, ...]]:
     """The problem once the model is served and every link is known, and the running plan."""
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
@@ -151,7 +161,7 @@ def settled(admin: AdminClient, name: str, nodes: int) -> tuple[Problem, tuple[S
             if problem.links is not None and problem.ingress is not None:
                 return problem, tuple(map(_assignment, plan.stages))
         time.sleep(0.5)
-    raise RuntimeError(f"{name} on {nodes} nodes: not served with all links known within {SETTLE_S:.0f} s")
+    raise RuntimeError(f"{name}: not served with all links known within {SETTLE_S:.0f} s")
 
 
 def _assignment(stage: PlanStage) -> StageAssignment:
@@ -176,7 +186,7 @@ def throughput(client: Client, name: str, inputs: Mapping[str, Any], seconds: fl
     return rate
 
 
-def serve(cluster: Cluster, store: BlobStore, manifest: ModelManifest, boxes: Sequence[Box]) -> AdminClient:
+def serve(cluster: Cluster, store: BlobStore, manifest: ModelManifest) -> AdminClient:
     """Register the model."""
     admin = AdminClient(cluster.state.coordinator)
     sha = store.put_bytes(canonical_json(manifest.to_json()))
@@ -186,39 +196,43 @@ def serve(cluster: Cluster, store: BlobStore, manifest: ModelManifest, boxes: Se
 
 
 def compare(
-    title: str, boxes: Sequence[Box], made: Mapping[str, Any], store: BlobStore, rounds: int, seconds: float
+    title: str, made: Mapping[str, Any], store: BlobStore, rounds: int, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """One cluster, one model after the other."""
-    limit_rates(boxes)
+    """One site, one model after the other, each on a cluster of its own."""
+    site = SITES[title]
     for name, (manifest, inputs) in made.items():
+        port = free_port()
+        limit_rates(site, port)
         with (
             tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder,
-            quotas(boxes) as groups,
-            start(spec(Path(folder), boxes, groups)) as cluster,
-            serve(cluster, store, manifest, boxes) as admin,
+            quotas(site) as groups,
+            start(spec(Path(folder), site, groups, port)) as cluster,
+            serve(cluster, store, manifest) as admin,
             Client(cluster.state.gateway) as client,
         ):
-            settled(admin, name, len(boxes))
+            settled(admin, name)
             throughput(client, name, inputs, seconds / 2)
             rates = [throughput(client, name, inputs, seconds) for _ in range(rounds)]
-            yield _judged(title, boxes, name, *settled(admin, name, len(boxes)), rates)
+            yield _judged(title, name, *settled(admin, name), rates)
+
+
+def free_port() -> int:
+    """A port that nobody in this namespace uses."""
+    with socket.socket() as free:
+        free.bind((GATEWAY, 0))
+        return int(free.getsockname()[1])
 
 
 def _judged(
-    title: str,
-    boxes: Sequence[Box],
-    name: str,
-    problem: Problem,
-    stages: tuple[StageAssignment, ...],
-    rates: list[float],
+    title: str, name: str, problem: Problem, stages: tuple[StageAssignment, ...], rates: list[float]
 ) -> dict[str, Any]:
     found = evaluate(problem, {name: stages})
     predicted, measured = found.bottleneck_s, 1 / statistics.median(rates)
     busiest = {kind: max(used.values(), default=0.0) for kind, used in vars(found.busy).items()}
     say(f"{title}, {name}: predicted {predicted * 1e3:.1f} ms, measured {measured * 1e3:.1f} ms")
     return {
-        "cluster": title,
-        "boxes": [vars(box) for box in boxes],
+        "site": title,
+        **vars(SITES[title]),
         "model": name,
         "plan": [{"blocks": list(s.blocks), "nodes": list(s.nodes), "codec": s.codec} for s in stages],
         "predicted_ms": significant(predicted * 1e3, 4),
@@ -242,7 +256,7 @@ def missing() -> str:
 @click.command()
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each plan.")
 @click.option("--seconds", default=8.0, show_default=True, help="How long one takes.")
-@click.option("--only", type=click.Choice(list(CLUSTERS)), multiple=True, help="Which clusters; all by default.")
+@click.option("--only", type=click.Choice(list(SITES)), multiple=True, help="Which sites; all by default.")
 @click.option("--save", is_flag=True, help="Keep the result under benchmarks/results/.")
 @click.option("--inside", is_flag=True, hidden=True)
 def main(rounds: int, seconds: float, only: tuple[str, ...], save: bool, inside: bool) -> None:
@@ -254,14 +268,14 @@ def main(rounds: int, seconds: float, only: tuple[str, ...], save: bool, inside:
         os.execvp("unshare", ["unshare", "--net", sys.executable, __file__, *sys.argv[1:], "--inside"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     torch.set_num_threads(1)
-    chosen = only or tuple(CLUSTERS)
+    chosen = only or tuple(SITES)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder:
         store = BlobStore(Path(folder))
         made = models(store)
         with progress("predictions", len(chosen) * len(made)) as tick:
             for title in chosen:
-                for row in compare(title, CLUSTERS[title], made, store, rounds, seconds):
+                for row in compare(title, made, store, rounds, seconds):
                     rows.append(row)
                     tick()
     report("predictions", {"machine": machine(), "tolerance": TOLERANCE, "window": WINDOW, "rows": rows}, save=save)

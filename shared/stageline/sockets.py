@@ -96,7 +96,7 @@ class Sockets:
     def bind_data(
         self, host: str, channel: Channel = DATA, *, port: int = 0, reached_at: str = ""
     ) -> tuple[Socket, Endpoint]:
-        """A socket that listens on TCP (a free port of `host`) and, unless the transport is tcp, on an abstract ipc address.
+        """A socket that listens on TCP (a free port of `host`) and, with transport auto, on an abstract ipc address.
 
         `port`: 0 for any free one. `reached_at`: the one address by which others reach it, where that is another.
         """

@@ -235,7 +235,7 @@ class Cluster:
     def _tick(self, event: Tick, now: float) -> Iterator[Instruction]:
         for name in self.members.forget(now):
             yield from self._forget(name)
-        yield from self.measuring.forget(self.members, now)
+        yield from self.measuring.forget(now)
 
     def _forget(self, name: str) -> Iterator[Instruction]:
         self.measuring.links.forget(f"agent:{name}")

@@ -59,6 +59,6 @@ class Measuring:
         self.book.lost(peer.name)
         self.links.lost(peer.identity)
 
-    def forget(self, members: Members, now: float) -> Iterator[Instruction]:
+    def forget(self, now: float) -> Iterator[Instruction]:
         """What old traffic said of nodes."""
-        yield from self._drift.forget(members.nodes.values(), now)
+        yield from self._drift.forget(now)

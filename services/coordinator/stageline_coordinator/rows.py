@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stageline.messages import GatewayRow, LinkRow, ModelRow, NodeProfile, NodeRow
 
 from .cluster import Cluster
@@ -35,6 +37,7 @@ def model_rows(cluster: Cluster, now: float) -> tuple[ModelRow, ...]:
 def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
     """All workers that are here, or were."""
     rows = []
+    links = _links(cluster)
     for name in sorted(cluster.members.nodes):
         node = cluster.members.nodes[name]
         hello, info = node.hello, node.info
@@ -50,33 +53,41 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 executors=tuple(node.executors.values()),
                 progress=node.progress,
                 http=hello.http,
-                profile=_profile(cluster, node),
+                profile=_profile(
+                    cluster, node, links.get(node.identity, ()), len(links) - 1 if node.identity in links else 0
+                ),
             )
         )
     return tuple(rows)
 
 
-def _profile(cluster: Cluster, node: Node) -> NodeProfile:
+def _links(cluster: Cluster) -> dict[str, list[LinkRow]]:
+    """Measured links between peers that are here, by the identity of their source."""
+    here = {peer.identity for peer in present(cluster.members)}
+    found: dict[str, list[LinkRow]] = {identity: [] for identity in sorted(here)}
+    for (source, target), link in sorted(cluster.measuring.links.book.latest.items()):
+        if source in here and target in here:
+            row = LinkRow(
+                peer=target,
+                bytes_per_s=link.bytes_per_s,
+                latency_s=link.latency_s,
+                error=link.error,
+                latency_error=link.latency_error,
+            )
+            found[source].append(row)
+    return found
+
+
+def _profile(cluster: Cluster, node: Node, links: Sequence[LinkRow], peers: int) -> NodeProfile:
+    """`peers`: how many links there are to measure."""
     blocks = cluster.measuring.book.coverage(cluster.models, node.info.fingerprint)
-    peers = {peer.identity for peer in present(cluster.members)} - {node.identity}
-    links = tuple(
-        LinkRow(
-            peer=target,
-            bytes_per_s=link.bytes_per_s,
-            latency_s=link.latency_s,
-            error=link.error,
-            latency_error=link.latency_error,
-        )
-        for (source, target), link in sorted(cluster.measuring.links.book.latest.items())
-        if source == node.identity and target in peers
-    )
     return NodeProfile(
         blocks=blocks.blocks,
         blocks_total=blocks.total,
         block_error=blocks.error,
         batches=blocks.batches,
-        links_total=len(peers) if node.hello.probe else 0,
-        links=links,
+        links_total=peers,
+        links=tuple(links),
         slowdown=node.slowdown,
         drift=node.drift,
     )

@@ -64,7 +64,9 @@ class Tournament:
 
     def __init__(self, measured: Collection[Pair]) -> None:
         self._measured = set(measured)
+        self._known: dict[Pair, _State] = {}
         self._states: dict[Pair, _State] = {}
+        self._incarnations: dict[str, str] = {}
         self._entered: dict[str, str] = {}
         self._matches: dict[Pair, _Match] = {}
         self._busy_from = self._look_at = -math.inf
@@ -130,6 +132,8 @@ class Tournament:
     def forget(self, identity: str) -> None:
         """It will not come back."""
         self._measured = {pair for pair in self._measured if identity not in pair}
+        self._known = {pair: state for pair, state in self._known.items() if identity not in pair}
+        self._incarnations.pop(identity, None)
 
     @property
     def _busy(self) -> bool:
@@ -140,24 +144,26 @@ class Tournament:
         return (state.measured, state.due if state.measured else 0.0, state.rank)
 
     def _enter(self, peers: Sequence[Peer], now: float) -> None:
-        """Pairs of those who came (anew) are due at once; those of who left are dropped."""
+        """Pairs of those who started anew are due at once; those of who left wait for their return."""
         entered = {peer.identity: peer.hello.incarnation for peer in peers}
         if entered == self._entered:
             return
-        fresh = {name for name, incarnation in entered.items() if self._entered.get(name) != incarnation}
+        fresh = {name for name, incarnation in entered.items() if self._incarnations.get(name) != incarnation}
         self._entered, self._look_at = entered, now
+        self._incarnations |= entered
         names, states = sorted(entered), dict[Pair, _State]()
         order = (pair for round_ in rounds(len(names)) for pair in round_)
         for rank, (i, j) in enumerate(order):
             pair = (names[i], names[j])
             if not names[i].startswith("agent:"):
                 continue
-            old = self._states.get(pair)
+            old = self._known.get(pair)
             if old is None or fresh & set(pair):
                 old = _State(rank, now, pair in self._measured)
             old.rank = rank
             states[pair] = old
         self._states = states
+        self._known |= states
 
 
 def host_of(peer: Peer) -> str:

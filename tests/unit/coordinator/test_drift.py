@@ -90,8 +90,8 @@ def test_nonsense_and_unknown_stages_are_ignored() -> None:
 def test_a_node_without_traffic_gets_its_chance_again_after_a_while() -> None:
     watch = Watch()
     watch.serve(60, 2.0)
-    assert list(watch.drift.forget([watch.node], watch.now + FORGET_S - 1)) == []
-    (note,) = watch.drift.forget([watch.node], watch.now + FORGET_S)
+    assert list(watch.drift.forget(watch.now + FORGET_S - 1)) == []
+    (note,) = watch.drift.forget(watch.now + FORGET_S)
     assert note.event == "drift forgotten" and watch.node.slowdown == 1.0
 
 
@@ -100,3 +100,13 @@ def test_a_restarted_node_begins_anew() -> None:
     watch.serve(60, 4.0)
     watch.node = Node(FakeAgent("a", incarnation="again").hello())
     assert watch.serve(60, 1.0) == [] and watch.node.slowdown == 1.0
+
+
+def test_when_one_node_has_drifted_all_are_compared_as_they_are_now() -> None:
+    drift, nodes, found = Drift(), [Node(FakeAgent(name).hello()) for name in "abc"], list[str]()
+    for now in range(40):
+        for node, ratio, batches in zip(nodes, (2.0, 1.4, 1.4), (20, 20, 0), strict=True):
+            time = StageTime(node=node.name, stage=STAGE, rows=1, batches=batches, seconds=0.02 * ratio * batches)
+            found += [str(note.fields["node"]) for note in drift.observe(node, [time], MODELS, BOOK, float(now))]
+    assert found == ["a"]
+    assert [round(node.slowdown, 2) for node in nodes] == [2.0, 1.4, 1.0]

@@ -114,6 +114,17 @@ def test_measured_links_are_renewed_later_and_those_of_who_comes_anew_at_once() 
     assert len(tournament.next(peers, (), now + REFRESH_S)) == 1
 
 
+def test_who_was_away_for_a_moment_is_not_measured_again() -> None:
+    peers: list[Peer] = [node("a"), node("b"), node("c")]
+    tournament = Tournament(())
+    _, now = play(tournament, peers, 0.0)
+    assert tournament.next(peers[:2], (), now + 1) == []
+    assert tournament.next(peers, (), now + 2) == []
+    tournament.forget("agent:c")
+    assert tournament.next(peers[:2], (), now + 3) == []
+    assert len(tournament.next(peers, (), now + 4)) == 1
+
+
 def test_new_links_come_before_old_ones() -> None:
     peers: list[Peer] = [node("a"), node("b"), node("c")]
     tournament = Tournament({("agent:a", "agent:b"), ("agent:a", "agent:c")})

@@ -239,6 +239,7 @@ FIRST, SECOND = ("stages", "m", 0), ("stages", "m", 1)
         (_set("lower_bound_s")(1.0), "status: 'optimal', but the gap is 0.5"),
         (_set("lower_bound_s")(None), "lower_bound_s: missing, though status and gap need one"),
         (_set("status")("feasible"), "status: 'feasible', but the bound is reached"),
+        (_set("models")({"m": {"status": "optimal", "objective_s": 1.5}}), "models.m.objective_s: 1.5, but it comes"),
         (_set("load_factor")(3.0), "load_factor: 3, but nothing is placed that it could be of"),
         (_set("moved_bytes")(5), "moved_bytes: 5, but it comes to 0"),
         (_set(*FIRST, "compute_s")(0.9), "stages.m[0].compute_s: 0.9, but it comes to 1"),

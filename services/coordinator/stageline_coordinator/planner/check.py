@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .check_bound import lower_bound
-from .check_costs import Costs, costs, objective
+from .check_costs import Costs, costs, objective, own_objective
 from .check_reading import Answer, Case, Claims, read_answer, read_case
 from .check_rules import expected_moves, memory_faults, model_faults, required_faults
 
@@ -83,10 +83,12 @@ def _claim_faults(case: Case, answer: Answer, found: Costs, value: float | None)
     yield from _bound_faults("", claims)
     for name, one in answer.models.items():
         if name in case.chains:
+            placed = name in answer.stages
+            own = own_objective(case, answer.stages, found, name) if placed else None
+            yield from _differs(f"models.{name}.objective_s", one.objective, own)
             yield from _differs(f"models.{name}.latency_s", one.latency, found.latency.get(name))
             yield from _bound_faults(f"models.{name}.", one)
-    if len(case.chains) == 1:
-        yield from _differs("latency_s", claims.latency, next(iter(found.latency.values()), None))
+    yield from _differs("latency_s", claims.latency, max(found.latency.values(), default=None))
     rates = [chain.rate for chain in case.chains.values()]
     known = [rate for rate in rates if rate is not None]
     bottleneck = found.bottleneck()

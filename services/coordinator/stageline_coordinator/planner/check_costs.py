@@ -22,6 +22,16 @@ class Costs:
     compute: dict[str, list[float]] = field(default_factory=dict)
     transfer_in: dict[str, list[float]] = field(default_factory=dict)
     _spent: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
+    _used: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def add(self, model: str, where: str, seconds: float) -> None:
+        """Keep node, link, port or medium `where` busy for that model."""
+        self._used[model].add(where)
+        self.busy[where] += seconds
+
+    def busiest(self, model: str) -> float:
+        """The bottleneck of what the model uses, whoever else keeps it busy."""
+        return max(self.busy[where] for where in self._used[model])
 
     def bottleneck(self) -> float:
         """The busiest of all."""
@@ -44,6 +54,13 @@ def objective(case: Case, stages: Mapping[str, list[Stage]], found: Costs) -> fl
         return sum(found.latency.values())
     spent = {m: found.latency[m] + _wait(case, stages, found, m) for m in stages}
     return math.fsum(weight * spent[m] for m, weight in weights(case).items() if m in spent)
+
+
+def own_objective(case: Case, stages: Mapping[str, list[Stage]], found: Costs, name: str) -> float:
+    """One model's part: seconds per item of its own at its bottleneck, or its latency and wait."""
+    if case.objective == "throughput":
+        return found.busiest(name) / case.share(case.chains[name])
+    return found.latency[name] + _wait(case, stages, found, name)
 
 
 def weights(case: Case) -> dict[str, float]:
@@ -84,7 +101,7 @@ def _add_model(found: Costs, case: Case, chain: Chain, placed: list[Stage]) -> N
         places = [index[node] for node in stage.nodes]
         parts.append(dict(zip(places, weights, strict=True)))
         for place, weight, spent in zip(places, weights, seconds, strict=True):
-            found.busy[f"node {case.boxes[place].name}"] += share * weight * spent
+            found.add(chain.name, f"node {case.boxes[place].name}", share * weight * spent)
             found._spent[chain.name, place] += share * weight * spent
             found.latency[chain.name] += weight * spent
         run = range(stage.start, stage.end)
@@ -99,15 +116,13 @@ def _add_hops(found: Costs, case: Case, chain: Chain, placed: list[Stage], parts
     for number in range(len(placed) + 1):
         wire, _ = _hop(chain, placed, number)
         for where, weight, bandwidth, delay, media in _carriers(case, parts, number):
-            if weight == 0:
-                continue
             taken = seconds_of(wire, bandwidth)
-            found.busy[where] += share * weight * taken
+            found.add(chain.name, where, share * weight * taken)
             found.latency[chain.name] += weight * (taken + delay)
             if number < len(placed):
                 found.transfer_in[chain.name][number] += weight * taken
             for name, medium_bandwidth in media:
-                found.busy[f"medium {name}"] += share * weight * seconds_of(wire, medium_bandwidth)
+                found.add(chain.name, f"medium {name}", share * weight * seconds_of(wire, medium_bandwidth))
 
 
 def _carriers(

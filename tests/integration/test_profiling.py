@@ -32,3 +32,7 @@ def test_links_and_blocks_are_measured_with_errors_and_reach_the_planner(shell: 
     rates = problem["links"]["bandwidth_bytes_per_s"]
     assert rates[0][0] is None and rates[0][1] > 1e6 and rates[1][0] > 1e6
     assert len(problem["ingress"]["latency_s"]) == len(problem["egress"]["latency_s"]) == 2
+
+    shell.json("bench", "tiny", "--concurrency", "2", "--duration", "3", "--warmup", "0")
+    while all(one["drift"] == 1.0 for one in profiles(shell)):  # live times have come from the gateway
+        assert time.monotonic() < deadline, profiles(shell)

@@ -117,7 +117,7 @@ def test_the_reason_says_what_is_missing(
 def test_what_the_reason_asks_for_suffices_and_less_does_not() -> None:
     rng = random.Random(2)
     asked = 0
-    for _ in range(200):
+    for _ in range(60):
         count, size = rng.randint(1, 4), rng.randint(2, 6)
         memory = [rng.randint(8, 20) for _ in range(count)]
         one = even("m", size, count, rng.randint(4, 8))
@@ -132,7 +132,7 @@ def test_what_the_reason_asks_for_suffices_and_less_does_not() -> None:
             less = [m + (extra - 1) * (j == i) for j, m in enumerate(memory)]
             assert (solve(Problem(nodes(*more), (one,))).status == "optimal") == (f"n{i}" in named)
             assert solve(Problem(nodes(*less), (one,))).status == "infeasible"
-    assert asked > 30
+    assert asked > 10
 
 
 def test_the_reason_for_too_many_different_nodes() -> None:

@@ -58,7 +58,7 @@ def plans(problem: Problem, effort: Effort, bound_s: float) -> Iterator[tuple[St
         for model in order:
             _place(problem, stages, named, model, effort.up_to(1))
         for key in _polished(problem, stages, named, effort):
-            if best is None or _less(key, best[0]):
+            if best is None or better(key, best[0]):
                 best = (key, dict(stages), dict(named))
                 yield best[1], best[2]
         if best is not None and (effort.out_of_time() or _reached(best[0], bound_s)):
@@ -136,7 +136,7 @@ def _polished(problem: Problem, stages: Stages, named: dict[str, str], effort: E
         again, algorithms = _again(problem, stages, named, tries[at], effort)
         new = key_of(problem, again)
         failed += 1
-        if _less(new, key):
+        if better(new, key):
             key, failed = new, 0
             stages.clear()
             stages.update(again)
@@ -174,7 +174,8 @@ def _again(
     return again, algorithms
 
 
-def _less(new: Key, old: Key) -> bool:
+def better(new: Key, old: Key) -> bool:
+    """Whether the first is better by more than rounding."""
     if new[:3] != old[:3]:
         return new[:3] < old[:3]
     if abs(new.objective_s - old.objective_s) > 10 * TIE * old.objective_s:

@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 from .space import LONGEST_S, Floats, Ints, Space
 
+LABELS = "labels"
+"""What the algorithm is called in a solution."""
+
 CHUNK = 1 << 21  # pairs of labels and stages looked at together
 STEP = 0.05  # of the bound; halved when the bound does not grow
 LEAST_STEP = 0.02
@@ -83,6 +86,9 @@ def value_of(space: Space, costs: Costs, steps: Sequence[Step]) -> float:
             total = costs.join(total, part * costs.hop[here, there, k, a] + costs.fixed[here, there])
         total = costs.join(total, costs.stage[g, k, out, a, b])
     return float(total[0])
+
+
+NOTHING = Found(None, math.inf, 0.0)
 
 
 @dataclass

@@ -8,23 +8,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .chain import ChainPlan, solve_chain
+from .chained import is_chain, seed
 from .costs import share_of, weights
 from .evaluate import Evaluation, evaluate
-from .feasible import Run, held_bytes
-from .labels import Costs, Found, Step, value_of
+from .feasible import Run
+from .labels import LABELS, NOTHING, Costs, Found, Step, value_of
 from .media import smallest_with_media, whole
 from .parts import Model
 from .problem import LATENCY, THROUGHPUT, Problem
-from .single import Effort, assignments, least, peak_costs, smallest_peak
+from .single import Effort, assignments, least, smallest_peak
 from .solution import StageAssignment
 from .space import LONGEST_S, Others, Space, build_space
 from .sums import delay_costs, effort_costs
 
 Stages = dict[str, tuple[StageAssignment, ...]]
-
-LABELS = "labels"
-NOTHING = Found(None, math.inf, 0.0)
 
 
 @dataclass(frozen=True)
@@ -120,35 +117,15 @@ def _respond(
 
 
 def _fastest(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
-    plan, known = _as_chain(space, others) if effort.chain else (None, NOTHING)
+    known, algorithm = seed(space, others, effort) if effort.chain else (NOTHING, LABELS)
+    if known.steps is not None and is_chain(space, others):
+        return known, algorithm
     best = smallest_with_media(space, others, effort, smallest_peak(space, effort, known))
     if best.steps is None:
         return best, LABELS
     busiest = max(float(one.max(initial=0.0)) for one in (others.nodes_s, others.links_s, others.media_s))
-    if plan and best.steps == known.steps and busiest <= best.value:
-        return best, plan.algorithm
-    return replace(best, steps=tidy(space, others, max(best.value, busiest), best.steps, effort)), LABELS
-
-
-def _as_chain(space: Space, others: Others) -> tuple[ChainPlan | None, Found]:
-    """What the chain solver makes of it: a bound, where replicas cannot undercut it, and often the plan itself."""
-    problem, model = space.problem, space.model
-    if model.max_replicas > 1:
-        return None, NOTHING
-    free = [
-        -1 if node.excluded else node.memory_bytes - held_bytes(problem.models, others.hosted.get(node.id, {}))
-        for node in problem.nodes
-    ]
-    load = [float(one) / space.share for one in others.nodes_s]
-    plan = solve_chain(model, problem.nodes, free, load)
-    if plan is None:
-        return None, NOTHING
-    steps = tuple(Step((node,), start, end, 0) for start, end, node in plan.runs)
-    value = value_of(space, peak_costs(space), steps)
-    used = sum(1 << one.nodes[0] for one in steps)
-    if value >= LONGEST_S or used & space.required != space.required:
-        return plan, Found(None, math.inf, plan.lower_bound_s * space.share)
-    return plan, Found(steps, value, plan.lower_bound_s * space.share)
+    steps = tidy(space, others, max(best.value, busiest), best.steps, effort)
+    return replace(best, steps=steps), algorithm if steps == known.steps else LABELS
 
 
 def _missing(problem: Problem, stages: Stages) -> int:

@@ -6,6 +6,7 @@ those of the placed ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,12 +14,13 @@ from stageline.errors import ConfigError
 
 from .costs import share_of
 from .evaluate import Evaluation, busiest_of, evaluate
-from .joint import bound_alone, joint_bound, key_of, plans
+from .joint import Key, better, bound_alone, joint_bound, key_of, plans
+from .labels import LABELS
 from .parts import Model
 from .problem import THROUGHPUT, Problem
 from .reason import explain
 from .replan import choose, moves
-from .respond import LABELS, Stages, respond
+from .respond import Stages, respond
 from .single import WIDTHS, Effort
 from .solution import FEASIBLE, INFEASIBLE, OPTIMAL, ModelSolution, Solution, StageAssignment
 
@@ -45,14 +47,15 @@ def improve(
     if algorithm not in (None, *ALGORITHMS):
         raise ConfigError(f"algorithm: must be one of {', '.join(ALGORITHMS)}, not '{algorithm}'")
     over = out_of_time or (lambda: False)
-    quick = Effort(WIDTHS[:1], chain=False)
+    quick = Effort(WIDTHS[:1], chain=algorithm is None)
     full = Effort(WIDTHS, over, chain=algorithm is None)
     last: _State | None = None
     for effort in (quick, full):
-        for state in _states(problem, effort):
+        for found in _states(problem, effort):
+            state = found if last is None else last.joined(found)
             if last is None or state.better_than(last):
-                last = state
                 yield _solution(problem, state, effort)
+            last = state
             if state.proven or over():
                 return
 
@@ -72,13 +75,22 @@ class _State:
         return joint_bound(self.problem, placed, self.alone)
 
     @property
+    def key(self) -> Key:
+        return key_of(self.problem, self.stages)
+
+    @property
     def proven(self) -> bool:
-        key = key_of(self.problem, self.stages)
-        return key.whole and key.objective_s <= self.bound_s * (1 + PROVEN)
+        """Whether no search can change anything."""
+        impossible = len(self.alone) == 1 and not self.stages and math.isinf(max(self.alone.values()))
+        return impossible or (self.key.whole and self.key.objective_s <= self.bound_s * (1 + PROVEN))
 
     def better_than(self, other: _State) -> bool:
-        mine, theirs = key_of(self.problem, self.stages), key_of(self.problem, other.stages)
-        return mine < theirs or (mine == theirs and self.bound_s > other.bound_s)
+        return better(self.key, other.key) or self.bound_s > other.bound_s * (1 + PROVEN)
+
+    def joined(self, other: _State) -> _State:
+        """The better of two plans, and the better bounds of both."""
+        best = other if better(other.key, self.key) else self
+        return replace(best, alone={name: max(bound, other.alone[name]) for name, bound in self.alone.items()})
 
 
 def _states(problem: Problem, effort: Effort) -> Iterator[_State]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
-from stageline_coordinator.planner import Block, Model, Node, Problem, solve
+from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem, solve
 from stageline_coordinator.planner.reason import explain, megabytes
 
 MB = 10**6
@@ -133,6 +134,40 @@ def test_what_the_reason_asks_for_suffices_and_less_does_not() -> None:
             assert (solve(Problem(nodes(*more), (one,))).status == "optimal") == (f"n{i}" in named)
             assert solve(Problem(nodes(*less), (one,))).status == "infeasible"
     assert asked > 10
+
+
+def linked(bandwidth: list[list[float]], ingress: list[float], **change: object) -> Problem:
+    """Two blocks, each of which only one node has room for."""
+    one = model("m", [60, 60], [[1.0, 1.0], [1.0, 1.0]])
+    zeros = ((0.0, 0.0),) * 2
+    links, port = Links(tuple(map(tuple, bandwidth)), zeros), Port(tuple(ingress), zeros[0])
+    return replace(Problem(nodes(100, 100), (one,), links, port), **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (linked([[0, 0], [0, 0]], [1, 0]), "model 'm' needs a link from n0 to n1 (for 1 B)"),
+        (linked([[0, 1], [1, 0]], [0, 0]), "model 'm' needs a link from the gateway to n0"),
+        (
+            linked([[0, 1], [1, 0]], [1, 1], nodes=(Node("n0", 100 * MB, excluded=True), Node("n1", 100 * MB))),
+            "model 'm' needs 20 MB more on n1",
+        ),
+        (
+            linked([[0, 1], [1, 0]], [1, 1], nodes=(Node("n0", 150 * MB), Node("n1", 9 * MB, required=True))),
+            "model 'm': no plan uses all of the required n1",
+        ),
+    ],
+)
+def test_the_reason_names_links_and_what_was_asked_for(problem: Problem, reason: str) -> None:
+    solution = solve(problem)
+    assert (solution.status, solution.reason) == ("infeasible", reason)
+
+
+def test_a_source_that_is_excluded_is_named() -> None:
+    one = replace(even("m", 1, 2), source="n0")
+    boxes = (Node("n0", 100 * MB, excluded=True), Node("n1", 100 * MB))
+    assert solve(Problem(boxes, (one,))).reason == "model 'm': its source n0 is excluded"
 
 
 def test_the_reason_for_too_many_different_nodes() -> None:

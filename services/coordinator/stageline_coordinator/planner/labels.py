@@ -71,10 +71,13 @@ class Found:
 
 
 def value_of(space: Space, costs: Costs, steps: Sequence[Step]) -> float:
-    """What a plan costs."""
+    """What a plan costs; inf if a group of nodes is none of the space's."""
     place = {int(mask): g for g, mask in enumerate(space.mask)}
     outs = [one.codec for one in steps[1:]] + [0]
-    groups = [place[sum(1 << node for node in one.nodes)] for one in steps]
+    masks = [sum(1 << node for node in one.nodes) for one in steps]
+    if not place.keys() >= set(masks):
+        return math.inf
+    groups = [place[mask] for mask in masks]
     parts: list[Floats] = []
     total = np.zeros(1)
     for i, (step, g, out) in enumerate(zip(steps, groups, outs, strict=True)):

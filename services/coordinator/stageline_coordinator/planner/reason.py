@@ -26,7 +26,9 @@ def explain(problem: Problem, model: Model, stages: Stages) -> str:
     rest = {name: plan for name, plan in stages.items() if name != model.name}
     others = others_of(problem, rest, evaluate(problem, rest))
     beside = f" (beside {', '.join(rest)})" if rest else ""
-    return f"{_missing(problem, model, others)}{beside}"
+    stopped = replace(problem, current={})
+    moving = problem.current and problem.nodes and _fewest_links(stopped, model, others).steps is not None
+    return f"{_missing(problem, model, others)}{', beside the running plan' if moving else ''}{beside}"
 
 
 def megabytes(size: int) -> str:
@@ -57,8 +59,6 @@ def _missing(problem: Problem, model: Model, others: Others) -> str:
         extra, helped = least
         where = f"any one of {', '.join(helped)}" if len(helped) > 1 else helped[0]
         return f"model '{model.name}' needs {megabytes(extra)} more on {where}"
-    if problem.current and _fewest_links(replace(problem, current={}), model, others).steps is not None:
-        return f"model '{model.name}': fits only once the running plan has been stopped"
     return f"model '{model.name}': more memory on one node does not help; more nodes are needed"
 
 

@@ -124,7 +124,7 @@ def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
         stages={name: _with_figures(plan, found, name) for name, plan in choice.stages.items()},
         latency_s=max((cost.latency_s for cost in found.models.values()), default=None),
         algorithm=_algorithms(state, choice.stages),
-        reason="; ".join([*unplaced, *broken, *([choice.reason] if choice.reason else [])]),
+        reason="; ".join([*(unplaced or broken), *([choice.reason] if choice.reason else [])]),
         models=models,
         moves=moving,
         moved_bytes=sum(one.bytes for one in moving),

@@ -131,6 +131,7 @@ class GatewayConfig(ServiceConfig):
     drain_s: float = _setting(10.0, "seconds that requests in flight may take after SIGTERM")
     answer_keep_s: float = _setting(60.0, "seconds that an answer is kept for a retry with its idempotency key")
     answer_keep_bytes: int = _setting(32 << 20, "bytes of answers (and their requests) kept for retries, at most")
+    journal: Path | None = _setting(None, "directory where accepted requests with an idempotency key outlive the gateway")
     receive_bytes: int = _setting(512 << 20, "bytes of requests being received, at most (one always fits)")
     client_timeout_s: float = _setting(30.0, "seconds that a client may stall while it sends or reads a frame")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from stageline.data import Buffer
 from stageline.errors import (
     CancelledError,
     DeadlineError,
@@ -12,12 +14,14 @@ from stageline.errors import (
     StagelineError,
     UnavailableError,
 )
+from stageline.protocol import Infer
 from stageline_gateway import events as ev
 from stageline_gateway.admission import admit, allowed_s, find_model, in_parts
 from stageline_gateway.core import Core
 from stageline_gateway.dispatch import Dispatcher
-from stageline_gateway.idempotency import Held, Waiter
+from stageline_gateway.held import Held, Waiter
 from stageline_gateway.inflight import HOLDER
+from stageline_gateway.journaling import accept, check_journal
 from stageline_gateway.timers import Timer
 
 
@@ -41,7 +45,9 @@ class Arrivals:
             if infer.idempotency_key:
                 self._keyed(event, deadline, now)
             else:
-                self._begin(event, (client, infer.id), deadline, now)
+                self.begin(infer, event.buffers, (client, infer.id), deadline, now)
+                if infer.want_accepted:
+                    core.emit(ev.Accept(client, infer.id))
         except StagelineError as error:
             known = "" if core.view.model(infer.model) is None else infer.model
             core.emit(ev.Refuse(client, infer.id, error, known))
@@ -59,6 +65,8 @@ class Arrivals:
             last = self._core.table.find(HOLDER, held.number)
             if last is not None and not held.waiters:
                 self._core.refuse(last, error, now)
+            elif held.outcome is None and not held.waiters:
+                self._core.conclude(held.number, error, held.key[1], now)
 
     def client_gone(self, event: ev.ClientGone, now: float) -> None:
         """Give up what the client waits for, except what has a key."""
@@ -81,15 +89,16 @@ class Arrivals:
 
     # --- own ------------------------------------------------------------------------------------------------
 
-    def _begin(self, event: ev.RequestArrived, owner: tuple[int, int], deadline: float, now: float) -> None:
-        core, infer = self._core, event.infer
+    def begin(
+        self, infer: Infer, buffers: Sequence[Buffer], owner: tuple[int, int], deadline: float, now: float
+    ) -> None:
+        """Put a request into the table. Raises what it is to be refused with."""
+        core = self._core
         if self.draining:
             raise RejectedError("this gateway is stopping: try another, or again later", retry_after_s=1.0)
         model = find_model(core.view, infer.model)
-        request = admit(model, owner, infer, event.buffers, now, deadline)
+        request = admit(model, owner, infer, buffers, now, deadline)
         entries = core.table.add_parts(in_parts(model.signature, request, core.settings.max_batch))
-        if infer.want_accepted:
-            core.emit(ev.Accept(event.client, infer.id))
         for entry in entries:
             core.timers.add(deadline, Timer.DEADLINE, entry.key)
             self._dispatcher.enqueue(entry, now)
@@ -102,7 +111,7 @@ class Arrivals:
             self._hold(event, deadline, now)
             return
         waiter = core.keys.wait(held, event.client, infer, now, deadline)
-        if infer.want_accepted:
+        if infer.want_accepted and held.accepted:
             core.emit(ev.Accept(event.client, infer.id))
         if held.outcome is not None:
             core.stats.replayed += 1
@@ -114,14 +123,19 @@ class Arrivals:
             self._attach(held, waiter)
 
     def _hold(self, event: ev.RequestArrived, deadline: float, now: float) -> None:
-        core = self._core
-        held = core.keys.begin(event.infer, event.buffers)
+        core, infer = self._core, event.infer
+        held = core.keys.begin(infer, event.buffers)
         try:
-            core.keys.wait(held, event.client, event.infer, now, deadline)
-            self._begin(event, (HOLDER, held.number), deadline, now)
+            check_journal(core)
+            core.keys.wait(held, event.client, infer, now, deadline)
+            self.begin(infer, event.buffers, (HOLDER, held.number), deadline, now)
         except StagelineError:
             core.keys.forget(held)
             raise
+        if core.settings.journal:
+            core.emit(ev.Record(held.number, infer, event.buffers, deadline))
+        else:
+            accept(core, held)
 
     def _attach(self, held: Held, waiter: Waiter) -> None:
         """The computation must now last as long as the latest deadline, and each who waits no longer than its own."""

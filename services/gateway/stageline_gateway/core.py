@@ -13,7 +13,8 @@ from stageline.plan import Endpoint
 from stageline.protocol import Result
 from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
-from stageline_gateway.idempotency import Answered, Keys, Outcome, Waiter
+from stageline_gateway.held import KEPT, Answered, Outcome, Waiter
+from stageline_gateway.idempotency import Keys
 from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
 from stageline_gateway.observed import Observed
 from stageline_gateway.queueing import ModelQueue
@@ -62,6 +63,7 @@ class Core:
         self.queues: dict[str, ModelQueue] = {}
         self.timers = Timers()
         self._kept_timer = False
+        self.journal_fault = ""
         self.out: list[ev.Instruction] = []
 
     def emit(self, instruction: ev.Instruction) -> None:
@@ -93,7 +95,7 @@ class Core:
         for part in self.table.parts(request.client, request.id):
             self.leave(part)
         if request.client == HOLDER:
-            self._conclude(request.id, error, request.model, now)
+            self.conclude(request.id, error, request.model, now)
             return
         self.emit(ev.Refuse(request.client, request.id, error, request.model, now - request.arrived))
 
@@ -102,7 +104,7 @@ class Core:
         request = entry.request
         self.leave(entry)
         if request.client == HOLDER:
-            self._conclude(request.id, Answered(result, tuple(parts)), request.model, now)
+            self.conclude(request.id, Answered(result, tuple(parts)), request.model, now)
             return
         self.emit(ev.Answer(request.client, result, parts, request.model, now - request.arrived))
 
@@ -129,9 +131,12 @@ class Core:
         self.keys.expire(now)
         self.wake_for_kept()
 
-    def _conclude(self, holder: int, outcome: Outcome, model: str, now: float) -> None:
+    def conclude(self, holder: int, outcome: Outcome, model: str, now: float) -> None:
+        """End what is held by that number: tell those who wait."""
         for waiter in self.keys.conclude(holder, outcome, now):
             self.tell(waiter, outcome, model, now)
+        if self.settings.journal and isinstance(outcome, KEPT):
+            self.emit(ev.RecordOutcome(holder, outcome, now + self.settings.answer_keep_s))
         self.wake_for_kept()
 
     def drop_stale_timers(self) -> None:
@@ -144,4 +149,6 @@ class Core:
             return self.batches.get(key) is not None
         if what is Timer.WAITER:
             return self.keys.waiter(key) is not None
+        if what is Timer.RESTORED:
+            return self.keys.held(key) is not None
         return what in (Timer.BATCH, Timer.KEPT) or self.table.get(key) is not None

@@ -18,6 +18,7 @@ from stageline_gateway.arrivals import Arrivals
 from stageline_gateway.core import Core, Identity, Stats
 from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.inflight import State
+from stageline_gateway.journaling import Journaling
 from stageline_gateway.outcomes import Outcomes
 from stageline_gateway.routing import Applied, first_addresses
 from stageline_gateway.settings import Settings
@@ -32,6 +33,7 @@ class Engine:
         self._dispatcher = Dispatcher(self._core)
         self._outcomes = Outcomes(self._core, self._dispatcher)
         self._arrivals = Arrivals(self._core, self._dispatcher)
+        self._journaling = Journaling(self._core, self._arrivals.begin)
         self._asked: float | None = None
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.RequestArrived: self._arrivals.arrived,
@@ -44,6 +46,10 @@ class Engine:
             ev.Tick: self._tick,
             ev.DrainBegan: self._drain_began,
             ev.DrainEnded: self._arrivals.drain_ended,
+            ev.Restored: self._journaling.restored,
+            ev.Recorded: self._journaling.recorded,
+            ev.RecordingFailed: self._journaling.failed,
+            ev.RecordingWorks: self._journaling.works,
         }
         self._timer_handlers: dict[Timer, Callable[[int, float], None]] = {
             Timer.DEADLINE: self._outcomes.deadline,
@@ -52,6 +58,7 @@ class Engine:
             Timer.BATCH: lambda key, now: None,
             Timer.WAITER: self._arrivals.waited,
             Timer.KEPT: lambda key, now: self._core.forget_kept(now),
+            Timer.RESTORED: self._journaling.late,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
@@ -63,6 +70,7 @@ class Engine:
             self._timer_handlers[what](key, now)
         self._dispatcher.pump(now)
         core.drop_stale_timers()
+        self._free()
         self._ask_to_wake()
         return core.out
 
@@ -167,6 +175,8 @@ class Engine:
         self._outcomes.hasten_old(now)
         self._outcomes.check_paths(now)
         self._dispatcher.readmit(now)
+        if not self.draining:
+            self._journaling.resume(now)
 
     def _digest(self, event: ev.DigestApplied, now: float) -> None:
         applied = self._core.view.apply_digest(event.digest)
@@ -174,6 +184,12 @@ class Engine:
             self._core.emit(ev.FetchPlan())
         if applied is not Applied.STALE:
             self._outcomes.check_paths(now)
+
+    def _free(self) -> None:
+        freed = self._core.keys.take_freed()
+        if self._core.settings.journal:
+            for number in freed:
+                self._core.emit(ev.Forget(number))
 
     def _tick(self, event: ev.Tick, now: float) -> None:
         self._asked = None  # a tick that comes early must ask again

@@ -10,6 +10,7 @@ from stageline.data import Activation, Buffer, Failure
 from stageline.errors import StagelineError
 from stageline.plan import Digest, Plan
 from stageline.protocol import Infer, Result
+from stageline_gateway.held import Outcome
 
 # --- events -------------------------------------------------------------------------------------------------
 
@@ -73,6 +74,45 @@ class Tick:
 
 
 @dataclass(frozen=True)
+class RestoredRequest:
+    """A request of before a restart. `until` is its deadline, or with an `outcome` when that may be forgotten."""
+
+    number: int
+    infer: Infer
+    buffers: Sequence[Buffer]
+    until: float
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What the journal knows; comes before everything else. `last` is the largest number that it has seen."""
+
+    requests: Sequence[RestoredRequest]
+    last: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Those requests are in the journal, and on the disk."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RecordingFailed:
+    """Those requests could not be written down, and no others can be for the time being."""
+
+    numbers: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class RecordingWorks:
+    """The journal can be written again."""
+
+
+@dataclass(frozen=True)
 class DrainBegan:
     """Accept nothing new."""
 
@@ -84,7 +124,7 @@ class DrainEnded:
 
 Event = Union[
     RequestArrived, CancelRequested, ClientGone, ResultArrived, FailureArrived,
-    PlanApplied, DigestApplied, Tick, DrainBegan, DrainEnded,
+    PlanApplied, DigestApplied, Tick, DrainBegan, DrainEnded, Restored, Recorded, RecordingFailed, RecordingWorks,
 ]  # fmt: skip
 
 # --- instructions -------------------------------------------------------------------------------------------
@@ -138,6 +178,32 @@ class Dispatch:
 
 
 @dataclass(frozen=True)
+class Record:
+    """Write a request down, and say `Recorded`. `number` is its holder's."""
+
+    number: int
+    infer: Infer
+    buffers: Sequence[Buffer]
+    deadline: float
+
+
+@dataclass(frozen=True)
+class RecordOutcome:
+    """Write down how it ended; that is kept until `expires`."""
+
+    number: int
+    outcome: Outcome
+    expires: float
+
+
+@dataclass(frozen=True)
+class Forget:
+    """The request need not be in the journal any more."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class WakeAt:
     """Send a `Tick` at this time; replaces the one asked for before."""
 
@@ -149,4 +215,6 @@ class FetchPlan:
     """A digest speaks of a plan that did not arrive: ask the coordinator for it."""
 
 
-Instruction = Union[Accept, Answer, Refuse, Disconnect, Dispatch, WakeAt, FetchPlan]
+Instruction = Union[
+    Accept, Answer, Refuse, Disconnect, Dispatch, Record, RecordOutcome, Forget, WakeAt, FetchPlan,
+]  # fmt: skip

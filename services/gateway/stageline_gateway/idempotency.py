@@ -11,57 +11,15 @@ Keys are told apart by user and model. Times are seconds on the gateway's monoto
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Union
+from collections.abc import Sequence
 
 from stageline.data import Buffer
-from stageline.errors import FailedError, InvalidInputError, RejectedError, StagelineError
-from stageline.protocol import Infer, Result, TensorSpec
-
-Key = tuple[str, str, str]
-"""(user, model, key)."""
+from stageline.errors import InvalidInputError, RejectedError
+from stageline.protocol import Infer
+from stageline_gateway.held import KEPT, Answered, Held, Key, Outcome, Waiter
 
 RECORD_BYTES = 1024
 """What a kept outcome is charged beyond its tensors."""
-
-
-@dataclass(frozen=True)
-class Waiter:
-    """A client's unanswered request; `number` is never used again."""
-
-    number: int
-    client: int
-    id: int
-    arrived: float
-    deadline: float
-    want_timings: bool
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A result as it was first given."""
-
-    result: Result
-    buffers: tuple[Buffer, ...]
-
-
-Outcome = Union[Answered, StagelineError]
-
-
-@dataclass
-class Held:
-    """A key in use: until there is an `outcome`, the in-flight table knows the request by `number`."""
-
-    key: Key
-    level: int
-    tensors: Mapping[str, tuple[TensorSpec, Buffer]]
-    number: int
-    waiters: dict[int, Waiter] = field(default_factory=dict)
-    outcome: Outcome | None = None
-    nbytes: int = 0
-    expires: float = 0.0
-    told: set[int] = field(default_factory=set)
 
 
 class Keys:
@@ -82,6 +40,7 @@ class Keys:
         self._told: OrderedDict[Key, Held] = OrderedDict()
         self._told_by_client: dict[int, set[Key]] = {}
         self._last = 0
+        self._freed: list[int] = []
         self.kept_bytes = 0
 
     def __len__(self) -> int:
@@ -108,15 +67,30 @@ class Keys:
     def begin(self, infer: Infer, buffers: Sequence[Buffer]) -> Held:
         """Hold a key that nobody holds; `number` names it in the in-flight table."""
         self._last += 1
-        tensors = {spec.name: (spec, part) for spec, part in zip(infer.inputs, buffers, strict=True)}
-        held = Held(key_of(infer), infer.level, tensors, self._last)
-        self._by_key[held.key] = self._by_number[held.number] = held
-        return held
+        return self._hold(self._last, infer, buffers)
+
+    def restore(self, number: int, infer: Infer, buffers: Sequence[Buffer]) -> Held:
+        """Hold a key as before a restart; `number` is not used again. One that was left over gives way."""
+        self._last = max(self._last, number)
+        old = self._by_key.get(key_of(infer))
+        if old is not None:
+            self.forget(old)
+        return self._hold(number, infer, buffers)
+
+    def begin_above(self, number: int) -> None:
+        """Numbers up to this one were used before a restart."""
+        self._last = max(self._last, number)
+
+    def take_freed(self) -> list[int]:
+        """The numbers of what was forgotten since the last time."""
+        freed, self._freed = self._freed, []
+        return freed
 
     def forget(self, held: Held) -> None:
         """The key is free."""
         del self._by_key[held.key]
         self._by_number.pop(held.number, None)
+        self._freed.append(held.number)
         for waiter in list(held.waiters.values()):
             self.detach(waiter)
         if self._kept.pop(held.key, None) is not None:
@@ -131,7 +105,7 @@ class Keys:
                 f"{len(self._where)} requests wait, which is the limit: try again later", retry_after_s=0.1
             )
         self._last += 1
-        waiter = Waiter(self._last, client, infer.id, arrived, deadline, infer.want_timings)
+        waiter = Waiter(self._last, client, infer.id, arrived, deadline, infer.want_timings, infer.want_accepted)
         held.waiters[waiter.number] = waiter
         self._where[waiter.number] = held
         self._by_client.setdefault(client, {})[infer.id] = waiter.number
@@ -148,9 +122,9 @@ class Keys:
         held = self._where.get(number)
         return None if held is None else (held, held.waiters[number])
 
-    def held(self, number: int) -> Held:
-        """What the in-flight table knows by this number."""
-        return self._by_number[number]
+    def held(self, number: int) -> Held | None:
+        """What the in-flight table knows by this number, None once it has ended."""
+        return self._by_number.get(number)
 
     def detach(self, waiter: Waiter) -> None:
         """The waiter waits no more."""
@@ -174,15 +148,26 @@ class Keys:
         """The computation ended: who is to be told."""
         held = self._by_number.pop(number)
         waiters = list(held.waiters.values())
-        if not isinstance(outcome, (Answered, FailedError)):
+        if not isinstance(outcome, KEPT):
             self.forget(held)
             return waiters
         for waiter in waiters:
             self.detach(waiter)
-        self._keep(held, outcome, now)
+        self.keep(held, outcome, now + self._keep_s)
         self.tell(held, waiters)
         self.expire(now)
         return waiters
+
+    def keep(self, held: Held, outcome: Outcome, expires: float) -> None:
+        """Keep an outcome; the expiries must not go back."""
+        self._by_number.pop(held.number, None)
+        parts = outcome.buffers if isinstance(outcome, Answered) else ()
+        inputs = sum(memoryview(part).nbytes for _, part in held.tensors.values())
+        held.outcome = outcome
+        held.nbytes = RECORD_BYTES + inputs + sum(memoryview(part).nbytes for part in parts)
+        held.expires = expires
+        self._kept[held.key] = held
+        self.kept_bytes += held.nbytes
 
     def tell(self, held: Held, waiters: Sequence[Waiter]) -> None:
         """The waiters' clients are sent the kept outcome."""
@@ -211,14 +196,11 @@ class Keys:
         """When something kept may be forgotten."""
         return next(iter(self._kept.values())).expires if self._kept else None
 
-    def _keep(self, held: Held, outcome: Outcome, now: float) -> None:
-        parts = outcome.buffers if isinstance(outcome, Answered) else ()
-        inputs = sum(memoryview(part).nbytes for _, part in held.tensors.values())
-        held.outcome = outcome
-        held.nbytes = RECORD_BYTES + inputs + sum(memoryview(part).nbytes for part in parts)
-        held.expires = now + self._keep_s
-        self._kept[held.key] = held
-        self.kept_bytes += held.nbytes
+    def _hold(self, number: int, infer: Infer, buffers: Sequence[Buffer]) -> Held:
+        tensors = {spec.name: (spec, part) for spec, part in zip(infer.inputs, buffers, strict=True)}
+        held = Held(key_of(infer), infer.level, tensors, number)
+        self._by_key[held.key] = self._by_number[number] = held
+        return held
 
 
 def key_of(infer: Infer) -> Key:

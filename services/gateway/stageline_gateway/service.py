@@ -24,6 +24,7 @@ from stageline_gateway.control import Addresses, ControlLink, Heartbeat
 from stageline_gateway.core import Identity
 from stageline_gateway.dataplane import DataPlane
 from stageline_gateway.engine import Engine
+from stageline_gateway.journal import Journal
 from stageline_gateway.metrics import Metrics
 from stageline_gateway.port import error_message
 from stageline_gateway.probes import ProbePort
@@ -60,6 +61,7 @@ class Gateway:
         self._probes: ProbePort
         self._control: ControlLink
         self._clients: ClientPort
+        self._journal: Journal | None = None
         self._actions: dict[type, Callable[[Any], None]] = {
             ev.Accept: lambda do: self._clients.send(do.client, Accepted(do.id)),
             ev.Answer: lambda do: self._clients.send(do.client, do.result, do.buffers),
@@ -91,6 +93,8 @@ class Gateway:
 
     async def _start(self, http: str) -> None:
         config, loop = self._config, self._loop
+        if config.journal is not None:
+            self._journal = Journal(loop, config.journal, self._feed, self._log)
         bound = self._sockets.bind_data(config.host, port=config.data_port, reached_at=config.data_address)
         self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._log)
         self._probes = ProbePort(loop, self._sockets, config.host, self._log)
@@ -112,6 +116,9 @@ class Gateway:
         )
         identity = Identity(f"{config.name}/{self._control.incarnation}", self._data.endpoint)
         self._engine = Engine(_settings(config), identity)
+        if self._journal is not None:
+            self._actions |= self._journal.actions
+            self._feed(self._journal.restored())
         announce(config.ready_file, {"client": client, "http": http, "name": config.name})
         self._log.info("listening", client=client, http=http, coordinator=config.coordinator)
 
@@ -137,6 +144,8 @@ class Gateway:
         self._log.info("draining", in_flight=sum(self._engine.in_flight.values()))
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._drained.wait(), self._config.drain_s)
+        if self._journal is not None:
+            await self._journal.close()  # what is left goes on after the restart, whatever its clients are told now
         self._feed(ev.DrainEnded())
         await self._clients.close()
         if self._wake is not None:
@@ -239,4 +248,5 @@ def _settings(config: GatewayConfig) -> Settings:
         drain_s=config.drain_s,
         answer_keep_s=config.answer_keep_s,
         answer_keep_bytes=config.answer_keep_bytes,
+        journal=config.journal is not None,
     )

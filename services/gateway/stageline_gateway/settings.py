@@ -20,3 +20,4 @@ class Settings:
     drain_s: float = 10.0
     answer_keep_s: float = 60.0
     answer_keep_bytes: int = 32 << 20
+    journal: bool = False

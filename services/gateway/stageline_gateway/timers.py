@@ -8,7 +8,10 @@ from enum import IntEnum
 
 
 class Timer(IntEnum):
-    """What a timer is about: `key` is a request, a batch (OVERDUE), a waiter (WAITER) or nothing (BATCH, KEPT)."""
+    """What a timer is about.
+
+    `key` is a request, a batch (OVERDUE), a waiter (WAITER), a holder (RESTORED) or nothing (BATCH, KEPT).
+    """
 
     DEADLINE = 0
     OVERDUE = 1
@@ -16,6 +19,7 @@ class Timer(IntEnum):
     BATCH = 3
     WAITER = 4
     KEPT = 5
+    RESTORED = 6
 
 
 class Timers:

@@ -114,6 +114,10 @@ class Fetcher:
         self._pinned = frozenset(blobs)
         self._store.pin(self._pinned)
 
+    def doubt(self) -> None:
+        """Verify again whatever is in the cache before it is used: something in it was found damaged."""
+        self._verified = set()
+
     def close(self) -> None:
         """End the thread."""
         with self._changed:
@@ -198,7 +202,7 @@ class Fetcher:
         return ModelManifest.from_json(content)
 
     def _ensure(self, sizes: Mapping[str, int | None]) -> None:
-        """Have these blobs in the cache, verified once in this process's life."""
+        """Have these blobs in the cache, verified once in this process's life, or since `doubt`."""
         missing = {sha: size for sha, size in sizes.items() if not self._is_here(sha)}
         if missing:
             self.transfer.get(missing)

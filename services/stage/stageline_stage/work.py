@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stageline.logs import Logger
+from stageline.errors import BlobCorruptError, BlobMissingError
 from stageline.messages import (
     ExecutorHello,
     ExecutorUp,
@@ -21,6 +22,8 @@ from stageline.wire import Message
 from stageline_stage import fetch, loading
 from stageline_stage.profiling import Profiling, Step
 from stageline_stage.slot import Died, ExecutorSlot
+
+DAMAGED = (BlobCorruptError.code, BlobMissingError.code)
 
 
 class Work:
@@ -82,6 +85,8 @@ class Work:
             self._log.info("stage loaded", stage=str(happening.stage), seconds=round(happening.seconds, 3))
             self._do(self.loading.stage_loaded(happening.stage))
         elif isinstance(happening, LoadFailed):
+            if happening.code in DAMAGED:
+                self._fetcher.doubt()
             self._do(self.loading.load_failed(happening.stage, happening.code, happening.message))
         elif isinstance(happening, Measured):
             self._pass_on(self._profiling.measured(happening, self._fingerprint))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from stageline.logs import Logger
 from stageline.errors import BlobCorruptError, BlobMissingError
+from stageline.logs import Logger
 from stageline.messages import (
     ExecutorHello,
     ExecutorUp,

@@ -49,12 +49,15 @@ class FigureBook:
 
     def __init__(self, figures: Figures) -> None:
         self._graphs: dict[str, dict[tuple[str, int], Figure]] = {}
+        self.learned = 0
+        """How many figures were taken in."""
         for key, figure in figures.items():
             self.learn(key, figure)
 
     def learn(self, key: FigureKey, figure: Figure) -> None:
         """Take a figure in; it replaces an older one."""
         self._graphs.setdefault(key.graph, {})[key.fingerprint, key.batch] = figure
+        self.learned += 1
 
     @property
     def figures(self) -> dict[FigureKey, Figure]:

@@ -90,10 +90,6 @@ class LinkBook:
     def __post_init__(self) -> None:
         self.latest = dict(self.planned)
 
-    def knows(self, a: str, b: str) -> bool:
-        """Whether the link between two ends was ever measured."""
-        return (a, b) in self.latest
-
     def learn(self, ends: Ends, link: Link) -> bool:
         """Take a measurement in; False if it deviates and another one should confirm it."""
         self.latest[ends] = link

@@ -33,6 +33,9 @@ ANSWER_S = 120.0
 BUSY_SHARE = 0.03
 """Of the time of a node that serves requests, at most, for measuring; what is promised is 5 %."""
 
+LOOK_S = 1.0
+"""Where nothing is missing it is looked again so soon: loaded stages, and with them the room, may have changed."""
+
 FEWEST_RUNS = 5
 """What a worker that does not say how often it ran a block is taken to have done."""
 
@@ -54,6 +57,7 @@ class ProfileBook(FigureBook):
         self._asked: dict[str, _Asked] = {}
         self._not_before: dict[str, float] = {}
         self._attempts: dict[FigureKey, int] = {}
+        self._content: dict[str, tuple[object, float]] = {}
         self.errors: dict[str, str] = {}
         """The last failure by fingerprint."""
 
@@ -72,11 +76,17 @@ class ProfileBook(FigureBook):
             fingerprint = node.info.fingerprint
             if fingerprint in self._asked or now < self._not_before.get(fingerprint, 0.0):
                 continue
+            state = (self.learned, frozenset(sha for sha, _ in models.values()), node.quiet(now))
+            before, until = self._content.get(node.name, (None, 0.0))
+            if before == state and now < until:
+                continue
             chunk = self._next_chunk(models, node, node.quiet(now))
-            if chunk:
-                sha, wanted, batches = chunk
-                self._asked[fingerprint] = _Asked(node.name, sha, tuple(wanted), batches, now + ANSWER_S)
-                found.append((node, ProfileRequest(manifest=sha, blocks=tuple(wanted.values()), batches=batches)))
+            if chunk is None:
+                self._content[node.name] = (state, now + LOOK_S)
+                continue
+            sha, wanted, batches = chunk
+            self._asked[fingerprint] = _Asked(node.name, sha, tuple(wanted), batches, now + ANSWER_S)
+            found.append((node, ProfileRequest(manifest=sha, blocks=tuple(wanted.values()), batches=batches)))
         return found
 
     def profiled(self, node: Node, message: Profiled, models: Models, now: float) -> list[PersistFigure]:

@@ -19,36 +19,18 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from .relax import Costs, Relaxation
 from .space import LONGEST_S, Floats, Ints, Space
 
 LABELS = "labels"
 """What the algorithm is called in a solution."""
 
 CHUNK = 1 << 21  # pairs of labels and stages looked at together
-STEP = 0.05  # of the bound; halved when the bound does not grow
-LEAST_STEP = 0.02
 MERGE = 1 << 20  # new labels kept before the worse ones among them are dropped
 TIE = 1e-13  # relative: what differs by less is equal
 
 
 Spending = tuple[Floats, Floats]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a stage `[g, k, l, a, b]` and a whole hop `[i, j, k, c]` cost; `additive`: summed, else the largest counts.
-
-    A hop between replicas costs its parts' shares; `fixed[i, j]` comes on top, whatever the share.
-    """
-
-    stage: Floats
-    hop: Floats
-    fixed: Floats
-    additive: bool
-
-    def join(self, first: Floats, second: Floats) -> Floats:
-        found: Floats = first + second if self.additive else np.maximum(first, second)
-        return found
 
 
 @dataclass(frozen=True)
@@ -119,15 +101,14 @@ class Search:
         stage = np.where(space.stage_s <= self._limit, costs.stage, math.inf)
         self._costs = Costs(stage, costs.hop, costs.fixed, costs.additive)
         self._spending = None if costs.additive else _speed(space)
-        self._prices = np.zeros(len(space.problem.nodes))
-        self._rest = self._completions(self._prices)
+        self._relaxed = Relaxation(space, self._costs, self._limit)
         if costs.additive:
-            self._set_prices(pricings)
+            self._relaxed.raise_prices(pricings)
 
     @property
     def bound(self) -> float:
         """No plan costs less."""
-        return self._bound(self._rest, self._prices)
+        return self._relaxed.bound
 
     def run(
         self, target: float, width: int, out_of_time: Callable[[], bool] = lambda: False, *, thrifty: bool = False
@@ -161,91 +142,11 @@ class Search:
             return Found(None, math.inf, min(dropped, target))
         return Found(self._trace(levels, best[1], best[2]), best[0], min(dropped, best[0]))
 
-    def _set_prices(self, rounds: int) -> None:
-        """Make nodes dear that the relaxation uses more than once, as long as its bound grows."""
-        best, scale, prices = self.bound, 1.0, self._prices
-        for _ in range(rounds):
-            over = self._overuse() if math.isfinite(best) else np.zeros(0)
-            if not over.any() or scale < LEAST_STEP:
-                return
-            step = scale * STEP * max(abs(best), 1e-300) / float(over @ over)
-            prices = np.where(self._needed(), prices + step * over, np.maximum(prices + step * over, 0.0))
-            rest = self._completions(prices)
-            bound = self._bound(rest, prices)
-            if bound > best:
-                best, self._rest, self._prices = bound, rest, prices
-            else:
-                scale /= 2
-            prices = self._prices
-
-    def _needed(self) -> NDArray[np.bool_]:
-        nodes = np.arange(len(self._prices))
-        return (self._space.required >> nodes & 1).astype(bool)
-
-    def _overuse(self) -> Floats:
-        """By node, how often the relaxation's best chain uses it, less the once that is allowed (or asked for)."""
-        space, prices = self._space, self._prices
-        ahead = self._priced(prices)[:, 0, :, 0, :] + self._rest.transpose(0, 2, 1)
-        group, out, end = np.unravel_index(int(np.argmin(ahead)), ahead.shape)
-        uses = np.zeros(len(prices))
-        while True:
-            np.add.at(uses, list(set(space.members[group].tolist())), 1.0)
-            if end == space.blocks:
-                break
-            ahead = self._priced(prices)[:, out, :, end, :] + self._rest.transpose(0, 2, 1)
-            ahead = ahead + self._least_hop(int(end), int(out))[group][:, None, None]
-            ahead[(space.mask & space.mask[group]) != 0] = math.inf
-            group, out, end = np.unravel_index(int(np.argmin(ahead)), ahead.shape)
-        over = uses - 1.0
-        return np.where(self._needed() | (over > 0) | (prices > 0), over, 0.0)
-
-    def _priced(self, prices: Floats) -> Floats:
-        members = [sorted(set(row)) for row in self._space.members.tolist()]
-        each = np.array([prices[row].sum() for row in members])
-        return self._costs.stage + each[:, None, None, None, None] if prices.any() else self._costs.stage
-
-    def _bound(self, rest: Floats, prices: Floats) -> float:
-        first = self._costs.join(self._priced(prices)[:, 0, :, 0, :], rest.transpose(0, 2, 1))
-        return float(first.min(initial=math.inf)) - float(prices.sum())
-
-    def _completions(self, prices: Floats) -> Floats:
-        """`[g, c, k]`: the least that can follow a stage of group g that ends at cut c with codec k, prices on top."""
-        space, costs = self._space, self._costs
-        size, cuts = len(space.mask), space.blocks + 1
-        rest = np.full((size, cuts, len(space.codecs)), math.inf)
-        rest[:, -1, 0] = 0.0
-        priced = self._priced(prices)
-        clash = (space.mask[:, None] & space.mask[None, :]) != 0
-        for c in range(cuts - 2, 0, -1):
-            ahead = costs.join(priced[:, :, :, c, c + 1 :], rest[:, None, c + 1 :, :].transpose(0, 1, 3, 2))
-            following = ahead.min(axis=(2, 3))  # [h, k]
-            for k in range(len(space.codecs)):
-                hop = self._least_hop(c, k)
-                hop[clash] = math.inf
-                rest[:, c, k] = costs.join(hop, following[None, :, k]).min(axis=1)
-        return rest
-
-    def _least_hop(self, c: int, k: int) -> Floats:
-        """`[g, h]`: what a hop costs at least, whatever the shares."""
-        space, members = self._space, self._space.members
-        pairs = self._costs.hop[:, :, k, c] + self._costs.fixed
-        pairs = np.where(space.links_s[:, :, k, c] + space.loads_s <= self._limit, pairs, math.inf)
-        if space.parts is None:
-            return pairs[np.ix_(members[:, 0], members[:, 0])]
-        single = (space.mask & (space.mask - 1)) == 0
-        whole = pairs[np.ix_(members[:, 0], members[:, 0])]
-        shared = np.full_like(whole, math.inf)
-        for r in range(members.shape[1]):
-            for q in range(members.shape[1]):
-                shared = np.minimum(shared, self._costs.hop[:, :, k, c][np.ix_(members[:, r], members[:, q])])
-        if not self._costs.additive:
-            shared = np.zeros_like(shared)
-        return np.where(single[:, None] & single[None, :], whole, shared)
-
     def _first(self, target: float) -> _Level:
         space = self._space
         stage = self._costs.stage[:, 0, :, 0, :]  # [g, l, b]
-        best = self._costs.join(stage, self._rest.transpose(0, 2, 1)) + self._paid(space.mask)[:, None, None]
+        paid = self._relaxed.paid(space.mask)[:, None, None]
+        best = self._costs.join(stage, self._relaxed.rest.transpose(0, 2, 1)) + paid
         keep = (best < target * (1 - TIE)) & (space.before == 0)[:, None, None]
         group, out, end = np.nonzero(keep)
         zero = np.zeros(len(group), dtype=np.int64)
@@ -281,9 +182,9 @@ class Search:
 
     def _heads(self, c: int, k: int, target: float, least: float) -> tuple[Ints, Ints, Ints]:
         """Stages (group, codec out, end) that may follow cut c, where the labels cost `least` or more."""
-        space = self._space
         stage = self._costs.stage[:, k, :, c, :]
-        best = self._costs.join(stage, self._rest.transpose(0, 2, 1)) + self._paid(space.mask)[:, None, None] + least
+        paid = self._relaxed.paid(self._space.mask)[:, None, None]
+        best = self._costs.join(stage, self._relaxed.rest.transpose(0, 2, 1)) + paid + least
         group, out, end = np.nonzero(best < target * (1 - TIE))
         return group, out, end
 
@@ -296,9 +197,9 @@ class Search:
         free = ((used & space.mask[group]) == 0) & ((used & before) == before)
         hop, busy = self._hops(level, rows, heads, c, k)
         value = costs.join(costs.join(level.value[rows][:, None], hop), costs.stage[group, k, out, c, end])
-        best = costs.join(value, self._rest[group, end, out])
-        if self._prices.any():
-            best = best + self._paid(used | space.mask[group])
+        best = costs.join(value, self._relaxed.rest[group, end, out])
+        if costs.additive:
+            best = best + self._relaxed.paid(used | space.mask[group])
         row, head = np.nonzero(free & (best < target * (1 - TIE)) & (busy <= self._limit))
         origin = rows[row]
         return _Level(
@@ -340,15 +241,7 @@ class Search:
         """What these labels have added up at least, the prices of their nodes included."""
         if not self._costs.additive:
             return 0.0
-        return float((level.value[rows] + self._paid(level.used[rows])).min()) + float(self._prices.sum())
-
-    def _paid(self, used: Ints) -> Floats:
-        """What the prices of the nodes that are not used come to, negative: each would be used once at most."""
-        if not self._prices.any():
-            return np.zeros(used.shape)
-        bits = [(used >> i & 1) * price for i, price in enumerate(self._prices) if price]
-        paid: Floats = sum(bits, np.zeros(used.shape)) - self._prices.sum()
-        return paid
+        return float((level.value[rows] + self._relaxed.paid(level.used[rows])).min()) + self._relaxed.all_prices
 
     def _undominated(self, level: _Level) -> NDArray[np.intp]:
         """The best of those that are alike from here on."""

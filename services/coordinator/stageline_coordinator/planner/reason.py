@@ -10,9 +10,10 @@ from itertools import pairwise
 import numpy as np
 
 from .evaluate import evaluate
-from .labels import Costs, Found, Search, Step
+from .labels import Found, Search, Step
 from .parts import Links, Model, Port
 from .problem import Problem
+from .relax import Costs
 from .respond import Stages, others_of
 from .space import LONGEST_S, Others, build_space, shortage, stage_bytes
 

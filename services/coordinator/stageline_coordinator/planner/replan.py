@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from .evaluate import evaluate
 from .feasible import malformed, running_on, weight_bytes
-from .labels import NOTHING, TIE, Costs, Step, value_of
+from .labels import NOTHING, TIE, Step, value_of
 from .media import whole as busiest
 from .parts import Model
 from .problem import THROUGHPUT, Problem
+from .relax import Costs
 from .respond import Stages, others_of, own_delay
 from .single import Effort, assignments, least
 from .solution import Move, StageAssignment

@@ -12,10 +12,11 @@ from .chained import is_chain, seed
 from .costs import share_of, weights
 from .evaluate import Evaluation, evaluate
 from .feasible import Run
-from .labels import LABELS, NOTHING, Costs, Found, Step, value_of
+from .labels import LABELS, NOTHING, Found, Step, value_of
 from .media import smallest_with_media, whole
 from .parts import Model
 from .problem import LATENCY, THROUGHPUT, Problem
+from .relax import Costs
 from .single import Effort, assignments, least, smallest_peak
 from .solution import StageAssignment
 from .space import LONGEST_S, Others, Space, build_space

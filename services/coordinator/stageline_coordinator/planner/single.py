@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from .labels import TIE, Costs, Found, Search, Step
+from .labels import TIE, Found, Search, Step
 from .parts import NO_CODEC
+from .relax import Costs
 from .solution import StageAssignment
 from .space import Space
 

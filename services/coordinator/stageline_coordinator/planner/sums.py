@@ -8,8 +8,8 @@ import numpy as np
 
 from .costs import port_bandwidth, transfer_s
 from .feasible import running_on
-from .labels import Costs
 from .parts import Port
+from .relax import Costs
 from .space import Floats, Space
 
 _EACH = np.s_[:, None, None, None, None]

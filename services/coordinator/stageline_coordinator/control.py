@@ -72,11 +72,13 @@ class ControlSocket:
             except zmq.Again:
                 break
             identity, *rest = frames
-            fd = int(frames[-1].get(zmq.SRCFD))
             try:
+                fd = int(frames[-1].get(zmq.SRCFD))
                 found.append((fd, identity.bytes.decode(), [frame.bytes for frame in rest]))
             except UnicodeDecodeError:
                 self._log.warning("message dropped", reason="the sender's identity is not role:name")
+            except zmq.ZMQError:  # libzmq knows the connection only of peers that speak ZMTP 3
+                self._log.warning("message dropped", reason="the sender speaks an old version of ZMTP")
         return found
 
     def _read_monitor(self) -> tuple[list[int], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -146,15 +147,33 @@ def test_nonsense_is_dropped_and_the_rest_goes_on(coordinator: Process, join: Jo
     sockets = Sockets()
     try:
         for identity in (b"admin:\xff\xfe", b"agent:", b"agent:x", b"\x00" * 8, b"gateway:" + b"g" * 200):
-            socket = sockets.connect(CONTROL, coordinator.control, identity=identity)
+            peer_socket = sockets.connect(CONTROL, coordinator.control, identity=identity)
             for frames in ([b""], [b"\xc1"], [b"\x80"], [b"a", b"b"], [b"\x81\xa1t\xa5Hello"], [b"\xff" * 100_000]):
-                socket.send_multipart(frames)
+                peer_socket.send_multipart(frames)
         peer = join()
         peer.hello()
         peer.until("it is welcome", lambda: peer.of(Welcome))
     finally:
         sockets.close()
     wait_until("the log tells", lambda: "message dropped" in coordinator.log())
+
+
+ZMTP_2 = b"\xff" + bytes(7) + b"\x01\x7f" + b"\x01\x05" + b"\x00\x07agent:x" + b"\x00\x02hi"
+"""Greeting (version 2, DEALER), identity, a message."""
+ZMTP_1 = b"\x08\x00agent:x" + b"\x03\x00hi"
+
+
+@pytest.mark.parametrize("stream", [ZMTP_1, ZMTP_2], ids=["ZMTP 1", "ZMTP 2"])
+def test_a_message_over_an_old_zmtp_is_dropped_and_the_rest_goes_on(
+    coordinator: Process, join: Join, stream: bytes
+) -> None:
+    host, port = coordinator.control.removeprefix("tcp://").rsplit(":", 1)
+    with socket.create_connection((host, int(port))) as stranger:
+        stranger.sendall(stream)
+        wait_until("the log tells", lambda: "old version of ZMTP" in coordinator.log())
+    peer = join()
+    peer.hello()
+    peer.until("it is welcome", lambda: peer.of(Welcome))
 
 
 def test_two_coordinators_on_one_directory_are_refused(coordinator: Process) -> None:

@@ -159,7 +159,7 @@ def _plot_seconds(sizes: Sequence[Mapping[str, Any]]) -> None:
         rows = [row for row in sizes if row["blocks"] == blocks and row["kind"] == "arbitrary"]
         medians = [row["solve_s"]["median"] for row in rows]
         axis.plot([row["nodes"] for row in rows], medians, marker="o", label=f"{blocks} blocks")
-    axis.set(title="solve seconds, arbitrary nodes", xlabel="nodes", ylabel="median seconds", yscale="log")
+    axis.set(title="solve seconds (one core), arbitrary nodes", xlabel="nodes", ylabel="median", yscale="log")
     axis.legend(fontsize="small")
     _keep(figure, "planner-seconds")
 

@@ -172,11 +172,11 @@ def _read(path: str, objective: str | None) -> Problem:
 
 def _checked(problem: Problem, solution: Solution) -> Solution:
     """Raises `PlacementError` for a plan of ours that the independent check refutes."""
-    from stageline_coordinator.planner.check import check
+    from stageline_coordinator.planner.check import violations
 
-    violations = check(problem.to_json(), solution.to_json()).violations
-    if violations:
-        raise PlacementError(f"the plan of {solution.algorithm} does not pass the check: {violations[0]}")
+    wrong = violations(problem.to_json(), solution.to_json())
+    if wrong:
+        raise PlacementError(f"the plan of {solution.algorithm} does not pass the check: {wrong[0]}")
     return solution
 
 

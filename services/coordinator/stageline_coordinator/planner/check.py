@@ -38,23 +38,38 @@ class Report:
         return not self.violations
 
 
-def check(problem: object, solution: object) -> Report:
-    """Every violation in words. Raises `ConfigError` naming the field of a document that cannot be read."""
+def violations(problem: object, solution: object) -> tuple[str, ...]:
+    """Everything that is wrong, in words. Raises `ConfigError` naming the field of a document that cannot be read."""
     case, answer = read_case(problem), read_answer(solution)
+    return _judge(case, answer)[0]
+
+
+def check(problem: object, solution: object) -> Report:
+    """The violations, the recomputed figures, and the checker's own bound. Raises as `violations` does."""
+    case, answer = read_case(problem), read_answer(solution)
+    wrong, found = _judge(case, answer)
     bound = lower_bound(case)
     own = bound if math.isfinite(bound) else None
+    if found is None:
+        return Report(wrong, lower_bound_s=own)
+    value = objective(case, answer.stages, found) if answer.stages else None
+    best = max(own or 0.0, min(answer.claims.bound or 0.0, value or 0.0))
+    gap = max(0.0, 1 - best / value) if value else (None if value is None else 0.0)
+    bottleneck = max(found.busy, key=found.busy.__getitem__, default="")
+    return Report(wrong, value, own, gap, dict(found.latency), bottleneck)
+
+
+def _judge(case: Case, answer: Answer) -> tuple[tuple[str, ...], Costs | None]:
+    """What is wrong, and what the plan costs; nothing for a plan that cannot run."""
     wrong = [*_placement_faults(case, answer)]
     if wrong:
-        return Report(tuple(wrong), lower_bound_s=own)
+        return tuple(wrong), None
     found = costs(case, answer.stages)
     value = objective(case, answer.stages, found) if answer.stages else None
     wrong += _claim_faults(case, answer, found, value)
     wrong += _stage_figure_faults(answer, found)
     wrong += _move_faults(case, answer)
-    best = max(bound if own is not None else 0.0, min(answer.claims.bound or 0.0, value or 0.0))
-    gap = max(0.0, 1 - best / value) if value else (None if value is None else 0.0)
-    bottleneck = max(found.busy, key=found.busy.__getitem__, default="")
-    return Report(tuple(wrong), value, own, gap, dict(found.latency), bottleneck)
+    return tuple(wrong), found
 
 
 def _placement_faults(case: Case, answer: Answer) -> Iterator[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stageline.manifest import ModelManifest
-from stageline.plan import DimRange, ModelPlan, ModelStatus, PlanStage, Replica, Signature, ValueSpec
+from stageline.plan import DimRange, ModelPlan, ModelStatus, Plan, PlanStage, Replica, Signature, ValueSpec
 
 from .figures import Models
 from .peers import Node
@@ -79,6 +80,23 @@ def _stage(
 def slots_of(model: ModelPlan) -> tuple[Slot, ...]:
     """The placement that a serving model has."""
     return tuple(Slot(s.start, s.end, tuple(replica.node for replica in s.replicas), s.codec) for s in model.stages)
+
+
+def running_stages(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
+    """The served stages of `models` as the planner's `current`; a replica not on one of `nodes` is left out."""
+    here = {node.name for node in nodes}
+    return {
+        model.name: [
+            {
+                "blocks": [slot.start, slot.end],
+                "nodes": [node for node in slot.nodes if node in here],
+                "codec": slot.codec or "none",
+            }
+            for slot in slots_of(model)
+        ]
+        for model in plan.models
+        if model.stages and model.name in models and model.manifest == models[model.name][0]
+    }
 
 
 def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:

@@ -87,7 +87,7 @@ class Course:
     def solved(self, event: Solved, now: float) -> Iterator[Instruction]:
         """The planner answered."""
         nodes = self._members.usable(now)
-        yield from self._planning.solved(event, nodes, self._models, now)
+        yield from self._planning.solved(event, self.plan, nodes, self._models, now)
 
     def solve_failed(self, event: SolveFailed, now: float) -> Iterator[Instruction]:
         """The planner could not answer."""
@@ -133,7 +133,7 @@ class Course:
 
     def _plan(self, nodes: list[Node], now: float) -> Iterator[Instruction]:
         if self._planning.current(nodes, self._models) is None:
-            yield from self._planning.ask(nodes, self._models, now)
+            yield from self._planning.ask(self.plan, nodes, self._models, now)
         decided = self._planning.current(nodes, self._models) is not None
         target = self._planning.target(self.plan, self._models, self._members.nodes) if decided else None
         answer = self._planning.current(nodes, self._models)
@@ -155,6 +155,7 @@ class Course:
         self._preparation = begun
         yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
         for name in begun.stages:
+            here[name].kept = None
             yield Send(here[name].identity, begun.message(self._term, name))
 
     def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:

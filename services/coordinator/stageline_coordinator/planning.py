@@ -3,6 +3,10 @@
 Level-triggered: `inputs` says what a solution depends on; one is asked for whenever the last answer was for
 other inputs, and an answer that came too late is simply asked for anew. The planner answers soon and then better: a
 first answer is waited for and acted upon; a later one replaces it where that is worth moving for.
+
+The planner knows the running plan: it keeps it unless another is clearly better, and of plans that are as good it takes
+the one that moves least. What is new is loaded beside what runs, so both have to fit. Where that leaves no room for a
+model, it is asked again as if nothing ran: what runs then makes way.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 from stageline.errors import PlacementError
 from stageline.plan import Plan
 
-from .assemble import intact, slots_of
+from .assemble import intact, running_stages, slots_of
 from .bottleneck import bottleneck_s
 from .events import Instruction, Note, Solve, Solved
 from .figures import Models
@@ -32,6 +36,13 @@ MOVING_COSTS = 1.02
 RETRY_S = 1.0
 
 
+def coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
+    """What a problem says of the plan that runs, and when to leave it; nothing where none runs."""
+    running = running_stages(plan, models, nodes)
+    replan = {"threshold": 1 - WORTH_MOVING, "tolerance": MOVING_COSTS - 1}
+    return {"current": running, "replan": replan} if running else {}
+
+
 class Planning:
     """`answer` is the last one; `current` tells whether it is for the cluster as it is."""
 
@@ -44,14 +55,20 @@ class Planning:
         self._answered = False
         self._retry_at = 0.0
         self._compared: tuple[object, bool] = (None, False)
+        self._beside = False
 
     def current(self, nodes: Sequence[Node], models: Models) -> Answer | None:
         """The answer for exactly these nodes and models, if there is one."""
         answer = self._answer
         return answer if answer is not None and answer.inputs == self._inputs(nodes, models) else None
 
-    def ask(self, nodes: Sequence[Node], models: Models, now: float) -> Iterator[Instruction]:
-        """Have the planner solve for these, unless it is at work."""
+    def ask(self, plan: Plan, nodes: Sequence[Node], models: Models, now: float) -> Iterator[Instruction]:
+        """Have the planner solve for these, coming from `plan`, unless it is at work."""
+        yield from self._ask(plan, nodes, models, now, beside=True)
+
+    def _ask(
+        self, plan: Plan, nodes: Sequence[Node], models: Models, now: float, *, beside: bool
+    ) -> Iterator[Instruction]:
         inputs = self._inputs(nodes, models)
         plannable = {name: entry for name, entry in models.items() if can_plan(entry[1], nodes, self._book)}
         if not plannable:
@@ -62,9 +79,13 @@ class Planning:
             return
         self._number += 1
         self._outstanding, self._answered = inputs, False
-        yield Solve(self._number, self._problem(nodes, plannable))
+        running = coming_from(plan, plannable, nodes) if beside else {}
+        self._beside = bool(running)
+        yield Solve(self._number, self._problem(nodes, plannable) | running)
 
-    def solved(self, event: Solved, nodes: Sequence[Node], models: Models, now: float) -> Iterator[Instruction]:
+    def solved(
+        self, event: Solved, plan: Plan, nodes: Sequence[Node], models: Models, now: float
+    ) -> Iterator[Instruction]:
         """Take an answer in, if it is to the question that is open and still the right one."""
         if event.problem != self._number or self._outstanding is None:
             return
@@ -80,6 +101,10 @@ class Planning:
             yield Note("answer refused", {"reason": error.message})
             return
         known = self.current(nodes, models)
+        if known is None and answer.reasons and self._beside:
+            self._outstanding = None
+            yield from self._ask(plan, nodes, models, now, beside=False)
+            return
         if known is None or self._improves(answer, known, models, {node.name: node for node in nodes}):
             self._accept(answer, models, nodes)
         else:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stageline.errors import ModelNotFoundError, NotReadyError
-from stageline.plan import Plan
 
-from .assemble import slots_of
 from .cluster import Cluster
-from .peers import Node
 from .placement import build_problem, can_plan
+from .planning import coming_from
 
 
 def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str, Any]:
-    """What the planner would be asked for these models (none named: all whose blocks are measured), plus `current`.
+    """What the planner would be asked for these models (none named: all whose blocks are measured), plus `current` once something runs.
 
     Raises `ModelNotFoundError` for a name that is not registered, `NotReadyError` where nothing can be planned yet.
     """
@@ -35,17 +33,4 @@ def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str,
     if not models or (names and unmeasured):
         raise NotReadyError(f"the blocks of {unmeasured[0]} are still being measured: see `stageline models list`")
     network = measuring.links.view(nodes, cluster.members)
-    return {**build_problem(nodes, models, measuring.book, network), "current": _running(cluster.plan, models, nodes)}
-
-
-def _running(plan: Plan, models: Collection[str], nodes: Sequence[Node]) -> dict[str, Any]:
-    """The served stages; a replica whose node is not in the problem is left out."""
-    here = {node.name for node in nodes}
-    return {
-        model.name: [
-            {"blocks": [slot.start, slot.end], "nodes": [node for node in slot.nodes if node in here]}
-            for slot in slots_of(model)
-        ]
-        for model in plan.models
-        if model.name in models and model.stages
-    }
+    return build_problem(nodes, models, measuring.book, network) | coming_from(cluster.plan, models, nodes)

@@ -312,3 +312,25 @@ def test_a_removed_model_leaves_the_plan_at_once_and_the_workers_after_the_drain
     made.pass_time(11)
     assert all(agent.loaded == () for agent in made.agents.values())
     assert any(agent.count(Retire) for agent in made.agents.values())
+
+
+def test_after_a_loss_what_survived_moves_as_little_as_it_may() -> None:
+    made = fleet()
+    before = {stage.replicas[0].node: (stage.start, stage.end) for stage in made.model().stages}
+    lost = made.hosts()[1]
+    made.lose(lost)
+    asked = made.solves[-1].document
+    assert [stage["nodes"] for stage in asked["current"]["net"]] == [[] if node == lost else [node] for node in before]
+    after = {stage.replicas[0].node: range(stage.start, stage.end) for stage in made.model().stages}
+    assert len(after) == 2 and all(set(range(*before[node])) <= set(run) for node, run in after.items())
+
+
+def test_where_old_and_new_do_not_fit_together_the_old_makes_way() -> None:
+    made = Fleet()
+    made.add(manifest(blocks=6))
+    for i in range(3):
+        made.join(f"n{i}", memory=30 * MB + 1_500_000)
+    asked = len(made.solves)
+    made.lose(made.hosts()[0])
+    assert made.model().status == "serving" and len(made.hosts()) == 2
+    assert ["current" in solve.document for solve in made.solves[asked : asked + 2]] == [True, False]

@@ -117,10 +117,14 @@ class Medium:
 
 @dataclass(frozen=True)
 class Running:
-    """Blocks [start, end) of a model that `nodes` serve now; no nodes: whoever served them is gone."""
+    """Blocks [start, end) of a model that `nodes` serve now; no nodes: whoever served them is gone.
+
+    `codec`: of what comes in.
+    """
 
     blocks: tuple[int, int]
     nodes: tuple[str, ...]
+    codec: str = NO_CODEC
 
 
 @dataclass(frozen=True)

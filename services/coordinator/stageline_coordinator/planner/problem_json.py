@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from .fields import Field
-from .parts import Block, Codec, Links, Medium, Model, Node, Port, Replan, Running
+from .parts import NO_CODEC, Block, Codec, Links, Medium, Model, Node, Port, Replan, Running
 
 
 def read_node(item: Field) -> Node:
@@ -80,7 +80,7 @@ def write_port(port: Port) -> dict[str, object]:
 
 def write_current(current: Mapping[str, tuple[Running, ...]]) -> dict[str, object]:
     return {
-        name: [{"blocks": list(one.blocks), "nodes": list(one.nodes)} for one in stages]
+        name: [{"blocks": list(one.blocks), "nodes": list(one.nodes), "codec": one.codec} for one in stages]
         for name, stages in current.items()
     }
 
@@ -104,7 +104,8 @@ def _read_codec(item: Field) -> Codec:
 
 
 def _read_running(item: Field) -> Running:
-    return Running(item.key("blocks").span(), tuple(one.text() for one in item.key("nodes").items()))
+    nodes, codec = tuple(one.text() for one in item.key("nodes").items()), item.optional("codec")
+    return Running(item.key("blocks").span(), nodes, codec.text() if codec else NO_CODEC)
 
 
 def _integer(item: Field, name: str, default: int) -> int:

@@ -50,7 +50,9 @@ def choose(problem: Problem, best: Stages, effort: Effort) -> Choice:
 def current_stages(problem: Problem) -> Stages:
     """The running plan as stages; empty if it does not serve every model whole."""
     found = {
-        name: tuple(StageAssignment(one.blocks, one.nodes) for one in sorted(stages, key=lambda one: one.blocks))
+        name: tuple(
+            StageAssignment(one.blocks, one.nodes, one.codec) for one in sorted(stages, key=lambda one: one.blocks)
+        )
         for name, stages in problem.current.items()
     }
     return {} if any(malformed(problem, found)) or len(found) < len(problem.models) else found
@@ -125,7 +127,7 @@ def _priced(space: Space, delay: Costs, moved: Costs, effort: Effort) -> Iterato
     free = least(space, delay, LONGEST_S, effort, NOTHING)
     if free.steps is None:
         return
-    unit = free.value / max(value_of(space, moved, free.steps), 1.0)
+    unit = (free.value or 1.0) / max(value_of(space, moved, free.steps), 1.0)
     for power in range(-PRICES, PRICES):
         price = unit * 2.0**power
         both = Costs(delay.stage + price * moved.stage, delay.hop + price * moved.hop, delay.fixed, additive=True)

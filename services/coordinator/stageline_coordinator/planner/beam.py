@@ -17,10 +17,10 @@ from .prices import Floats, Priced, Pricing, even_prices
 from .search import impassable, search
 from .standing import Standing, Stop
 
-WIDTHS = (30, 300, 1000)
+WIDTHS = (30, 300, 600)
 SHORTEN_WIDTH = 300
 FEW_STEPS, STEPS, MANY_STEPS = 30, 60, 300  # of prices: for a first bound, for one verdict, for a proof
-_CLOSE = 5e-4  # values that differ by less than this share are not worth a wider search each
+_CLOSE = 1e-3  # values that differ by less than this share are not worth a wider search each
 _STRIDE = 5e-3  # first step upwards from the bound
 _SPARSE = 3  # links per node
 _ROWS = 2000
@@ -89,7 +89,6 @@ def beam(standing: Standing, stop: Stop) -> Iterator[None]:
     hunt = _Beam(standing, stop)
     for width in WIDTHS:
         if standing.runs is None and hunt.judge(len(standing.values) - 1, width, steps=1):
-            yield
             _bound(hunt, FEW_STEPS)
         if standing.runs is not None:
             yield from _narrow(hunt, width)
@@ -97,6 +96,7 @@ def beam(standing: Standing, stop: Stop) -> Iterator[None]:
             break
     if standing.runs is not None and not stop():
         hunt.forget()
+        hunt.prove(standing.high - 1, MANY_STEPS)  # it may just be the best one
         _bound(hunt, MANY_STEPS)
         if hunt.shorten():
             yield
@@ -109,9 +109,9 @@ def _narrow(hunt: _Beam, width: int) -> Iterator[None]:
     while floor < standing.high and not standing.close(floor, _CLOSE):
         if hunt.stop():
             return
-        middle = (floor + standing.high) // 2
+        middle = standing.middle(floor, standing.high)
         if not met:
-            above = int(np.searchsorted(standing.values, (1 + stride) * standing.values[floor]))
+            above = int(np.searchsorted(standing.times, (1 + stride) * standing.times[floor]))
             middle, stride = max(floor, min(above, standing.high - 1)), 2 * stride
         if hunt.judge(middle, width):
             met = True
@@ -125,11 +125,11 @@ def _narrow(hunt: _Beam, width: int) -> Iterator[None]:
 def _bound(hunt: _Beam, steps: int) -> None:
     """A better bound by proofs alone, of so many steps each."""
     standing = hunt.standing
-    ceiling, middle = standing.high, standing.high - 1  # it may just be the best plan
+    ceiling = standing.high
     while standing.low < ceiling and not hunt.stop():
+        if standing.times[ceiling] - standing.times[standing.low] <= _CLOSE * standing.times[ceiling]:
+            return
+        middle = standing.middle(standing.low, ceiling)
         hunt.prove(middle, steps)
         if standing.low <= middle:
             ceiling = middle
-        if standing.values[ceiling] - standing.values[min(standing.low, ceiling)] <= _CLOSE * standing.values[ceiling]:
-            return
-        middle = (standing.low + ceiling) // 2

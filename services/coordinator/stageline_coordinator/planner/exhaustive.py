@@ -9,6 +9,9 @@ from .search import search
 from .standing import Standing, Stop
 from .ties import cheapest
 
+WORTH = 0.75
+"""A plan is worth reporting if its bottleneck is at most this share away from the bound: a first one is soon found."""
+
 
 def without_hops(standing: Standing, stop: Stop) -> None:
     """Solve the relaxation without hops: its value is a bound, and its plan may well be one for the problem.
@@ -32,18 +35,18 @@ def without_hops(standing: Standing, stop: Stop) -> None:
 
 
 def exhaustive(standing: Standing, stop: Stop) -> Iterator[None]:
-    """Yields at each better plan. At the end the plan is the best one, or it is proven that there is none."""
-    middle = (standing.low + standing.high) // 2 if standing.runs else len(standing.values) - 1
+    """Yields at each better plan that is worth it. At the end it is the best one, or there is none."""
+    middle = standing.middle(standing.low, standing.high) if standing.runs else len(standing.values) - 1
     while not standing.done:
         found = search(standing.instance, standing.allowed(middle))
         if found.plan is None:
             standing.proven(middle)
-        elif standing.reached(found.plan):
+        elif standing.reached(found.plan) and standing.close(standing.low, WORTH):
             yield
-        if stop():
-            return
-        middle = (standing.low + standing.high) // 2
-    if standing.runs is not None:
+        if stop() or standing.done:
+            break
+        middle = standing.middle(standing.low, standing.high)
+    if standing.runs is not None and not stop():
         allowed = standing.allowed(standing.high)
         if standing.refine(allowed, search(standing.instance, allowed)):
             yield

@@ -22,8 +22,8 @@ Floats = NDArray[np.float64]
 Run = tuple[int, int, int]
 
 _MARGIN = 1e-9  # relative; what floats may sum to in error is far less
-_AIM = 0.01  # how far above the budget the steps aim; half as far after `_PATIENCE` steps without success
-_LEAST_AIM = 1e-4
+_AIM = 0.01  # how far above the budget the steps aim; half as far from the best after `_PATIENCE` failures
+_MOST_GAIN, _LEAST_GAIN = 0.1, 1e-4
 _PATIENCE = 20
 
 
@@ -91,18 +91,18 @@ class Pricing:
 
     def improve(self, prices: Floats, steps: int, stop: Callable[[], bool]) -> Priced:
         """Up to `steps` steps from these prices; at least one is taken, and fewer once they lead nowhere."""
-        best, aim, stale = self._look(prices), _AIM, 0
-        here = best
+        best, stale = self._look(prices), 0
+        here, gain = best, min(_AIM - best.excess, _MOST_GAIN)
         for _ in range(steps):
-            if best.settled or aim < _LEAST_AIM or stop():
+            if best.settled or gain < _LEAST_GAIN or stop():
                 break
-            here = self._look(self._step(here, aim))
+            here = self._look(self._step(here, min(_AIM, best.excess + gain)))
             if here.settled or here.excess > best.excess:
                 best, stale = here, 0
             else:
                 stale += 1
             if stale == _PATIENCE:
-                here, aim, stale = best, aim / 2, 0
+                here, gain, stale = best, gain / 2, 0
         return Priced(best.excess > _MARGIN, best.guide, best.runs if best.is_plan else None)
 
     def _look(self, prices: Floats) -> _Look:

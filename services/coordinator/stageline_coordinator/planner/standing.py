@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ class Standing:
 
     def __init__(self, instance: Instance, values: Ints) -> None:
         self.instance, self.values = instance, values
+        self.times = instance.quanta.times(values)
         self.low, self.high = 0, len(values)
         self.runs: tuple[Run, ...] | None = None
 
@@ -51,9 +53,17 @@ class Standing:
         """Keep the best of the plans that a search has found."""
         return found.plan is not None and self.reached(least_compute(self.instance, allowed, found))
 
+    def middle(self, floor: int, ceiling: int) -> int:
+        """An index from `floor` to below `ceiling`, for bisection: of the geometric mean, then by rank."""
+        low, high = float(self.times[floor]), float(self.times[ceiling])
+        if high <= 2 * low or low == 0:
+            return (floor + ceiling) // 2
+        mean = int(np.searchsorted(self.times, math.sqrt(low) * math.sqrt(high)))
+        return max(floor, min(mean, ceiling - 1))
+
     def close(self, first: int, share: float) -> bool:
         """Whether the values from that index to the best plan differ by no more than this share of it."""
-        return int(self.values[self.high] - self.values[first]) <= share * int(self.values[self.high])
+        return bool(self.times[self.high] - self.times[first] <= share * self.times[self.high])
 
     def _rank(self, runs: Sequence[Run]) -> tuple[int, int, int]:
         work = self.instance.work

@@ -85,14 +85,16 @@ class Gateway(Peer):
 
 @dataclass
 class Node(Peer):
-    """`executors` run now, the newest last. `kept` is what the last `Retire` told it to keep.
+    """`executors` run now, the newest last.
+
+    `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that without our hearing of it.
 
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
     """
 
     executors: dict[str, ExecutorInfo] = field(default_factory=dict)
     progress: tuple[Progress, ...] = ()
-    kept: frozenset[StageKey] = frozenset()
+    kept: frozenset[StageKey] | None = frozenset()
     failures: int = 0
     failure: str = ""
     excluded_until: float = 0.0

@@ -334,3 +334,21 @@ def test_where_old_and_new_do_not_fit_together_the_old_makes_way() -> None:
     made.lose(made.hosts()[0])
     assert made.model().status == "serving" and len(made.hosts()) == 2
     assert ["current" in solve.document for solve in made.solves[asked : asked + 2]] == [True, False]
+
+
+def test_what_a_dropped_preparation_made_a_worker_load_is_retired() -> None:
+    """It was loaded without an answer, so it is in no list of what the worker has."""
+    made = Fleet()
+    made.add(manifest(blocks=2))
+    worker = made.join("a")
+    made.join("b")
+    assert sorted(made.hosts()) == ["a", "b"]
+    worker.mute = True
+    made.lose("b")
+    (asked, *_) = reversed([message for message in worker.got if isinstance(message, Prepare)])
+    worker.loaded, worker.mute = tuple(dict.fromkeys((*worker.loaded, *asked.stages))), False
+    made.join("b", incarnation="i2")
+    assert sorted(made.hosts()) == ["a", "b"]
+    made.pass_time(11.0)  # the plan of one worker drains
+    needed = {made.model().key(s) for s in made.model().stages if s.replicas[0].node == "a"}
+    assert set(worker.loaded) == needed

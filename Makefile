@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test lint format setup clean
+.PHONY: demo test fuzz lint format setup clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -20,6 +20,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# TARGET: one of tests/fuzz/targets.py, or all one after the other; RUNS: inputs for each
+fuzz: TARGET ?= all
+fuzz: RUNS ?= 1000000
+fuzz: $(READY)
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet -e '.[fuzz]'
+	nice -n 19 $(BIN)/python tests/fuzz/guided.py $(TARGET) --runs $(RUNS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

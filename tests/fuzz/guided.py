@@ -5,6 +5,7 @@
 The last line says how many inputs were run, how many edges of our code they reached and how many of those the seeds had
 reached, and what was found. An input that crashes, takes more than 10 s or more than 2 GiB is left in build/fuzz, with
 the traceback above; `--input FILE` runs it again. `planted` is no decoder: it has a defect to be found.
+`all` runs every target, one after the other, and takes about an hour for a million inputs each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 FOUND = Path("build/fuzz")
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1", "-len_control=0")
 OURS = ["stageline", "stageline_gateway", "stageline_coordinator", "stageline_stage", "planted", "yaml"]
-PLANTED = "planted"
+PLANTED, ALL = "planted", "all"
 
 
 def target_of(name: str) -> Any:
@@ -94,7 +95,7 @@ def summary(target: str, lines: list[str], code: int) -> dict[str, Any]:
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target")
+    parser.add_argument("target", help=f"one of tests/fuzz/targets.py, {ALL} one after the other, or {PLANTED}")
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs")
     parser.add_argument("--seed", type=int, default=1, help="of libFuzzer and so of everything")
     parser.add_argument("--corpus", type=Path, help="keep what reached new edges here, and go on from it")
@@ -106,7 +107,10 @@ def main() -> int:
         return 0
     if options.libfuzzer:
         fuzz(options.target, options.libfuzzer, options.corpus)
-    return supervised(options)
+    if options.target != ALL:
+        return supervised(options)
+    names = import_module("targets").TARGETS
+    return max(supervised(argparse.Namespace(**{**vars(options), "target": name})) for name in names)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem
+from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem, solve
 from stageline_coordinator.planner.baselines import BASELINES, place
 from stageline_coordinator.planner.baselines.paths import class_matching, order_of
 from stageline_coordinator.planner.baselines.seifer import least_cuts
@@ -190,3 +190,17 @@ def test_pipeedge_puts_many_different_nodes_into_few_types() -> None:
     found = stages(of, "pipeedge")
     assert found is not None
     assert len(found) == 12
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e-6, 1.0])
+def test_the_planner_is_never_worse(seconds: float) -> None:
+    """With links that take far longer than all blocks together, too; on more nodes than it can search exhaustively."""
+    rng = random.Random(1)
+    bandwidth = [[rng.randint(1, 99) for _ in range(18)] for _ in range(18)]
+    spent = [seconds * rng.uniform(1, 3) for _ in range(18)]
+    of = problem([1] * 8, [rng.randint(1, 50) for _ in range(9)], [3] * 18, spent, bandwidth)
+    ours = solve(of).objective_s
+    assert ours is not None
+    for name in BASELINES:
+        plan = place(of, name, random.Random(0))
+        assert plan is None or ours <= evaluate(of, plan).objective_s * (1 + 1e-9), name

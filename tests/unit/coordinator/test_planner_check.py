@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stageline.errors import ConfigError
-from stageline_coordinator.planner import Problem, StageAssignment
+from stageline_coordinator.planner import Problem, StageAssignment, solve
 from stageline_coordinator.planner.check import check
 from stageline_coordinator.planner.evaluate import evaluate
 
@@ -163,6 +163,13 @@ def test_two_readings_of_the_semantics_agree() -> None:
         agreed += 1
     assert agreed > 60
     assert refused > 60
+
+
+def test_what_the_planner_says_passes_the_check() -> None:
+    for seed in range(25):
+        problem = random_problem(random.Random(seed))
+        solution = solve(Problem.from_json(problem))
+        assert check(problem, solution.to_json()).violations == (), seed
 
 
 PROBLEM: dict[str, Any] = {

@@ -56,6 +56,13 @@ class Quanta:
         found[large] = _LIMIT + np.searchsorted(self.beyond, seconds[large])
         return found
 
+    def times(self, values: Ints) -> NDArray[np.float64]:
+        """Seconds that ascending values stand for. Beyond the limit values only rank; ratios are between these."""
+        found = values / self.scale
+        ranks = np.nonzero(values >= _LIMIT)[0] if self.beyond else np.empty(0, dtype=np.intp)
+        found[ranks] = np.array(self.beyond)[values[ranks] - _LIMIT]
+        return found
+
     def seconds(self, value: int) -> float:
         """What a value stands for, to a quantum."""
         return self.beyond[value - _LIMIT] if value >= _LIMIT and self.beyond else value / self.scale

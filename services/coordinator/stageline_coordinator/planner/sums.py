@@ -10,7 +10,7 @@ from .costs import port_bandwidth, transfer_s
 from .feasible import running_on
 from .parts import Port
 from .relax import Costs
-from .space import Floats, Space
+from .space import NO_LINK, Floats, Space
 
 _EACH = np.s_[:, None, None, None, None]
 
@@ -69,7 +69,8 @@ def delay_costs(space: Space, weight: Floats, wait_s: Floats, own: float) -> Cos
 def _port_delays(port: Port | None, size: int, cut: int) -> Floats:
     if port is None:
         return np.zeros(size)
-    return np.array([transfer_s(cut, port_bandwidth(port, node)) + port.latency_s[node] for node in range(size)])
+    delays = [transfer_s(cut, port_bandwidth(port, node)) + port.latency_s[node] for node in range(size)]
+    return np.minimum(delays, NO_LINK)  # finite: a model of priority 0 gives it no weight
 
 
 def _sizes(space: Space) -> Floats:

@@ -18,6 +18,7 @@ from stageline.protocol import Infer
 from stageline_gateway import events as ev
 from stageline_gateway.admission import admit, allowed_s, find_model, in_parts
 from stageline_gateway.core import Core
+from stageline_gateway.deadlines import check_in_time
 from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.held import Held, Waiter
 from stageline_gateway.inflight import HOLDER
@@ -98,7 +99,9 @@ class Arrivals:
             raise RejectedError("this gateway is stopping: try another, or again later", retry_after_s=1.0)
         model = find_model(core.view, infer.model)
         request = admit(model, owner, infer, buffers, now, deadline)
-        entries = core.table.add_parts(in_parts(model.signature, request, core.settings.max_batch))
+        check_in_time(core, request, now)
+        parts = in_parts(model.signature, request, core.settings.max_batch)
+        entries = core.table.add_parts(parts, core.capacity(model.name).retry_after_s(core.waiting(model.name)))
         for entry in entries:
             core.timers.add(deadline, Timer.DEADLINE, entry.key)
             self._dispatcher.enqueue(entry, now)

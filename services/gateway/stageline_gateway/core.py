@@ -13,6 +13,7 @@ from stageline.plan import Endpoint
 from stageline.protocol import Result
 from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
+from stageline_gateway.capacity import Capacity
 from stageline_gateway.held import KEPT, Answered, Outcome, Waiter
 from stageline_gateway.idempotency import Keys
 from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
@@ -61,6 +62,7 @@ class Core:
         self.keys = Keys(settings.answer_keep_s, settings.answer_keep_bytes, settings.max_in_flight)
         self.batches = BatchTable(self.router)
         self.queues: dict[str, ModelQueue] = {}
+        self.capacities: dict[str, Capacity] = {}
         self.timers = Timers()
         self._kept_timer = False
         self.journal_fault = ""
@@ -79,6 +81,15 @@ class Core:
         if not queue:
             del self.queues[entry.request.model]
         return True
+
+    def capacity(self, model: str) -> Capacity:
+        """How fast the model is answered."""
+        return self.capacities.setdefault(model, Capacity())
+
+    def waiting(self, model: str) -> int:
+        """Items in the model's queue."""
+        queue = self.queues.get(model)
+        return queue.rows if queue is not None else 0
 
     def leave(self, entry: Entry) -> None:
         """A request has its outcome: take it out of the queue, the table and the batches."""

@@ -9,6 +9,7 @@ from stageline_gateway import events as ev
 from stageline_gateway.admission import find_model, readmit
 from stageline_gateway.batching import Batch, Path, batch_cost, fair_share, join, patience, shape_group
 from stageline_gateway.core import Core
+from stageline_gateway.deadlines import too_late
 from stageline_gateway.inflight import Entry, State
 from stageline_gateway.queueing import ModelQueue, Waiting
 from stageline_gateway.routing import hops, reply_address
@@ -71,6 +72,8 @@ class Dispatcher:
         entries = [entry for entry in (core.table.get(w.key) for w in waiting) if entry is not None]
         if not entries:
             return False
+        if self._drop_late(entries, now):
+            return True
         rows = sum(entry.request.rows for entry in entries)
         cost = batch_cost(model, sum(entry.request.nbytes for entry in entries), rows)
         path = core.router.find(model, cost)
@@ -85,6 +88,12 @@ class Dispatcher:
         core.timers.add(batch.overdue_at, Timer.OVERDUE, batch.id)
         self._send(batch, entries, attempt)
         return True
+
+    def _drop_late(self, entries: list[Entry], now: float) -> bool:
+        late = [(entry, error) for entry in entries if (error := too_late(self._core, entry, now)) is not None]
+        for entry, error in late:
+            self._core.refuse(entry, error, now)
+        return bool(late)
 
     def _batch(self, model: ModelPlan, entries: list[Entry], path: Path, cost: int, attempt: int, now: float) -> Batch:
         core, first = self._core, entries[0].request

@@ -172,6 +172,8 @@ class Engine:
     def _plan(self, event: ev.PlanApplied, now: float) -> None:
         if self._core.view.apply_plan(event.plan) is Applied.STALE:
             return
+        for name in self._core.capacities.keys() - set(self._core.view.names()):
+            del self._core.capacities[name]
         self._outcomes.hasten_old(now)
         self._outcomes.check_paths(now)
         self._dispatcher.readmit(now)

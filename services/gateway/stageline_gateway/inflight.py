@@ -14,7 +14,6 @@ from stageline_gateway.whole import Whole
 Rank = tuple[int, float, int]
 """(priority, deadline, order of arrival): smaller is served first."""
 
-RETRY_AFTER_S = 0.1
 HOLDER = 0
 """The `client` of a request with an idempotency key; its `id` is the holder's number. No connection owns it."""
 
@@ -99,30 +98,30 @@ class InFlightTable:
         self._requests = 0
         self.nbytes = 0
 
+    @property
+    def last(self) -> int:
+        """The newest entry's key."""
+        return self._last
+
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
 
-    def add(self, request: Request) -> Entry:
-        """Accept a request. Raises `RejectedError` when the table is full."""
-        (entry,) = self.add_parts([request])
-        return entry
-
-    def add_parts(self, parts: Sequence[Request]) -> list[Entry]:
+    def add_parts(self, parts: Sequence[Request], retry_after_s: float) -> list[Entry]:
         """Accept a request, given in parts if there are several. Raises `RejectedError` when the table is full."""
         nbytes = sum(part.nbytes for part in parts)
         if self._requests >= self._max_count:
             raise RejectedError(
                 f"{self._requests} requests are in flight, which is the limit: try again later",
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=retry_after_s,
             )
         if self.nbytes + nbytes > self._max_bytes:
             raise RejectedError(
                 f"requests in flight hold {self.nbytes} of {self._max_bytes} bytes, {nbytes} more do not fit: "
                 "try again later",
-                retry_after_s=RETRY_AFTER_S,
+                retry_after_s=retry_after_s,
             )
         whole = Whole(len(parts)) if len(parts) > 1 else None
         self._requests += 1

@@ -43,6 +43,8 @@ class Outcomes:
             return
         core.router.trust(batch.path)
         core.observed.add(batch, header.timings)
+        name = batch.model.name
+        core.capacity(name).answered(sum(batch.rows), batch.sent, now, waiting=core.waiting(name) > 0)
         start = 0
         for key, rows in zip(batch.keys, batch.rows, strict=True):
             entry = core.table.get(key)

@@ -66,6 +66,11 @@ class ModelQueue:
         if not items:
             del self._groups[group]
 
+    def rows_before(self, rank: Rank) -> int:
+        """Items that rank better."""
+        before = (items[: bisect_left(items, rank, key=lambda item: item.rank)] for items in self._groups.values())
+        return sum(item.rows for items in before for item in items)
+
     def next_batch(self, now: float, share: int) -> list[Waiting]:
         """The ready batch whose first request ranks best, cut to `share` items; empty if none is ready.
 

@@ -16,8 +16,9 @@ class Retry:
     """How a client repeats what may succeed later. `attempts` counts every time that a request is sent.
 
     Pauses start at `first_s` and double up to `longest_s`, each shortened by chance by up to a half, so that clients
-    that were turned away together do not come back together. A gateway's own `retry_after_s` is respected. A request
-    that finds no gateway fails after `reconnect_s` seconds, and nothing is repeated beyond a request's deadline.
+    that were turned away together do not come back together. A gateway's own `retry_after_s` is respected, and
+    lengthened by chance by up to a half. A request that finds no gateway fails after `reconnect_s` seconds, and nothing
+    is repeated beyond a request's deadline.
     """
 
     attempts: int = 8
@@ -31,10 +32,10 @@ class Retry:
                 f"{self}: attempts must be at least 1, first_s positive and at most longest_s, reconnect_s not negative"
             )
 
-    def pause_s(self, failures: int, chance: float) -> float:
-        """How long to wait after so many failures (1, 2, …)."""
+    def pause_s(self, failures: int, chance: float, at_least_s: float = 0.0) -> float:
+        """How long to wait after so many failures (1, 2, …), if the gateway wants `at_least_s`."""
         longest = min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 60))
-        return longest * (1 - chance / 2)
+        return max(longest * (1 - chance / 2), at_least_s * (1 + chance / 2))
 
 
 DEFAULT = Retry()
@@ -65,7 +66,7 @@ class Dialer:
         self._failures += 1
         rounds, rest = divmod(self._failures, len(self._addresses))
         if rest == 0:
-            self.not_before = now + max(at_least_s, self._retry.pause_s(rounds, self._chance()))
+            self.not_before = now + self._retry.pause_s(rounds, self._chance(), at_least_s)
         return rest == 0
 
     def works(self) -> None:

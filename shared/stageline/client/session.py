@@ -144,7 +144,7 @@ class Session:
         if call is None or not call.sent:
             return None
         if isinstance(value, StagelineError) and value.retryable:
-            pause = max(value.retry_after_s or 0.0, self._retry.pause_s(call.attempts, self._chance()))
+            pause = self._retry.pause_s(call.attempts, self._chance(), value.retry_after_s or 0.0)
             if self._again(call, now + pause):
                 return None
         return self._end(call, value)

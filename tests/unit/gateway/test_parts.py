@@ -29,7 +29,7 @@ class TestTable:
         moves = {State.QUEUED: "requeue", State.DISPATCHED: "dispatch", State.DONE: "leave"}
         for start, end in itertools.product(State, State):
             table = InFlightTable(10, 100)
-            entry = table.add(request())
+            entry = table.add_parts([request()], 0.1)[0]
             entry.state = start
             move = getattr(table, moves[end])
             arguments = (entry, 1) if end is State.DISPATCHED else (entry,)
@@ -42,7 +42,7 @@ class TestTable:
 
     def test_leaving_frees_the_id_and_the_bytes(self):
         table = InFlightTable(10, 100)
-        entry = table.add(request(5))
+        entry = table.add_parts([request(5)], 0.1)[0]
         assert table.find(1, 5) is entry
         assert table.nbytes == 2
         table.leave(entry)
@@ -50,7 +50,7 @@ class TestTable:
 
     def test_rank_does_not_change_with_a_retry(self):
         table = InFlightTable(10, 100)
-        entry = table.add(request())
+        entry = table.add_parts([request()], 0.1)[0]
         before = entry.rank
         table.dispatch(entry, 1)
         table.requeue(entry)

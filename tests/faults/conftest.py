@@ -1,8 +1,18 @@
-"""Lets the tests of this folder import their helpers, which are a package, by name."""
+"""Lets the tests of this folder import their helpers, which are a package, by name; and judges answers."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from faults.model import Judge
+from faults.selection import SEED
+
+
+@pytest.fixture(scope="session")
+def judge() -> Judge:
+    return Judge(SEED)

@@ -14,6 +14,7 @@ from faults.proxy import Proxy, ProxyThread
 from faults.toxics import (
     Bandwidth,
     Corrupt,
+    Direction,
     Drop,
     HalfOpen,
     Latency,
@@ -104,8 +105,8 @@ def test_without_toxics_bytes_pass_and_are_counted(proxy: Proxy) -> None:
 @pytest.mark.parametrize(
     "toxic", [Latency(1.0, 1.0), Bandwidth(1e6), Slicer(1000)], ids=["latency", "bandwidth", "slicer"]
 )
-def test_what_delays_loses_nothing(proxy: Proxy, toxic: Toxic, direction: str) -> None:
-    proxy.add(toxic, direction)  # type: ignore[arg-type]
+def test_what_delays_loses_nothing(proxy: Proxy, toxic: Toxic, direction: Direction) -> None:
+    proxy.add(toxic, direction)
     with closing(connect(proxy)) as client:
         assert ask(client) == PAYLOAD
     assert proxy.counts[type(toxic).__name__.lower()] >= 1

@@ -1,0 +1,255 @@
+"""A cluster that is hurt, heals and is measured.
+
+Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from stageline.admin import AdminClient
+from stageline.embedded.processes import read_stat
+from stageline.errors import ClusterError
+from stageline.manifest import canonical_json
+from stageline.messages import NodeRow
+from stageline.plan import ModelPlan
+
+from .load import wait_until
+from .model import NAME, import_marked
+from .proxy import Proxy, ProxyThread
+from .service import Figures, Service, free_port
+
+NODES = 3
+READY_S = 90.0
+GATEWAY = {"max_batch": 4, "window": 64, "window_bytes": 1 << 30, "answer_keep_s": 2, "name": "gateway"}
+"""A window so wide that the load is dispatched, not waiting at the gateway, when a worker dies."""
+
+
+class Rig:
+    """Three workers, a gateway, a coordinator and the marked network on them; a context manager."""
+
+    def __init__(self, folder: Path, *, proxied: bool, state: Path | None = None, seed: int = 0) -> None:
+        self.folder, self.proxied = folder, proxied
+        self.state = state or folder / "state"
+        self._thread = ProxyThread(seed)
+        self.random = self._thread.random
+        self.proxies: dict[str, Proxy] = {}
+        self.services: dict[str, Service] = {}
+        self.manifest = ""
+        self.decoys: list[subprocess.Popen[bytes]] = []
+        self._baseline: dict[str, Figures] = {}
+
+    def __enter__(self) -> Rig:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything; nothing is left that a gentle end would save."""
+        for service in self.services.values():
+            service.kill()
+        self._end_decoys()
+        self._thread.close()
+
+    def _end_decoys(self) -> None:
+        for child in self.decoys:
+            child.kill()
+            child.wait()
+        self.decoys.clear()
+
+    # --- what is there --------------------------------------------------------------------------------------
+
+    @property
+    def gateway(self) -> Service:
+        return self.services["gateway"]
+
+    @property
+    def coordinator(self) -> Service:
+        return self.services["coordinator"]
+
+    @property
+    def client_address(self) -> str:
+        """Where clients connect: the proxy in front of the gateway, if there is one."""
+        return self.proxies["client"].address if self.proxied else self.gateway.address
+
+    def admin(self) -> AdminClient:
+        """A connection to the coordinator itself."""
+        return AdminClient(self.coordinator.address, timeout_s=5.0)
+
+    def plan(self) -> ModelPlan | None:
+        """How the network is placed now."""
+        with self.admin() as admin:
+            return admin.plan().model(NAME)
+
+    def nodes(self) -> dict[str, NodeRow]:
+        """Workers by name."""
+        with self.admin() as admin:
+            return {row.node: row for row in admin.nodes().nodes}
+
+    def placed(self) -> list[str]:
+        """The workers of the network's stages, in order."""
+        plan = self.plan()
+        return [stage.replicas[0].node for stage in plan.stages] if plan is not None else []
+
+    def in_flight(self, node: str) -> int:
+        """Requests dispatched on a path through `node` and unanswered, as the gateway says."""
+        return int(self.gateway.gauge("stageline_gateway_node_in_flight", model=NAME, node=node))
+
+    def unanswered(self) -> int:
+        """Requests that the gateway has not answered."""
+        return int(sum(self.gateway.gauge("stageline_gateway_in_flight", state=s) for s in ("queued", "dispatched")))
+
+    # --- start, heal, measure -------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        logs = self.folder / "logs"
+        logs.mkdir(parents=True)
+        self.services["coordinator"] = Service(
+            "coordinator", "coordinator", logs,
+            {"data_dir": self.state, "port": free_port(), "plan_port": 0, "blob_port": 0, "rejoin_ms": 1500},
+        )  # fmt: skip
+        self.revive("coordinator")
+        for name, role, settings in (
+            ("gateway", "gateway", {**GATEWAY, "port": free_port()}),
+            *((f"stage-{i}", "stage", {"name": f"stage-{i}", "threads": 1}) for i in range(NODES)),
+        ):
+            own: dict[str, Any] = {**settings, **self._links(name)}
+            if role == "stage":
+                own |= {"cache_dir": self.folder / f"cache-{name}", "memory_bytes": 1 << 30}
+            self.services[name] = Service(name, role, logs, own)  # type: ignore[arg-type]
+            self.services[name].start()
+        for name in self.services:
+            self._wait_ready(name)
+        if self.proxied:
+            host, port = self.gateway.address.rsplit(":", 1)
+            self.proxies["client"] = self._thread.proxy((host, int(port)), "client")
+        self._register()
+        self._await_health()
+
+    def _links(self, name: str) -> Mapping[str, Any]:
+        """The settings that lead a service's links through proxies of its own."""
+        control = self.coordinator.address
+        if not self.proxied:
+            return {"coordinator": control}
+        port = free_port()
+        data = self.proxies[f"data:{name}"] = self._thread.proxy(("127.0.0.1", port), f"data:{name}")
+        host, control_port = control.removeprefix("tcp://").rsplit(":", 1)
+        link = self.proxies[f"control:{name}"] = self._thread.proxy((host, int(control_port)), f"control:{name}")
+        return {"coordinator": link.address, "data_port": port, "data_address": data.address}
+
+    def decoy(self) -> Proxy:
+        """A proxy that no link of the cluster passes."""
+        if "decoy" not in self.proxies:
+            self.proxies["decoy"] = self._thread.proxy(("127.0.0.1", free_port()), "decoy")
+        return self.proxies["decoy"]
+
+    def revive(self, name: str) -> None:
+        """Start a service again, under its old addresses."""
+        self.services[name].kill()
+        self.services[name].start()
+        self._wait_ready(name)
+
+    def _wait_ready(self, name: str) -> None:
+        problem = wait_until(f"{name} is up", self.services[name].ready, READY_S)
+        if problem:
+            raise RuntimeError(f"{problem}; {self.services[name].last_line()}")
+
+    def _register(self) -> None:
+        store, manifest = import_marked(self.folder / "import")
+        self.manifest = store.put_bytes(canonical_json(manifest.to_json()))
+        with self.admin() as admin:
+            admin.upload(store, [*manifest.blobs(), self.manifest])
+            admin.put_model(self.manifest)
+
+    def heal(self) -> str:
+        """Undo every fault and start what is dead; empty when all is well again, else what is not."""
+        self._end_decoys()
+        for proxy in self.proxies.values():
+            proxy.heal()
+        for service in self.services.values():
+            if service.running:
+                service.signal(signal.SIGCONT)
+            else:
+                self.revive(service.name)
+        return self._await_health()
+
+    def _await_health(self) -> str:
+        return wait_until("the cluster is whole again", self._healthy, READY_S)
+
+    def _healthy(self) -> bool:
+        """Every worker is alive with an executor, and the plan that serves uses them all: who came back is trusted."""
+        with contextlib.suppress(ClusterError, OSError):
+            rows, plan = self.nodes(), self.plan()
+            alive = [row for row in rows.values() if row.state == "alive" and row.executors]
+            served = plan is not None and plan.status == "serving" and len(plan.stages) == NODES
+            return len(alive) == NODES and served and self._ready()
+        return False
+
+    def _ready(self) -> bool:
+        return all(service.gauge("stageline_stage_joined") == 1 for service in self._stages())
+
+    def _stages(self) -> list[Service]:
+        return [service for service in self.services.values() if service.role == "stage"]
+
+    def figures(self) -> dict[str, Figures]:
+        """What each service holds."""
+        return {name: service.figures() for name, service in self.services.items()}
+
+    def settle(self) -> None:
+        """Note what the services hold at rest, as the baseline of what follows."""
+        self._baseline = self.figures()
+
+    def above_baseline(self) -> list[str]:
+        """What has not come back to it."""
+        found = [f"{self.unanswered()} requests in flight at the gateway"] if self.unanswered() else []
+        for service in self._stages():
+            depth = service.gauge("stageline_stage_queue_depth")
+            found += [f"{depth:g} batches in the queue of {service.name}"] if depth else []
+        for name, now in self.figures().items():
+            found += compare(name, self._baseline[name], now)
+        return found
+
+
+SLACK_DESCRIPTORS = 8
+SLACK_THREADS = 3
+SLACK_BYTES = 64 << 20
+
+
+def compare(name: str, before: Figures, now: Figures) -> list[str]:
+    """What a service holds now beyond what it held before and a little slack."""
+    found = []
+    if now.processes != before.processes:
+        found.append(f"{name}: {now.processes} processes, {before.processes} before")
+    if now.threads > before.threads + SLACK_THREADS:
+        found.append(f"{name}: {now.threads} threads, {before.threads} before")
+    if now.descriptors > before.descriptors + SLACK_DESCRIPTORS:
+        found.append(f"{name}: {now.descriptors} descriptors, {before.descriptors} before")
+    if now.resident_bytes > before.resident_bytes * 1.15 + SLACK_BYTES:
+        found.append(f"{name}: {now.resident_bytes >> 20} MiB, {before.resident_bytes >> 20} before")
+    return found
+
+
+def stopped(pid: int) -> bool:
+    """Whether the process is in state T."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
+
+
+def dead(pid: int) -> bool:
+    """Whether the process has ended."""
+    stat = read_stat(pid)
+    return stat is None or stat.dead

@@ -1,0 +1,152 @@
+"""Runs one scenario on a rig and says what became of every request."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .events import Target
+from .ledger import Ledger, Tally
+from .load import Load, wait_until
+from .model import Judge
+from .rig import Rig
+from .scenarios import Scenario
+from .watch import Watch
+
+IN_FLIGHT = 20
+MARGIN = 8
+"""The gauges are up to 0.2 s old: wait for a few more than must be in flight."""
+
+SLACK_S = 5.0
+FLOW_S = 60.0
+PROOF_S = 20.0
+NO_PROOF_S = 0.3
+FLOWS = 100
+"""Answers before an event, and after it, that show that requests flow."""
+
+
+@dataclass
+class Report:
+    """What a run showed; times in milliseconds after the strike, None where nothing was to be seen."""
+
+    scenario: str
+    seed: int
+    victim: str = ""
+    in_flight: int = 0
+    proof: str = ""
+    tally: Tally = Tally()
+    detection_ms: float | None = None
+    recovery_ms: float | None = None
+    breaks: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """As JSON."""
+        return dataclasses.asdict(self)
+
+
+def run(rig: Rig, scenario: Scenario, judge: Judge, seed: int, *, aimed: bool = True) -> Report:
+    """One run; with `aimed` false the strike goes to a decoy, and the report must say so in its failures."""
+    return _Run(rig, scenario, judge, seed, aimed).run()
+
+
+class _Run:
+    def __init__(self, rig: Rig, scenario: Scenario, judge: Judge, seed: int, aimed: bool) -> None:
+        self._rig, self._scenario, self._aimed = rig, scenario, aimed
+        self._report = Report(scenario.name, seed)
+        self._ledger = Ledger(scenario.deadline_s, SLACK_S)
+        self._judge = judge
+
+    def run(self) -> Report:
+        rig, scenario, report = self._rig, self._scenario, self._report
+        rig.random.seed(report.seed)
+        rig.settle()
+        with rig.admin() as admin:
+            broadcasts = admin.welcome.plan
+        name = f"{scenario.name}/{report.seed}/{time.monotonic_ns()}"
+        with Watch(broadcasts) as watch, Load(
+            rig.client_address, self._judge, self._ledger,
+            width=scenario.width, deadline_s=scenario.deadline_s, run=name,
+        ) as load:  # fmt: skip
+            self._wait("the load flows", lambda: self._ledger.answered >= FLOWS)
+            victim = scenario.event.aim(rig)
+            self._strike(victim, watch)
+            load.stop(scenario.deadline_s + SLACK_S)
+        report.tally, report.breaks = self._ledger.tally(), len(self._ledger.breaks)
+        self._check()
+        self._restore()
+        return report
+
+    def _strike(self, victim: Target, watch: Watch) -> None:
+        rig, event, report = self._rig, self._scenario.event, self._report
+        target = victim if self._aimed else event.decoy(rig)
+        report.victim = target.name
+        patience = FLOW_S if self._aimed else NO_PROOF_S
+        self._wait("requests are in flight", lambda: self._in_flight(target) >= IN_FLIGHT + MARGIN, patience)
+        report.in_flight = self._in_flight(target)
+        struck, under_way = time.monotonic(), self._ledger.unsettled()
+        event.strike(rig, target)
+        self._wait("the fault is seen", lambda: self._proven(victim), PROOF_S if self._aimed else NO_PROOF_S)
+        left_s = event.seconds - (time.monotonic() - struck)
+        time.sleep(max(0.0, left_s) if self._aimed else 0.0)
+        event.relent(rig, target)
+        before = self._ledger.answered
+        self._wait("answers flow again", lambda: self._ledger.answered >= before + FLOWS)
+        if self._scenario.notices:
+            within = PROOF_S if self._aimed else NO_PROOF_S
+            self._wait("the coordinator notices", lambda: watch.noticed(victim.node, struck) is not None, within)
+        self._wait("the requests in flight end", lambda: self._ledger.settled_after(under_way) is not None)
+        self._times(victim, watch, struck, under_way)
+
+    def _times(self, victim: Target, watch: Watch, struck: float, under_way: list[int]) -> None:
+        seen = watch.noticed(victim.node, struck) if victim.node else None
+        ended = self._ledger.settled_after(under_way)
+        self._report.detection_ms = None if seen is None else (seen - struck) * 1000
+        self._report.recovery_ms = None if ended is None else (ended - struck) * 1000
+
+    def _in_flight(self, target: Target) -> int:
+        return self._rig.in_flight(target.node) if target.node else self._rig.unanswered()
+
+    def _proven(self, victim: Target) -> bool:
+        self._report.proof = self._scenario.event.proof(self._rig, victim)
+        return bool(self._report.proof)
+
+    def _wait(self, what: str, holds: Callable[[], object], seconds: float = FLOW_S) -> None:
+        problem = wait_until(what, holds, seconds)
+        if problem:
+            self._report.failures.append(problem)
+
+    def _check(self) -> None:
+        tally, scenario = self._report.tally, self._scenario
+        self._never("were lost", tally.lost)
+        self._never("were answered twice", tally.duplicated)
+        self._never("ended later than the deadline allows", tally.late)
+        self._never("got another request's answer", tally.stolen)
+        if not scenario.damages:
+            self._never("failed", tally.failed)
+            self._never("were answered wrongly", tally.wrong)
+        elif not tally.wrong:
+            self._report.failures.append("no answer was found to be wrong")
+        if not scenario.refuses:
+            self._never("were refused", tally.refused)
+            self._never("expired", tally.expired)
+        if scenario.repeats and not tally.repeated:
+            self._report.failures.append("no request had to be dispatched again: the fault hit none")
+        if scenario.undisturbed:
+            self._never("were dispatched again", tally.repeated)
+
+    def _never(self, what: str, count: int) -> None:
+        if count:
+            said = f" ({self._ledger.errors[0]})" if self._ledger.errors else ""
+            self._report.failures.append(f"{count} requests {what}{said}")
+
+    def _restore(self) -> None:
+        """The cluster is whole again and holds no more than before."""
+        problem = self._rig.heal()
+        if problem:
+            self._report.failures.append(problem)
+        elif wait_until("the baseline", lambda: not self._rig.above_baseline(), PROOF_S):
+            self._report.failures += self._rig.above_baseline()

@@ -1,0 +1,117 @@
+"""The fault scenarios, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .damage import BadCache, BadDatabase, FullDisk, LockedDatabase, Starved, Throttled
+from .events import Event, Net, Reset, Signal
+from .strangers import Impostor, Namesake, Strangers
+from .toxics import (
+    Bandwidth,
+    Corrupt,
+    Drop,
+    HalfOpen,
+    Hold,
+    Latency,
+    LimitData,
+    ResetPeer,
+    Slicer,
+    Timeout,
+    Truncate,
+)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A load, an event, and what may and must follow beside what is always promised.
+
+    `refuses`: requests may be refused or expire, each with an error that says why. `repeats`: some must have been
+    dispatched again. `undisturbed`: none may have been. `notices`: the coordinator must say that the victim changed.
+    `damages`: bits of tensors are flipped below TCP's checksum, which nothing above it checks: some answers must be
+    wrong, and be found to be.
+    """
+
+    name: str
+    event: Event
+    rig: Literal["direct", "proxied"] = "direct"
+    width: int = 160
+    deadline_s: float = 25.0
+    refuses: bool = False
+    repeats: bool = False
+    undisturbed: bool = False
+    notices: bool = False
+    damages: bool = False
+
+
+def _network() -> tuple[Scenario, ...]:
+    def on(name: str, event: Event, **more: bool) -> Scenario:
+        return Scenario(name, event, "proxied", **more)
+
+    return (
+        on("latency between workers", Net("between", Latency(40, 10))),
+        on("latency to the coordinator", Net("control", Latency(60, 20))),
+        on("20 Mbps between workers", Net("between", Bandwidth(2.5e6), seconds=2.0)),
+        on("sliced client stream", Net("client", Slicer(512))),
+        on("worker connections reset", Reset("between")),
+        on("result connection reset", Reset("result")),
+        on("control connection reset", Reset("control")),
+        on("client connection reset", Reset("client")),
+        on("reset mid-frame to a worker", Net("first", Truncate(1000), seconds=0.3), repeats=True),
+        on("reset mid-frame between workers", Net("between", Truncate(1000), seconds=0.3), repeats=True),
+        on("reset mid-frame to the gateway", Net("result", Truncate(1000), seconds=0.3), repeats=True),
+        on("reset mid-frame to the client", Net("client", Truncate(1000), direction="down", seconds=0.3)),
+        on("reset by the first worker", Net("first", ResetPeer(), seconds=0.3), repeats=True),
+        on("limited connections to the client", Net("client", LimitData(200_000), direction="down", seconds=0.5)),
+        on("half-open between workers", Net("between", HalfOpen(), seconds=1.0), repeats=True),
+        on("half-open to the client", Net("client", HalfOpen(), seconds=1.0)),
+        on("one-way drop between workers", Net("between", Drop(), seconds=1.5), repeats=True),
+        on("one-way drop to the gateway", Net("result", Drop(), seconds=1.5), repeats=True),
+        on("one-way drop to the coordinator", Net("control", Drop(), seconds=1.5), notices=True),
+        on("one-way drop from the coordinator", Net("control", Drop(), direction="down", seconds=1.5), notices=True),
+        on("timeout between workers", Net("between", Timeout(300), seconds=0.6), repeats=True),
+        on("partition between workers", Net("between", Hold(), seconds=3.0), repeats=True),
+        on("partition from the coordinator", Net("control", Hold(), seconds=2.0), notices=True),
+        on("partition from the client", Net("client", Hold(), seconds=1.0)),
+        on("flipped bits to the coordinator", Net("control", Corrupt(0.3), seconds=1.5)),
+        on("flipped bits between workers", Net("between", Corrupt(0.2), seconds=1.0), damages=True),
+    )
+
+
+def _processes() -> tuple[Scenario, ...]:
+    return (
+        Scenario("worker killed", Signal("worker", "kill"), repeats=True, notices=True),
+        Scenario("agent killed", Signal("agent", "kill"), notices=True),
+        Scenario("executor killed", Signal("executor", "kill"), repeats=True, notices=True),
+        Scenario("two workers killed", Signal("two workers", "kill"), repeats=True, notices=True),
+        Scenario("worker frozen", Signal("worker", "freeze", 2.0), repeats=True, notices=True),
+        Scenario("agent frozen", Signal("agent", "freeze", 2.0), notices=True),
+        Scenario("executor frozen", Signal("executor", "freeze", 2.0), repeats=True, notices=True),
+        Scenario("worker frozen, then killed", Signal("worker", "freeze then kill", 1.0), repeats=True, notices=True),
+        Scenario("worker told to stop", Signal("agent", "term"), undisturbed=True, notices=True),
+        Scenario("gateway killed", Signal("gateway", "kill", 0.5), refuses=True),
+        Scenario("gateway frozen", Signal("gateway", "freeze", 2.0), refuses=True),
+        Scenario("gateway told to stop", Signal("gateway", "term", 0.5), refuses=True),
+        Scenario("coordinator killed", Signal("coordinator", "kill", 1.0), undisturbed=True),
+        Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0), undisturbed=True),
+    )
+
+
+def _damage() -> tuple[Scenario, ...]:
+    return (
+        Scenario("cached tensor flipped", BadCache("flip"), repeats=True),
+        Scenario("cached tensor truncated", BadCache("truncate"), repeats=True),
+        Scenario("coordinator's disk full", FullDisk(), undisturbed=True),
+        Scenario("database locked", LockedDatabase(), undisturbed=True),
+        Scenario("database corrupted", BadDatabase(), undisturbed=True),
+        Scenario("slow worker", Throttled()),
+        Scenario("executor out of memory", Starved(), repeats=True),
+        Scenario("malformed frames on every socket", Strangers(), undisturbed=True),
+        Scenario("a second worker of the same name", Namesake()),
+        Scenario("messages of an old incarnation", Impostor()),
+    )
+
+
+SCENARIOS = (*_processes(), *_damage(), *_network())
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -7,7 +7,6 @@ worse than any baseline, finds no plan where one does, or claims an optimum with
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -125,5 +124,4 @@ def main(trials: int, others: int, quick: bool, save: bool) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test fuzz lint format setup clean
+.PHONY: demo test fuzz chaos reliability lint format setup clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -27,6 +27,17 @@ fuzz: RUNS ?= 1000000
 fuzz: $(READY)
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install --quiet -e '.[fuzz]'
 	nice -n 19 $(BIN)/python tests/fuzz/guided.py $(TARGET) --runs $(RUNS)
+
+# Random faults on a cluster under load; every request's outcome is judged.
+chaos: SEED ?= 0
+chaos: MINUTES ?= 10
+chaos: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m faults chaos --seed $(SEED) --minutes $(MINUTES)
+
+# RUNS seeded runs of every scenario, and the table of docs/reliability.md.
+reliability: RUNS ?= 20
+reliability: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m faults table --runs $(RUNS) --write docs/reliability.md
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -81,9 +81,7 @@ def chaos(seed: int, minutes: float, names: Sequence[str]) -> None:
 @main.command(name="table", help="Seeded runs of every scenario, and the table of docs/reliability.md.")
 @click.option("--runs", default=20, show_default=True)
 @click.option("--seed", default=1, show_default=True)
-@click.option(
-    "--write", type=click.Path(path_type=Path, exists=True), help="put the table between its marks in this file"
-)
+@click.option("--write", type=click.Path(path_type=Path, exists=True), help="this file's table")
 @click.option("--json", "figures", type=click.Path(path_type=Path), help="write every run there")
 def make_table(runs: int, seed: int, write: Path | None, figures: Path | None) -> None:
     reports: list[Report] = []

@@ -31,9 +31,10 @@ class Marked(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(7)
-        self.layers = torch.nn.ModuleList(torch.nn.Linear(WIDTH, WIDTH) for _ in range(BLOCKS))
+        layers = [torch.nn.Linear(WIDTH, WIDTH) for _ in range(BLOCKS)]
+        self.layers = torch.nn.ModuleList(layers)
         with torch.no_grad():
-            for layer in self.layers:
+            for layer in layers:
                 layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * WIDTH**-0.5)
                 layer.weight[:MARK] = 0
                 layer.weight[:, :MARK] = 0
@@ -75,7 +76,7 @@ class Judge:
 
     def question(self, number: int) -> Floats:
         """Shape (1, WIDTH): one of `BASES` vectors, behind the request's own watermark."""
-        x = self._bases[number % BASES : number % BASES + 1].copy()
+        x: Floats = self._bases[number % BASES : number % BASES + 1].copy()
         x[0, :MARK] = self._mark(number)
         self._owners[x[0, :MARK].tobytes()] = number
         return x
@@ -94,4 +95,5 @@ class Judge:
 
     def _mark(self, number: int) -> Floats:
         digest = hashlib.sha256(f"{self._seed}/{number}".encode() + self._bases[number % BASES].tobytes()).digest()
-        return np.frombuffer(digest, dtype="<u2").astype(np.float32) / np.float32(1 << 16)
+        mark: Floats = np.frombuffer(digest, dtype="<u2").astype(np.float32) / np.float32(1 << 16)
+        return mark

@@ -94,7 +94,7 @@ def _processes() -> tuple[Scenario, ...]:
         Scenario("gateway frozen", Signal("gateway", "freeze", 2.0), refuses=True),
         Scenario("gateway told to stop", Signal("gateway", "term", 0.5), refuses=True),
         Scenario("coordinator killed", Signal("coordinator", "kill", 1.0), undisturbed=True),
-        Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0), undisturbed=True),
+        Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0)),
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from .runner import Report
 
+NONE = "\N{EN DASH}"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 COUNTS = ("accepted", "answered", "refused", "expired", "wrong", "lost", "duplicated", "repeated")
 HEAD = ("scenario", "runs", "failed", "in flight, at least", *COUNTS, "detection ms", "recovery ms")
@@ -44,9 +45,9 @@ def _row(name: str, runs: Sequence[Report]) -> list[str]:
 def _summary(times: Iterable[float | None]) -> str:
     known = sorted(time for time in times if time is not None)
     if not known:
-        return "–"
+        return NONE
     return " / ".join(_ms(known[max(0, math.ceil(share * len(known)) - 1)]) for share in (0.5, 0.95, 1.0))
 
 
 def _ms(time: float | None) -> str:
-    return "–" if time is None else f"{time:.0f}"
+    return NONE if time is None else f"{time:.0f}"

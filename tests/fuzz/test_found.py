@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import seeds
 
@@ -16,8 +18,11 @@ from stageline.client.core import ClientCore
 from stageline.config import GatewayConfig, StageConfig, load
 from stageline.errors import ConfigError, ManifestError, ModelImportError, RemoteProtocolError
 from stageline.manifest import ModelManifest
+from stageline.messages import BlockTime, Hello, NodeInfo, Profiled
+from stageline_coordinator.peers import Node
 from stageline_coordinator.planner import Problem
 from stageline_coordinator.planner.check import check
+from stageline_coordinator.profiling import ProfileBook
 from stageline_stage.importer.archive import clean_copy
 
 
@@ -56,6 +61,15 @@ def test_an_empty_tensor_of_enormous_sizes() -> None:
     frames = b"".join(map(bytes, [*protocol.encode_frame(hello), *protocol.encode_frame(result)]))
     with pytest.raises(RemoteProtocolError, match="strides"):
         core.received(core.reader.feed(frames))
+
+
+@pytest.mark.parametrize("odd", [{"workspace_bytes": 1 << 63}, {"batch": 1 << 63}, {"error": math.nan}])
+def test_figures_that_no_database_holds(odd: dict[str, Any]) -> None:
+    """A coordinator that a worker told them ended with an OverflowError of sqlite3."""
+    node = Node(Hello("agent", "n", "i", node=NodeInfo(1 << 30, "cpu", "cpu", "h")))
+    time = msgspec.structs.replace(BlockTime(0, 1, 0.01, 100), **odd)
+    book = ProfileBook({})
+    assert book.profiled(node, Profiled(seeds.SHA, "cpu", (time,)), {"m": (seeds.SHA, seeds.model())}, 0.0) == []
 
 
 def test_a_solution_with_blocks_that_nobody_has() -> None:

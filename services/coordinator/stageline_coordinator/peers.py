@@ -87,7 +87,7 @@ class Gateway(Peer):
 class Node(Peer):
     """`executors` run now, the newest last.
 
-    `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that without our hearing of it.
+    `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
     """

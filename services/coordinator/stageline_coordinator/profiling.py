@@ -12,6 +12,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from stageline.blocks import MAX_BYTES
+from stageline.data import MAX_BATCH_ITEMS
 from stageline.messages import BlockTime, Profiled, ProfileRequest
 
 from .events import PersistFigure
@@ -96,7 +98,7 @@ class ProfileBook(FigureBook):
         manifest = next((m for sha, m in models.values() if sha == message.manifest), None)
         found: list[PersistFigure] = []
         for time in message.times if manifest else ():
-            if manifest and 0 <= time.block < len(manifest.blocks) and math.isfinite(time.seconds) and time.batch >= 1:
+            if manifest and 0 <= time.block < len(manifest.blocks) and _sound(time):
                 graph = manifest.blocks[time.block].graph
                 figure = Figure(max(0.0, time.seconds), max(0, time.workspace_bytes), max(0.0, time.error))
                 self.learn(FigureKey(graph, fingerprint, time.batch), figure)
@@ -164,6 +166,12 @@ def _room(node: Node, models: Models) -> int:
         for block in manifests[stage.manifest].blocks[stage.start : stage.end]
     )
     return node.info.memory_bytes - node.info.base_bytes - sum(loaded)
+
+
+def _sound(time: BlockTime) -> bool:
+    """Whether the figures can be, and can be stored: workers have not always measured well."""
+    sizes = 1 <= time.batch <= MAX_BATCH_ITEMS and time.workspace_bytes <= MAX_BYTES
+    return sizes and math.isfinite(time.seconds) and math.isfinite(time.error)
 
 
 def _spent(times: Iterable[BlockTime]) -> float:

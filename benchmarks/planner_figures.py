@@ -99,17 +99,18 @@ def _seconds(records: Rows, name: str) -> dict[str, float]:
 
 
 def _by(records: Rows, label: str, figure: Callable[[Rows], Any]) -> dict[str, Any]:
-    """The figure by the value of a label."""
-    values = sorted({r.case.labels[label] for r in records}, key=lambda value: (isinstance(value, str), value))
+    """The figure by the value of a label, in the order of the problems."""
+    values = dict.fromkeys(r.case.labels[label] for r in records)
     return {str(value): figure([r for r in records if r.case.labels[label] == value]) for value in values}
 
 
 def table(title: str, figures: Mapping[str, Any]) -> None:
     """Bottleneck over the proven bound (geometric mean) by number of nodes, on standard error."""
-    shown = Table(title=f"{title}: bottleneck / proven bound; {figures['problems']} problems", title_justify="left")
+    of = f"{title}, {figures['problems']} problems: bottleneck / bound by number of nodes, and / the planner's"
+    shown = Table(title=of, title_justify="left")
     nodes = list(figures["of the bound"][OURS])
-    for column in ("algorithm", *(f"{n} nodes" for n in nodes), "/ planner", "plans found"):
-        shown.add_column(column, justify="left" if column == "algorithm" else "right")
+    for column in ("algorithm", *nodes, "/ planner", "plans"):
+        shown.add_column(column, justify="left" if column == "algorithm" else "right", no_wrap=True)
     for name, by_nodes in figures["of the bound"].items():
         over = figures["over the planner"].get(name, {}).get("geometric mean", "")
         cells = ["" if by_nodes.get(n) is None else f"{by_nodes[n]:.3f}" for n in nodes]

@@ -104,6 +104,7 @@ class CoordinatorConfig(ServiceConfig):
     evict_ms: int = _setting(800, "silence in milliseconds after which a worker is planned around")
     rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
     drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
+    max_replicas: int = _setting(1, "workers that may share a stage, at most; 1 finds and proves plans soonest")
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,9 @@ class GatewayConfig(ServiceConfig):
     drain_s: float = _setting(10.0, "seconds that requests in flight may take after SIGTERM")
     answer_keep_s: float = _setting(60.0, "seconds that an answer is kept for a retry with its idempotency key")
     answer_keep_bytes: int = _setting(32 << 20, "bytes of answers (and their requests) kept for retries, at most")
-    journal: Path | None = _setting(None, "directory where accepted requests with an idempotency key outlive the gateway")
+    journal: Path | None = _setting(
+        None, "directory where accepted requests with an idempotency key outlive the gateway"
+    )
     receive_bytes: int = _setting(512 << 20, "bytes of requests being received, at most (one always fits)")
     client_timeout_s: float = _setting(30.0, "seconds that a client may stall while it sends or reads a frame")
 

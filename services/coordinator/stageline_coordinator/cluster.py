@@ -52,6 +52,7 @@ from .measuring import Measuring
 from .members import Members
 from .network import Ends, Link
 from .peers import Node, Peer
+from .planning import Planning
 from .published import Published
 
 
@@ -66,6 +67,7 @@ class Settings:
     ping_s: float = 0.1
     rejoin_s: float = 3.0
     drain_s: float = 10.0
+    max_replicas: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,10 @@ class Cluster:
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
         published = Published(settings.term, memory.plan, settings.drain_s)
         resume_at = now + settings.rejoin_s if memory.plan else None
-        self._course = Course(settings.term, self.members, self._models, self.measuring, published, resume_at)
+        self.planning = Planning(self.measuring, self.members, settings.max_replicas)
+        self._course = Course(
+            settings.term, self.members, self._models, self.measuring, self.planning, published, resume_at
+        )
 
     @property
     def plan(self) -> Plan:

@@ -32,6 +32,7 @@ class Course:
         members: Members,
         models: Models,
         measuring: Measuring,
+        planning: Planning,
         published: Published,
         resume_at: float | None,
     ) -> None:
@@ -40,7 +41,7 @@ class Course:
         self._models = models
         self._measuring = measuring
         self._published = published
-        self._planning = Planning(measuring, members)
+        self._planning = planning
         self._preparation: Preparation | None = None
         self._resume_at = resume_at
 

@@ -78,7 +78,9 @@ def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -
     return any(book.complete(manifest, node.info.fingerprint) for node in nodes)
 
 
-def build_problem(nodes: Sequence[Node], models: Models, book: FigureBook, network: Network) -> dict[str, Any]:
+def build_problem(
+    nodes: Sequence[Node], models: Models, book: FigureBook, network: Network, *, max_replicas: int = 1
+) -> dict[str, Any]:
     """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`."""
     return {
         "version": 1,
@@ -86,7 +88,10 @@ def build_problem(nodes: Sequence[Node], models: Models, book: FigureBook, netwo
             {"id": node.name, "memory_bytes": node.info.memory_bytes, "base_bytes": node.info.base_bytes}
             for node in nodes
         ],
-        "models": [_model(name, manifest, nodes, book) for name, (_, manifest) in models.items()],
+        "models": [
+            {**_model(name, manifest, nodes, book), "max_replicas": max_replicas}
+            for name, (_, manifest) in models.items()
+        ],
         **network.to_json(),
     }
 

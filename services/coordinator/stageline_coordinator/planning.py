@@ -36,7 +36,7 @@ MOVING_COSTS = 1.02
 RETRY_S = 1.0
 
 
-def coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
+def _coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
     """What a problem says of the plan that runs, and when to leave it; nothing where none runs."""
     running = running_stages(plan, models, nodes)
     replan = {"threshold": 1 - WORTH_MOVING, "tolerance": MOVING_COSTS - 1}
@@ -46,8 +46,9 @@ def coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, 
 class Planning:
     """`answer` is the last one; `current` tells whether it is for the cluster as it is."""
 
-    def __init__(self, measuring: Measuring, members: Members) -> None:
+    def __init__(self, measuring: Measuring, members: Members, max_replicas: int) -> None:
         self._book, self._links, self._members = measuring.book, measuring.links, members
+        self._max_replicas = max_replicas
         self._answer: Answer | None = None
         self._target: Placement = {}
         self._number = 0
@@ -79,9 +80,9 @@ class Planning:
             return
         self._number += 1
         self._outstanding, self._answered = inputs, False
-        running = coming_from(plan, plannable, nodes) if beside else {}
-        self._beside = bool(running)
-        yield Solve(self._number, self._problem(nodes, plannable) | running)
+        problem = self.problem(plan, nodes, plannable) if beside else self._problem(nodes, plannable)
+        self._beside = "current" in problem
+        yield Solve(self._number, problem)
 
     def solved(
         self, event: Solved, plan: Plan, nodes: Sequence[Node], models: Models, now: float
@@ -156,8 +157,13 @@ class Planning:
         boxes, placed = [nodes[name] for name in used], {name: models[name] for name in placement}
         return bottleneck_s(self._problem(boxes, placed), placement)
 
+    def problem(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
+        """What the planner is asked for models that `can_plan`, coming from `plan`."""
+        return self._problem(nodes, models) | _coming_from(plan, models, nodes)
+
     def _problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
-        return build_problem(nodes, models, self._book, self._links.view(nodes, self._members))
+        network = self._links.view(nodes, self._members)
+        return build_problem(nodes, models, self._book, network, max_replicas=self._max_replicas)
 
     def _hold_back(self, answer: Answer, kept: set[str]) -> None:
         """Newcomers that would displace what runs well stay out, and say so."""

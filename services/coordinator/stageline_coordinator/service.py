@@ -67,6 +67,7 @@ class Coordinator:
             ping_s=ping_s,
             rejoin_s=config.rejoin_ms / 1000,
             drain_s=config.drain_s,
+            max_replicas=config.max_replicas,
         )
         self._cluster = Cluster(settings, _recall(store), time.monotonic())
         self._admin = AdminRequests(self._cluster, store)

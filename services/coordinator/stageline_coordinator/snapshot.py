@@ -8,8 +8,7 @@ from typing import Any
 from stageline.errors import ModelNotFoundError, NotReadyError
 
 from .cluster import Cluster
-from .placement import build_problem, can_plan
-from .planning import coming_from
+from .placement import can_plan
 
 
 def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str, Any]:
@@ -24,13 +23,12 @@ def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str,
     nodes = cluster.members.usable(now)
     if not nodes:
         raise NotReadyError("no worker is usable, so there is nothing to plan for: see `stageline nodes list`")
-    measuring = cluster.measuring
+    book = cluster.measuring.book
     wanted = {name: entry for name, entry in cluster.models.items() if not names or name in names}
-    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, measuring.book)}
+    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, book)}
     unmeasured = [name for name in wanted if name not in models]
     if not wanted:
         raise NotReadyError("no model is registered, so there is nothing to plan: add one with `stageline models add`")
     if not models or (names and unmeasured):
         raise NotReadyError(f"the blocks of {unmeasured[0]} are still being measured: see `stageline models list`")
-    network = measuring.links.view(nodes, cluster.members)
-    return build_problem(nodes, models, measuring.book, network) | coming_from(cluster.plan, models, nodes)
+    return cluster.planning.problem(cluster.plan, nodes, models)

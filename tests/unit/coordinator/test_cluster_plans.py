@@ -352,3 +352,14 @@ def test_what_a_dropped_preparation_made_a_worker_load_is_retired() -> None:
     made.pass_time(11.0)  # the plan of one worker drains
     needed = {made.model().key(s) for s in made.model().stages if s.replicas[0].node == "a"}
     assert set(worker.loaded) == needed
+
+
+def test_workers_share_a_stage_where_that_is_allowed() -> None:
+    made = Fleet(max_replicas=2)
+    made.add(manifest(blocks=3, weights=MB))
+    for name in ("a", "b"):
+        made.join(name, memory=40 * MB)
+    (stage,) = made.model().stages
+    assert {replica.node for replica in stage.replicas} == {"a", "b"}
+    made.lose("a")
+    assert made.model().status == "serving" and made.hosts() == ["b"]

@@ -26,7 +26,7 @@ DEFAULT_MAX_BATCH = 8
 """Items of a batch that memory is planned for."""
 NOT_ZERO = frozenset(
     {"max_batch", "max_attempts", "max_in_flight", "max_in_flight_bytes", "max_request_bytes", "threads"}
-    | {"start_timeout_s", "ping_ms", "suspect_ms", "evict_ms", "window_bytes", "default_deadline_ms"}
+    | {"start_timeout_s", "ping_ms", "suspect_ms", "evict_ms", "window_bytes", "default_deadline_ms", "max_replicas"}
 )
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]

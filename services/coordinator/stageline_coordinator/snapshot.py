@@ -12,7 +12,7 @@ from .placement import can_plan
 
 
 def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str, Any]:
-    """What the planner would be asked for these models (none named: all whose blocks are measured), plus `current` once something runs.
+    """What the planner would be asked for these models; none named: all whose blocks are measured.
 
     Raises `ModelNotFoundError` for a name that is not registered, `NotReadyError` where nothing can be planned yet.
     """

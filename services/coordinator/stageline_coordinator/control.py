@@ -54,15 +54,21 @@ class ControlSocket:
         early, late = self._read_monitor()
         found: list[tuple[str, Message] | Lost] = [Lost(peer) for fd in early if (peer := self._peers.pop(fd, None))]
         for fd, peer, data in frames:
-            self._peers[fd] = peer
+            self._claim(fd, peer)
             message = self._parse(peer, data)
             if message is not None:
                 found.append((peer, message))
         for fd in late:
             lost = self._peers.pop(fd, None)
-            if lost is not None and lost not in self._peers.values():
+            if lost is not None:
                 found.append(Lost(lost))
         return found
+
+    def _claim(self, fd: int, peer: str) -> None:
+        """The peer talks over `fd` now: libzmq reads an older connection of that name no more, not even its end."""
+        if self._peers.get(fd) != peer:
+            self._peers = {other: name for other, name in self._peers.items() if name != peer}
+            self._peers[fd] = peer
 
     def _read_frames(self) -> list[tuple[int, str, list[bytes]]]:
         found: list[tuple[int, str, list[bytes]]] = []

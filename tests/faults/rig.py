@@ -6,6 +6,7 @@ Direct: as `stageline up` starts it. Proxied: all links of workers and gateway l
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 from collections.abc import Mapping
@@ -191,12 +192,13 @@ class Rig:
         return wait_until("the cluster is whole again", self._healthy, READY_S)
 
     def _healthy(self) -> bool:
-        """Every worker is alive with an executor, and the plan that serves uses them all: who came back is trusted."""
-        with contextlib.suppress(ClusterError, OSError):
-            rows, plan = self.nodes(), self.plan()
-            alive = [row for row in rows.values() if row.state == "alive" and row.executors]
-            served = plan is not None and plan.status == "serving" and len(plan.stages) == NODES
-            return len(alive) == NODES and served and self._ready()
+        """Every worker is alive and one that the planner may use, and a plan over two of them at least serves."""
+        with contextlib.suppress(ClusterError, OSError), self.admin() as admin:
+            rows, plan = admin.nodes().nodes, admin.plan().model(NAME)
+            usable = json.loads(admin.problem())["nodes"]
+            alive = [row for row in rows if row.state == "alive" and row.executors]
+            served = plan is not None and plan.status == "serving" and len(plan.stages) >= 2
+            return len(alive) == len(usable) == NODES and served and self._ready()
         return False
 
     def _ready(self) -> bool:

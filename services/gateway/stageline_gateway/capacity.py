@@ -14,8 +14,9 @@ MEMORY_S = 5.0
 """What was measured so long ago counts for 1/e."""
 SURE_S = 0.2
 """The rate is unknown until answers came for so long while requests waited."""
-LONGEST_S = 1.0
-"""A longer pause between two answers is a fault, and says nothing about the rate."""
+STALL_S = 1.0
+STALL_TIMES = 8
+"""Nothing for so long, and for so many times what a batch usually takes, is a fault: it says nothing about the rate."""
 LATENCIES = 32
 SOONEST_S = 0.05
 LATEST_S = 5.0
@@ -28,17 +29,23 @@ class Capacity:
         self._items = 0.0
         self._busy_s = 0.0
         self._last: float | None = None
+        self._stalled_until = -1.0
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
 
     def answered(self, items: int, sent: float, now: float, *, waiting: bool) -> None:
         """A batch that was dispatched at `sent` came back; `waiting`: whether more requests wait."""
+        busy_since, self._last = self._last, now if waiting else None
+        passed = now - (sent if busy_since is None else max(busy_since, sent))
+        judged = self._latencies or self._stalled_until < 0  # a slow model's first answers look like a fault, once
+        if judged and passed > max(STALL_S, STALL_TIMES * self.usual_s):
+            self._stalled_until = now
+        if sent < self._stalled_until:
+            return
         self._latencies.append(now - sent)
-        if self._last is not None:
-            passed = min(now - max(self._last, sent), LONGEST_S)
+        if busy_since is not None:
             kept = exp(-passed / MEMORY_S)
             self._items = self._items * kept + items
             self._busy_s = self._busy_s * kept + passed
-        self._last = now if waiting else None
 
     @property
     def item_s(self) -> float:

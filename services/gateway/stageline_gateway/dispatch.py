@@ -76,7 +76,7 @@ class Dispatcher:
             return True
         rows = sum(entry.request.rows for entry in entries)
         cost = batch_cost(model, sum(entry.request.nbytes for entry in entries), rows)
-        path = core.router.find(model, cost)
+        path = core.router.find(model, cost, now)
         if path is None:
             return False
         attempt = 1 + max(entry.attempts for entry in entries)

@@ -88,7 +88,7 @@ class Outcomes:
             return
         failure = _for_clients(failure, batch.model)
         if failure.retryable:
-            core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor))
+            core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor), now)
             self._repeat(batch, now, failure.message, node=failure.node, backoff=True)
             return
         waiting = self._current(batch)
@@ -113,7 +113,7 @@ class Outcomes:
         if batch is None or not batch.live:
             return
         self._core.stats.overdue += 1
-        self._core.router.blame(batch.path)
+        self._core.router.blame(batch.path, now)
         self._repeat(batch, now, "no worker answered in time")
 
     def deadline(self, key: int, now: float) -> None:

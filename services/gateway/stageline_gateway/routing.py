@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from enum import Enum
 from math import ceil
+from typing import NamedTuple
 
 from stageline.data import Hop
 from stageline.plan import Digest, Endpoint, Epoch, ModelPlan, NodeState, NodeView, Plan, PlanStage, Replica, StageKey
@@ -95,6 +96,18 @@ class PlanView:
         return ""
 
 
+SHUN_S = 2.0
+SHUN_LONGEST_S = 30.0
+"""How long a replica that did not answer is left alone; doubled each time that it does not answer again."""
+
+
+class Blame(NamedTuple):
+    """A replica did not answer so many times in a row, and is left alone `until` then."""
+
+    times: int
+    until: float
+
+
 class Router:
     """Picks paths and keeps the credits: batches and bytes in flight for each replica of each stage.
 
@@ -109,9 +122,9 @@ class Router:
         self._batches: Counter[tuple[StageKey, str, str]] = Counter()
         self._bytes: Counter[tuple[StageKey, str, str]] = Counter()
         self._load: Counter[tuple[str, str]] = Counter()
-        self._late: Counter[tuple[str, str]] = Counter()
+        self._blamed: dict[tuple[str, str], Blame] = {}
 
-    def find(self, model: ModelPlan, nbytes: int) -> Path | None:
+    def find(self, model: ModelPlan, nbytes: int, now: float) -> Path | None:
         """The least loaded path with credit for a batch of `nbytes`, or None."""
         if self._view.obstacle(model):
             return None
@@ -120,10 +133,10 @@ class Router:
         path: list[Replica] = []
         for stage, replicas in zip(model.stages, live, strict=True):
             share = ceil(widest / len(replicas))
-            fitting = [r for r in replicas if self._fits(model, stage, r, nbytes, share)]
+            fitting = [r for r in self._preferred(replicas, now) if self._fits(model, stage, r, nbytes, share)]
             if not fitting:
                 return None
-            path.append(min(fitting, key=lambda r: (self._late[_who(r)], self._load[_who(r)], r.node, r.executor)))
+            path.append(min(fitting, key=self._rank))
         return tuple(path)
 
     def take(self, model: ModelPlan, path: Path, nbytes: int) -> None:
@@ -146,20 +159,38 @@ class Router:
         """Batches in flight at the busiest replica of `path`."""
         return max(self._load[_who(r)] for r in path)
 
-    def blame(self, path: Path) -> None:
-        """A batch was late or failed here: prefer others until one comes back."""
+    def blame(self, path: Path, now: float) -> None:
+        """A batch was late or failed here: use others, and try again with a single batch after a while.
+
+        That is how a gateway finds a worker dead without a coordinator that could say so.
+        """
         for replica in path:
-            self._late[_who(replica)] += 1
+            old = self._blamed.get(_who(replica))
+            if old is None or now >= old.until:
+                times = 1 if old is None else old.times + 1
+                pause = min(SHUN_LONGEST_S, SHUN_S * 2.0 ** (times - 1))
+                self._blamed[_who(replica)] = Blame(times, now + pause)
 
     def trust(self, path: Path) -> None:
         """A batch came back."""
         for replica in path:
-            self._late.pop(_who(replica), None)
+            self._blamed.pop(_who(replica), None)
 
     @property
     def held(self) -> tuple[int, int]:
         """Credits in use: batches and bytes, summed over stages. Both are 0 when nothing is in flight."""
         return self._batches.total(), self._bytes.total()
+
+    def _preferred(self, replicas: list[Replica], now: float) -> list[Replica]:
+        trusted = [r for r in replicas if _who(r) not in self._blamed]
+        if not trusted:
+            return replicas
+        due = [r for r in replicas if r not in trusted and now >= self._blamed[_who(r)].until]
+        return [r for r in due if not self._load[_who(r)]] or trusted
+
+    def _rank(self, replica: Replica) -> tuple[int, int, str, str]:
+        blame = self._blamed.get(_who(replica))
+        return (blame.times if blame else 0, self._load[_who(replica)], replica.node, replica.executor)
 
     def _fits(self, model: ModelPlan, stage: PlanStage, replica: Replica, nbytes: int, share: int) -> bool:
         credit = (model.key(stage), *_who(replica))

@@ -206,5 +206,22 @@ class TestCapacity:
         capacity, now = Capacity(), 0.0
         for pause in [0.01] * 200 + [30.0] + [0.01] * 1000:
             now += pause
-            capacity.answered(1, now - 0.02, now, waiting=True)
+            capacity.answered(1, now - 0.02 - (pause > 1) * pause, now, waiting=True)
+            assert pause > 1 or capacity.usual_s == pytest.approx(0.02)
         assert capacity.item_s == pytest.approx(0.01, rel=0.1)
+
+    def test_what_was_on_its_way_during_a_stall_is_no_measure(self):
+        capacity = Capacity()
+        for i in range(50):
+            capacity.answered(1, 0.01 * i, 0.01 * i + 0.02, waiting=True)
+        for _ in range(50):
+            capacity.answered(1, 0.5, 9.0, waiting=True)
+        assert capacity.usual_s == pytest.approx(0.02)
+
+    def test_slow_models_are_measured_too(self):
+        capacity, now = Capacity(), 0.0
+        for _ in range(20):
+            now += 5.0
+            capacity.answered(1, now - 10.0, now, waiting=True)
+        assert capacity.usual_s == pytest.approx(10.0)
+        assert capacity.item_s == pytest.approx(5.0)

@@ -237,7 +237,7 @@ class TestView:
         view.apply_plan(Plan(1, 1, (model,), kit.views({"a": "alive", "b": "alive", "c": "alive"})))
         router = Router(view, window=2, window_bytes=1 << 20)
         taken = 0
-        while (path := router.find(model, 1)) is not None:
+        while (path := router.find(model, 1, 0.0)) is not None:
             router.take(model, path, 1)
             taken += 1
         assert taken == 4

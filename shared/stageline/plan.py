@@ -116,13 +116,21 @@ class ModelPlan(Part, frozen=True):
         return StageKey(manifest=self.manifest, start=stage.start, end=stage.end)
 
 
+class Crash(Part, frozen=True):
+    """An executor ended while it computed the requests of these ids."""
+
+    executor: str
+    computing: tuple[int, ...]
+
+
 class NodeView(Part, frozen=True):
-    """A node as the coordinator sees it; `executors` are those that run now."""
+    """A node as the coordinator sees it; `executors` are those that run now, `crash` is of one that does no more."""
 
     node: str
     incarnation: str
     state: NodeState
     executors: tuple[str, ...] = ()
+    crash: Crash | None = None
 
 
 class Plan(Message, frozen=True):

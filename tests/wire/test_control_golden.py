@@ -35,11 +35,12 @@ from stageline.messages import (
     ToCoordinator,
     Welcome,
 )
-from stageline.plan import Digest, Endpoint, NodeView, Plan, StageKey
+from stageline.plan import Crash, Digest, Endpoint, NodeView, Plan, StageKey
 from stageline.wire import MAX_CONTROL_BYTES, Decoder, Message, encode
 
 SHA = "ab" * 32
 STAGE = StageKey(manifest=SHA, start=0, end=3)
+CRASHED = NodeView(node="n", incarnation="i", state="alive", crash=Crash(executor="n/0", computing=(7,)))
 
 GOLDEN: list[tuple[object, Message, str]] = [
     (ToCoordinator, GetPlan(id=7), "82a174a7476574506c616ea2696407"),
@@ -123,6 +124,7 @@ def test_hello_is_a_map_of_its_fields_without_defaults() -> None:
         ),
         (ToBlobs, BlobPut(id=1, sha256=SHA, offset=0, total=9)),
         (Plan | Digest, Plan(term=1, version=2)),
+        (Plan | Digest, Digest(term=1, version=2, sequence=3, nodes=(CRASHED,))),
         (
             Plan | Digest,
             Digest(term=1, version=2, sequence=3, nodes=(NodeView(node="n", incarnation="i", state="gone"),)),

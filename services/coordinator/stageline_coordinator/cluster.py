@@ -199,7 +199,7 @@ class Cluster:
         yield Note("executor up", {"node": node.name, "executor": message.executor.executor})
 
     def _executor_down(self, node: Node, message: ExecutorDown, now: float) -> Iterator[Instruction]:
-        self.members.executor_down(node, message.executor)
+        self.members.executor_down(node, message.executor, message.computing)
         self.measuring.book.lost(node.name)
         fields = {"node": node.name, "executor": message.executor, "exit_code": message.exit_code}
         yield Note("executor down", {**fields, "reason": message.reason})

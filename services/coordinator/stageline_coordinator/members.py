@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stageline.messages import ExecutorInfo, Hello, Pong, Refused
-from stageline.plan import NodeView
+from stageline.plan import Crash, NodeView
 from stageline.wire import Message
 
 from .detector import PeerState
@@ -91,8 +91,10 @@ class Members:
         node.executors.pop(executor.executor, None)
         node.executors[executor.executor] = executor
 
-    def executor_down(self, node: Node, executor: str) -> None:
+    def executor_down(self, node: Node, executor: str, computing: tuple[int, ...]) -> None:
         node.executors.pop(executor, None)
+        if computing:
+            node.crash = Crash(executor=executor, computing=computing)
 
     def forget(self, now: float) -> list[str]:
         """Drop the records of peers that have been gone for long; returns the names of the workers among them."""

@@ -11,7 +11,7 @@ import msgspec
 
 from stageline.errors import LocalProtocolError
 from stageline.messages import ExecutorInfo, Hello, NodeInfo, Progress, Refused
-from stageline.plan import Epoch, NodeState, NodeView, StageKey
+from stageline.plan import Crash, Epoch, NodeState, NodeView, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
 
 Liveness = Literal["alive", "suspect", "gone"]
@@ -85,7 +85,7 @@ class Gateway(Peer):
 
 @dataclass
 class Node(Peer):
-    """`executors` run now, the newest last.
+    """`executors` run now, the newest last; `crash` is the last one's that ended in the middle of a batch.
 
     `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
@@ -93,6 +93,7 @@ class Node(Peer):
     """
 
     executors: dict[str, ExecutorInfo] = field(default_factory=dict)
+    crash: Crash | None = None
     progress: tuple[Progress, ...] = ()
     kept: frozenset[StageKey] | None = frozenset()
     failures: int = 0
@@ -163,7 +164,8 @@ class Node(Peer):
 
     def view(self) -> NodeView:
         running = tuple(self.executors) if self.present else ()
-        return NodeView(node=self.name, incarnation=self.hello.incarnation, state=self.state, executors=running)
+        incarnation = self.hello.incarnation
+        return NodeView(node=self.name, incarnation=incarnation, state=self.state, executors=running, crash=self.crash)
 
 
 def check_hello(hello: Hello, identity: str, known: Peer | None) -> Refused | None:

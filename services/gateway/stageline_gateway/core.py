@@ -42,10 +42,14 @@ class Stats:
 
 @dataclass(frozen=True)
 class Identity:
-    """Who this gateway is to executors: `name` is unique per process start, `reply` is where results go."""
+    """Who this gateway is to executors: `name` is unique per process start, `reply` is where results go.
+
+    Ids of requests begin at `first`: by chance, so that several gateways tell apart whose request a crash concerns.
+    """
 
     name: str
     reply: Endpoint
+    first: int = 1
 
 
 class Core:
@@ -58,7 +62,7 @@ class Core:
         self.observed = Observed()
         self.view = PlanView()
         self.router = Router(self.view, settings.window, settings.window_bytes)
-        self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes)
+        self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes, identity.first)
         self.keys = Keys(settings.answer_keep_s, settings.answer_keep_bytes, settings.max_in_flight)
         self.batches = BatchTable(self.router)
         self.queues: dict[str, ModelQueue] = {}

@@ -34,9 +34,11 @@ class Dispatcher:
             core.refuse(entry, error, now)
             return
         limit = largest_batch(signature, core.settings.max_batch, entry.request.sizes)
+        limit = min(limit, entry.most or limit)
         queue = core.queues.setdefault(entry.request.model, ModelQueue(core.settings.batch_delay_s))
         alone = entry.alone or not batchable(signature)
-        queue.push(shape_group(entry.request), Waiting(entry.rank, entry.key, entry.request.rows, now, limit, alone))
+        group = (entry.most, shape_group(entry.request))
+        queue.push(group, Waiting(entry.rank, entry.key, entry.request.rows, now, limit, alone))
 
     def requeue(self, key: int, now: float) -> None:
         """A request has waited long enough after a failure."""
@@ -45,11 +47,15 @@ class Dispatcher:
             self._core.dequeue(entry)
             self.enqueue(entry, now)
 
+    def enqueue_again(self, entry: Entry, now: float) -> None:
+        """How it may be dispatched has changed; if it waits, it waits on that way."""
+        if entry.state is State.QUEUED and self._core.dequeue(entry):
+            self.enqueue(entry, now)
+
     def readmit(self, now: float) -> None:
         """After a new plan: what waits is checked against the model as it is now."""
         for entry in self._core.table:
-            if entry.state is State.QUEUED and self._core.dequeue(entry):
-                self.enqueue(entry, now)
+            self.enqueue_again(entry, now)
 
     def pump(self, now: float) -> None:
         """Dispatch every ready batch that finds a path with credit."""

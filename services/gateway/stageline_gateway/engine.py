@@ -22,6 +22,7 @@ from stageline_gateway.journaling import Journaling
 from stageline_gateway.outcomes import Outcomes
 from stageline_gateway.routing import Applied, first_addresses
 from stageline_gateway.settings import Settings
+from stageline_gateway.suspects import Suspects
 from stageline_gateway.timers import Timer
 
 
@@ -32,6 +33,7 @@ class Engine:
         self._core = Core(settings, identity)
         self._dispatcher = Dispatcher(self._core)
         self._outcomes = Outcomes(self._core, self._dispatcher)
+        self._suspects = Suspects(self._core, self._dispatcher)
         self._arrivals = Arrivals(self._core, self._dispatcher)
         self._journaling = Journaling(self._core, self._arrivals.begin)
         self._asked: float | None = None
@@ -174,6 +176,7 @@ class Engine:
             return
         for name in self._core.capacities.keys() - set(self._core.view.names()):
             del self._core.capacities[name]
+        self._suspects.look(now)
         self._outcomes.hasten_old(now)
         self._outcomes.check_paths(now)
         self._dispatcher.readmit(now)
@@ -185,6 +188,7 @@ class Engine:
         if applied is Applied.BEHIND:
             self._core.emit(ev.FetchPlan())
         if applied is not Applied.STALE:
+            self._suspects.look(now)
             self._outcomes.check_paths(now)
 
     def _free(self) -> None:

@@ -67,7 +67,8 @@ class Entry:
     """A request in the table, or part `number` of a request, whose answers its `whole` collects.
 
     `key` names it in batches; `current` is the batch that it waits for, 0 if none. `batches` are all that may still
-    answer it (a re-dispatched one included), `alone` that it shares no batch.
+    answer it (a re-dispatched one included). `alone`: it shares no batch; `suspect`: an executor died of its batch;
+    `most`: items that its batch may have (0: as many as there is memory planned for).
     """
 
     key: int
@@ -77,6 +78,8 @@ class Entry:
     current: int = 0
     batches: set[int] = field(default_factory=set)
     alone: bool = False
+    suspect: bool = False
+    most: int = 0
     whole: Whole | None = None
     number: int = 0
 
@@ -87,14 +90,14 @@ class Entry:
 
 
 class InFlightTable:
-    """Entries by key, and by client and client's id; bounded by bytes and requests, whose parts do not count."""
+    """Entries by key (from `first` on), and by client and client's id; bounded by bytes and requests (not parts)."""
 
-    def __init__(self, max_count: int, max_bytes: int) -> None:
+    def __init__(self, max_count: int, max_bytes: int, first: int = 1) -> None:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._entries: dict[int, Entry] = {}
         self._by_client: dict[int, dict[int, list[int]]] = {}
-        self._last = 0
+        self._last = first - 1
         self._requests = 0
         self.nbytes = 0
 

@@ -16,6 +16,8 @@ from stageline_gateway.inflight import HOLDER, Entry, State
 from stageline_gateway.signature import check_outputs
 from stageline_gateway.timers import Timer
 
+OUT_OF_MEMORY = "out_of_memory"
+"""The `code` of a failure for want of memory."""
 BACKOFF_S = 0.05
 """Before a request goes out again after a failure; doubled each time, so that a broken stage is not hammered."""
 
@@ -87,6 +89,9 @@ class Outcomes:
             core.stats.results_dropped += 1
             return
         failure = _for_clients(failure, batch.model)
+        if failure.code == OUT_OF_MEMORY and len(batch.keys) > 1:
+            self._halve(batch, failure, now)
+            return
         if failure.retryable:
             core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor), now)
             self._repeat(batch, now, failure.message, node=failure.node, backoff=True)
@@ -99,6 +104,12 @@ class Outcomes:
                 self._again(entry, now, failure.message, node=failure.node)
             else:
                 core.refuse(entry, _as_error(failure), now)
+
+    def _halve(self, batch: Batch, failure: Failure, now: float) -> None:
+        """The batch took more memory than there was: smaller ones may do."""
+        for entry in self._current(batch):
+            entry.most = max(1, sum(batch.rows) // 2)
+        self._repeat(batch, now, failure.message, node=failure.node)
 
     def check_paths(self, now: float) -> None:
         """Repeat every batch whose path has lost a replica."""

@@ -8,7 +8,19 @@ from math import ceil
 from typing import NamedTuple
 
 from stageline.data import Hop
-from stageline.plan import Digest, Endpoint, Epoch, ModelPlan, NodeState, NodeView, Plan, PlanStage, Replica, StageKey
+from stageline.plan import (
+    Crash,
+    Digest,
+    Endpoint,
+    Epoch,
+    ModelPlan,
+    NodeState,
+    NodeView,
+    Plan,
+    PlanStage,
+    Replica,
+    StageKey,
+)
 from stageline_gateway.batching import Path
 
 
@@ -30,6 +42,8 @@ class PlanView:
         self._digest: Digest | None = None
         self._states: dict[str, NodeState] = {}
         self._running: set[tuple[str, str]] = set()
+        self.crashes: tuple[tuple[str, Crash], ...] = ()
+        """Each node's last."""
 
     @property
     def epoch(self) -> Epoch:
@@ -65,6 +79,7 @@ class PlanView:
     def _see(self, nodes: tuple[NodeView, ...]) -> None:
         self._states = {view.node: view.state for view in nodes}
         self._running = {(view.node, executor) for view in nodes for executor in view.executors}
+        self.crashes = tuple((view.node, view.crash) for view in nodes if view.crash is not None)
 
     def model(self, name: str) -> ModelPlan | None:
         """The current plan of a model."""

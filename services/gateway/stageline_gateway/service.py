@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,7 +115,8 @@ class Gateway:
             beat=self._beat,
             log=self._log,
         )
-        identity = Identity(f"{config.name}/{self._control.incarnation}", self._data.endpoint)
+        name, first = f"{config.name}/{self._control.incarnation}", 1 + secrets.randbits(32)
+        identity = Identity(name, self._data.endpoint, first)
         self._engine = Engine(_settings(config), identity)
         if self._journal is not None:
             self._actions |= self._journal.actions

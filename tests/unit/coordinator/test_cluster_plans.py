@@ -7,6 +7,7 @@ import itertools
 from fleet import MB, Fleet, manifest, sha
 
 from stageline.messages import ExecutorDown, ExecutorUp, Prepare, PrepareFailed, Profiled, ProfileRequest, Retire
+from stageline.plan import Crash
 from stageline_coordinator import events
 from stageline_coordinator.detector import PeerState
 
@@ -155,6 +156,15 @@ def test_a_node_whose_executor_died_is_used_again_once_a_new_one_runs() -> None:
     made.say("agent:n0", ExecutorUp(executor=agent.info()))
     assert made.model().status == "serving"
     assert "n0/x2" in {stage.replicas[0].executor for stage in made.model().stages}
+
+
+def test_gateways_are_told_what_an_executor_computed_when_it_died() -> None:
+    made = fleet(nodes=2)
+    executor = made.agents["n0"].executor
+    made.say("agent:n0", ExecutorDown(executor=executor, exit_code=-8, reason="crashed", computing=(7, 9)))
+    crashes = {view.node: view.crash for view in made.digests[-1].nodes}
+    assert crashes == {"n0": Crash(executor=executor, computing=(7, 9)), "n1": None}
+    assert made.digests[-1].nodes[0].executors == (), "both in one digest: the suspects are known before they go again"
 
 
 def test_death_during_a_preparation_starts_over_without_the_node() -> None:

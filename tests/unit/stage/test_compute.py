@@ -126,8 +126,10 @@ def test_a_stage_that_is_not_loaded_is_a_retryable_failure() -> None:
     assert posted.address == "tcp://127.0.0.1:9" and failure.batch == 7
 
 
-@pytest.mark.parametrize(("error", "retryable"), [(RuntimeError("bad"), False), (MemoryError(), True)])
-def test_an_error_of_a_stage_fails_its_batch_only(error: Exception, retryable: bool) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"), [(RuntimeError("bad"), "failed", False), (MemoryError(), "out_of_memory", True)]
+)
+def test_an_error_of_a_stage_fails_its_batch_only(error: Exception, code: str, retryable: bool) -> None:
     outcomes = [error, None]
 
     def stage(x: torch.Tensor) -> tuple[torch.Tensor]:
@@ -138,7 +140,7 @@ def test_an_error_of_a_stage_fails_its_batch_only(error: Exception, retryable: b
 
     (failed, fine), _ = compute(stage, batch(), batch())
     failure, _ = decoded(failed)
-    assert failure.code == "failed" and failure.retryable is retryable and failure.node == "n1"
+    assert failure.code == code and failure.retryable is retryable and failure.node == "n1"
     assert decoded(fine)[0].hop == 1
 
 

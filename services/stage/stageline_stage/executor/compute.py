@@ -156,8 +156,9 @@ class Computer:
     def _failed(self, batch: Batch, error: Exception) -> None:
         header = batch.header
         self._log.warning("a batch failed", batch=header.batch, gateway=header.gateway, error=repr(error)[:1000])
-        key = header.path[header.hop].stage
-        self._fail(batch, "failed", f"stage {key} failed: {reason_of(error)}", retryable=is_out_of_memory(error))
+        text = f"stage {header.path[header.hop].stage} failed: {reason_of(error)}"
+        starved = is_out_of_memory(error)
+        self._fail(batch, "out_of_memory" if starved else "failed", text, retryable=starved)
 
     def _fail(self, batch: Batch, code: str, message: str, *, retryable: bool) -> None:
         failure = failure_of(batch.header, code, message, self._node, self._executor, retryable=retryable)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .events import Target
@@ -72,20 +73,28 @@ class _Run:
             width=scenario.width, deadline_s=scenario.deadline_s, run=name,
         ) as load:  # fmt: skip
             self._wait("the load flows", lambda: self._ledger.answered >= FLOWS)
-            victim = scenario.event.aim(rig)
-            self._strike(victim, watch)
+            self._strike(watch)
             load.stop(scenario.deadline_s + SLACK_S)
         report.tally, report.breaks = self._ledger.tally(), len(self._ledger.breaks)
         self._check()
         self._restore()
         return report
 
-    def _strike(self, victim: Target, watch: Watch) -> None:
+    def _targets(self) -> tuple[Target, Target]:
+        """The victim, and what is struck in fact, with enough in flight on it; plans may change meanwhile."""
+        event = self._scenario.event
+        while True:
+            victim = event.aim(self._rig)
+            target = victim if self._aimed else event.decoy(self._rig)
+            patience = FLOW_S if self._aimed else NO_PROOF_S
+            self._wait("requests are in flight", partial(self._is_busy, target), patience)
+            if self._report.failures or event.aim(self._rig).name == victim.name:
+                return victim, target
+
+    def _strike(self, watch: Watch) -> None:
         rig, event, report = self._rig, self._scenario.event, self._report
-        target = victim if self._aimed else event.decoy(rig)
+        victim, target = self._targets()
         report.victim = target.name
-        patience = FLOW_S if self._aimed else NO_PROOF_S
-        self._wait("requests are in flight", lambda: self._in_flight(target) >= IN_FLIGHT + MARGIN, patience)
         report.in_flight = self._in_flight(target)
         struck, under_way = time.monotonic(), self._ledger.unsettled()
         event.strike(rig, target)
@@ -106,6 +115,9 @@ class _Run:
         ended = self._ledger.settled_after(under_way)
         self._report.detection_ms = None if seen is None else (seen - struck) * 1000
         self._report.recovery_ms = None if ended is None else (ended - struck) * 1000
+
+    def _is_busy(self, target: Target) -> bool:
+        return self._in_flight(target) >= IN_FLIGHT + MARGIN
 
     def _in_flight(self, target: Target) -> int:
         return self._rig.in_flight(target.node) if target.node else self._rig.unanswered()

@@ -79,7 +79,7 @@ class Timing(Record, frozen=True):
 class Activation(Record, frozen=True):
     """A batch on its way. `rows[i]` items of dimension 0 belong to request `ids[i]`.
 
-    `batch` is unique per dispatch within the `gateway` incarnation; `deadline_ns` is on the gateway's clock
+    `batch` is unique per dispatch within the `gateway` incarnation; `deadline_ns` is Unix time by the gateway's clock
     (0: none); lower `priority` numbers run first; `level` is the quality level (0: full).
     """
 

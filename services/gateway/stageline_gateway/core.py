@@ -45,11 +45,13 @@ class Identity:
     """Who this gateway is to executors: `name` is unique per process start, `reply` is where results go.
 
     Ids of requests begin at `first`: by chance, so that several gateways tell apart whose request a crash concerns.
+    `unix_s` added to its clock gives Unix time: executors compare the deadlines of several gateways.
     """
 
     name: str
     reply: Endpoint
     first: int = 1
+    unix_s: float = 0.0
 
 
 class Core:

@@ -135,7 +135,7 @@ class Dispatcher:
             reply=reply_address(batch.path, core.identity.reply),
             values=values,
             priority=min(r.priority for r in requests),
-            deadline_ns=int(max(r.deadline for r in requests) * 1e9),
+            deadline_ns=int((max(r.deadline for r in requests) + core.identity.unix_s) * 1e9),
             level=requests[0].level,
             trace=requests[0].trace,
         )

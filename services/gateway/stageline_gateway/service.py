@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,7 +117,7 @@ class Gateway:
             log=self._log,
         )
         name, first = f"{config.name}/{self._control.incarnation}", 1 + secrets.randbits(32)
-        identity = Identity(name, self._data.endpoint, first)
+        identity = Identity(name, self._data.endpoint, first, time.time() - self._loop.time())
         self._engine = Engine(_settings(config), identity)
         if self._journal is not None:
             self._actions |= self._journal.actions

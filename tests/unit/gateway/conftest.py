@@ -56,10 +56,11 @@ def views(states: dict[str, str]) -> tuple[NodeView, ...]:
 class World:
     """Drives an engine; `outcomes` maps (client, id) to every Answer and Refuse, in order."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, now: float = 100.0, unix_s: float = 0.0, **settings: Any) -> None:
         values = {"batch_delay_s": 0.0, **settings}
-        self.engine = Engine(Settings(**values), Identity("g/1", Endpoint("tcp://g:1", "ipc://@g", "here")))
-        self.now = 100.0
+        here = Endpoint("tcp://g:1", "ipc://@g", "here")
+        self.engine = Engine(Settings(**values), Identity("g/1", here, unix_s=unix_s))
+        self.now = now
         self.version = 0
         self.sequence = 0
         self.term = 1

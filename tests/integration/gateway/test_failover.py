@@ -31,7 +31,7 @@ def test_without_a_coordinator_the_other_replica_takes_over(serving, cluster, ev
         before = len(swallowed)
         assert all(right(client.infer("m", item(i), deadline_s=60), i) for i in range(50))
         assert len(swallowed) <= before + 2, "it is left alone now"
-    assert serving.metric("stageline_gateway_overdue_total") >= 1
+    eventually(lambda: serving.metric("stageline_gateway_overdue_total") >= 1, "it was found by itself")
 
 
 def test_two_gateways_share_the_workers(serving, cluster, start_gateway, eventually):

@@ -226,7 +226,9 @@ class Rig:
         return found
 
 
-SLACK_DESCRIPTORS = 8
+SLACK_DESCRIPTORS = 24
+"""Connections that only an earlier plan needed are kept for two minutes; what leaks per request is far more."""
+
 SLACK_THREADS = 3
 SLACK_BYTES = 64 << 20
 

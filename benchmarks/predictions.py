@@ -108,7 +108,7 @@ def limit_rates(site: Site, client_port: int) -> None:
         _tc(f"{clients} {port} {client_port} 0xffff flowid 1:0")
     ends = [GATEWAY, *map(address, range(len(site.cpus)))]
     for number, (end, way) in enumerate(itertools.product(ends, ("src", "dst")), start=2):
-        _tc(f"class add dev lo parent 1: classid 1:{number} htb rate {site.mbps}mbit burst 64k cburst 64k")
+        _tc(f"class add dev lo parent 1: classid 1:{number} htb rate {site.mbps}mbit burst 15k cburst 15k")
         _tc(f"filter add dev lo parent 1: protocol ip prio 2 u32 match ip {way} {end}/32 flowid 1:{number}")
 
 

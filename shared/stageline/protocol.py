@@ -196,9 +196,15 @@ class Ping(Message, frozen=True):
 ToServer = Union[ClientHello, Infer, Cancel, Describe, Ping]
 ToClient = Union[ServerHello, Accepted, Result, Error, Described, Pong]
 
+
+class _Asked(msgspec.Struct, frozen=True, tag_field="t", tag="Infer"):
+    id: RequestId
+
+
 decode_to_server: Decoder[ClientHello | Infer | Cancel | Describe | Ping] = Decoder(
     ToServer, max_bytes=MAX_HEADER_BYTES
 )
+_decode_asked: Decoder[_Asked | Ping] = Decoder(Union[_Asked, Ping])  # one type alone would need no tag
 decode_to_client: Decoder[ServerHello | Accepted | Result | Error | Described | Pong] = Decoder(
     ToClient, max_bytes=MAX_DESCRIBED_BYTES
 )
@@ -242,3 +248,12 @@ def tensor_bytes(spec: TensorSpec) -> int:
     if any(d < 0 for d in spec.shape):
         raise RemoteProtocolError(f"shape {spec.shape} has a negative size")
     return prod(spec.shape) * ITEMSIZE.get(spec.dtype, 0)
+
+
+def id_asked(header: bytes) -> int | None:
+    """The id of an `Infer` whose other fields may be missing or of another type; None for any other header."""
+    try:
+        asked = _decode_asked(header)
+    except RemoteProtocolError:
+        return None
+    return asked.id if isinstance(asked, _Asked) else None

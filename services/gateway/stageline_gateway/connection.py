@@ -22,6 +22,7 @@ from stageline.protocol import (
     ToClient,
     decode_to_server,
     encode_frame,
+    id_asked,
     split_body,
 )
 from stageline_gateway.port import Port, error_message, keep_alive
@@ -175,7 +176,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         return False
 
     def _frame(self, frame: Frame) -> None:
-        message = decode_to_server(frame.header)
+        try:
+            message = decode_to_server(frame.header)
+        except RemoteProtocolError as error:
+            asked = id_asked(frame.header) if self._greeted else None
+            if asked is None:
+                raise
+            self.send(error_message(asked, InvalidInputError(error.message)))  # the frame's end is known all the same
+            return
         if isinstance(message, ClientHello) == self._greeted:
             raise RemoteProtocolError("the first frame, and only the first, must be ClientHello")
         body = len(frame.body) or frame.skipped

@@ -4,6 +4,7 @@ framing is broken. Others are served meanwhile, and nothing is left behind."""
 from __future__ import annotations
 
 import random
+import re
 import threading
 
 import msgspec
@@ -122,13 +123,10 @@ BROKEN = {
     "no tag": framed(header(id=1)),
     "an unknown message": framed(header(t="Pickle")),
     "a server's message": framed(header(t="Pong")),
-    "a missing field": framed(header(t="Infer", id=1)),
     "id 0": framed(header(t="Cancel", id=0)),
     "a negative id": framed(header(t="Cancel", id=-1)),
     "an id beyond 63 bits": framed(header(t="Cancel", id=1 << 63)),
     "a string for a number": framed(header(t="Cancel", id="1")),
-    "a priority beyond 32 bits": framed(header(t="Infer", id=1, model="m", inputs=[], priority=1 << 40)),
-    "bytes for a string": framed(header(t="Infer", id=1, model=b"m", inputs=[])),
     "broken UTF-8": framed(b"\x82\xa1t\xa5Infer\xa5model\xa1\xff"),
     "more than a message": framed(header(t="Ping") + b"\xc0"),
     "nested a thousand times": framed(b"\x81\xa1t" + b"\x91" * 1000),
@@ -143,6 +141,28 @@ BROKEN = {
     "HTTP": b"POST / HTTP/1.1\r\nHost: x\r\n\r\n",
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(40),
 }
+
+
+MISTYPED = {
+    "a missing field": (header(t="Infer", id=1), "inputs|model"),
+    "a priority beyond 32 bits": (header(t="Infer", id=1, model="m", inputs=[], priority=1 << 40), "priority"),
+    "bytes for a string": (header(t="Infer", id=1, model=b"m", inputs=[]), "model"),
+    "half a size": (header(t="Infer", id=1, model="m", inputs=[["x", "float32", [1.5, 4]]]), "inputs"),
+}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+@pytest.mark.parametrize("body", [0, 16, 100_000])
+def test_a_request_of_wrong_types_ends_alone(serving, raw, name, body):
+    data, field = MISTYPED[name]
+    with raw(serving.client) as client:
+        client.greet()
+        client.socket.sendall(framed(data, bytes(body)))
+        error = client.next()
+        assert isinstance(error, p.Error)
+        assert (error.id, error.code) == (1, "invalid_input")
+        assert re.search(field, error.message)
+        still_usable(client)
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -16,6 +16,9 @@ from .tournament import Tournament, budget_s, host_of
 PATIENCE_S = 10.0
 """First measurements are used together once all are in, or after so long: each by itself would be a new problem."""
 
+LEAST_BYTES_PER_S, MOST_BYTES_PER_S, MOST_RTT_S = 1e-3, 1e18, 1e9
+"""Measurements beyond these cannot be; problems take nothing beyond either."""
+
 
 class Links:
     """`links` are those of an earlier run."""
@@ -110,6 +113,8 @@ def directions(link: LinkTime) -> tuple[Link, Link]:
 
 
 def _sound(link: LinkTime) -> bool:
+    """Whether the figures can be, and are within what problems take."""
     rates, errors = (link.out_bytes_per_s, link.in_bytes_per_s), (link.rtt_error, link.out_error, link.in_error)
     known = all(math.isfinite(value) for value in (*rates, *errors, link.rtt_s))
-    return known and min(rates) > 0 and link.rtt_s >= 0
+    within = min(rates) >= LEAST_BYTES_PER_S and max(rates) <= MOST_BYTES_PER_S
+    return known and within and 0 <= link.rtt_s <= MOST_RTT_S

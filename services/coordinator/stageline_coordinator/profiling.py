@@ -41,6 +41,9 @@ LOOK_S = 1.0
 FEWEST_RUNS = 5
 """What a worker that does not say how often it ran a block is taken to have done."""
 
+LEAST_S, MOST_S = 1e-9, 1e6
+"""Seconds beyond these cannot be; a thousandth and a thousand times them are still what problems take."""
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -171,7 +174,8 @@ def _room(node: Node, models: Models) -> int:
 def _sound(time: BlockTime) -> bool:
     """Whether the figures can be, and can be stored: workers have not always measured well."""
     sizes = 1 <= time.batch <= MAX_BATCH_ITEMS and time.workspace_bytes <= MAX_BYTES
-    return sizes and math.isfinite(time.seconds) and math.isfinite(time.error)
+    possible = time.seconds <= 0 or LEAST_S <= time.seconds <= MOST_S
+    return sizes and possible and math.isfinite(time.error)
 
 
 def _spent(times: Iterable[BlockTime]) -> float:

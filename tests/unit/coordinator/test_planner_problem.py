@@ -167,6 +167,18 @@ BAD: list[tuple[str, Any, str]] = [
     ("links.bandwidth_bytes_per_s[1][0]", -1, "links.bandwidth_bytes_per_s[1][0]: must be 0 or more"),
     ("ingress.latency_s[1]", NAN, "ingress.latency_s[1]: must be finite"),
     ("egress.bandwidth_bytes_per_s", [1], "egress.bandwidth_bytes_per_s: must have 2 entries"),
+    ("nodes", [], "nodes: must have at least one"),
+    ("nodes[1].memory_bytes", 10**40, "nodes[1].memory_bytes: must be between 0 and 2**50 bytes"),
+    ("models[0].priority", 1e308, "models[0].priority: must be 0 or between 1e-09 and 1e+09, not 1e+308"),
+    ("models[0].rate_per_s", 1e-300, "models[0].rate_per_s: must be 0 or between"),
+    ("models[0].blocks[1].seconds[1]", 5e-324, "models[0].blocks[1].seconds[1]: must be 0 or between 1e-12"),
+    ("models[0].blocks[1].seconds[1]", 1e150, "models[0].blocks[1].seconds[1]: must be 0 or between"),
+    ("models[0].codecs[0].ratio", 1e-300, "models[0].codecs[0].ratio: must be 0 or between"),
+    ("nodes[0].byte_s", 1e-300, "nodes[0].byte_s: must be 0 or between"),
+    ("ingress.bandwidth_bytes_per_s[0]", 1e-310, "ingress.bandwidth_bytes_per_s[0]: must be 0 or between 0.001"),
+    ("links.bandwidth_bytes_per_s[1][0]", 1e-300, "links.bandwidth_bytes_per_s[1][0]: must be 0 or between"),
+    ("links.latency_s[1][0]", 1e150, "links.latency_s[1][0]: must be 0 or between 0 and 1e+09"),
+    ("media[0].bandwidth_bytes_per_s", 1e-300, "media[0].bandwidth_bytes_per_s: must be 0 or between"),
 ]
 
 REQUIRED = [

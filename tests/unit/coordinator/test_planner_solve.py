@@ -198,3 +198,8 @@ def test_zero_seconds() -> None:
 def test_the_same_problem_gives_the_same_plan() -> None:
     problem = Problem(nodes(100, 100, 100), (even("a", 7, 3), even("b", 5, 3)))
     assert solve(problem) == solve(Problem.from_json(json.loads(json.dumps(problem.to_json()))))
+
+
+def test_the_reason_says_that_all_nodes_are_excluded() -> None:
+    boxes = tuple(replace(box, excluded=True) for box in nodes(9, 9))
+    assert solve(Problem(boxes, (model("m", [1], [[1, 1]]),))).reason == "model 'm': all nodes are excluded"

@@ -56,7 +56,7 @@ def test_worker_child_round_trip() -> None:
     assert found[0]["solve_s"] > 0
     assert Solution.from_json(found[0]).stages == solve(small()).stages
     assert found[1]["error"]["code"] == "config"
-    assert found[2]["error"] == {"code": "config", "message": "models: missing"}
+    assert found[2]["error"] == {"code": "config", "message": "nodes: must have at least one"}
     assert "must be an object" in found[3]["error"]["message"]
 
 

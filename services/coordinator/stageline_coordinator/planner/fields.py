@@ -41,6 +41,13 @@ class Field:
             raise self.fail("must be a list")
         return [Field(value, f"{self.path}[{i}]") for i, value in enumerate(self.value)]
 
+    def some(self) -> list[Field]:
+        """The items of a list that must not be empty."""
+        found = self.items()
+        if not found:
+            raise self.fail("must have at least one")
+        return found
+
     def members(self) -> list[tuple[str, Field]]:
         if not isinstance(self.value, Mapping):
             raise self.fail("must be an object")
@@ -105,7 +112,7 @@ def check_bytes(value: int, path: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{path}: must be a whole number of bytes")
     if not 0 <= value <= MAX_BYTES:
-        raise ConfigError(f"{path}: must be between 0 and 2**50 bytes, not {value}")
+        raise ConfigError(f"{path}: must be between 0 and 2**50 bytes")
 
 
 def check_count(value: int, path: str) -> None:

@@ -15,6 +15,7 @@ from . import problem_json
 from .fields import Field
 from .parts import Block, Codec, Links, Medium, Model, Node, Port, Replan, Running
 from .problem_checks import check_current, check_links, check_media, check_model, check_nodes, check_replan
+from .problem_limits import check_limits
 
 __all__ = [
     "Block",
@@ -76,15 +77,15 @@ class Problem:
 
     @classmethod
     def from_json(cls, document: object) -> Problem:
-        """A problem from parsed JSON. Raises `ConfigError` naming the field."""
+        """A problem from parsed JSON. Raises `ConfigError` naming the field, also for `problem_limits`."""
         root = Field(document, "")
         links, ingress, egress, replan = (root.optional(name) for name in ("links", "ingress", "egress", "replan"))
         media, current = root.optional("media"), root.optional("current")
         objective = root.optional("objective")
-        return cls(
+        problem = cls(
             version=root.key("version").integer(),
             objective=objective.text() if objective else THROUGHPUT,
-            nodes=tuple(problem_json.read_node(item) for item in root.key("nodes").items()),
+            nodes=tuple(problem_json.read_node(item) for item in root.key("nodes").some()),
             models=tuple(problem_json.read_model(item) for item in root.key("models").items()),
             links=problem_json.read_links(links) if links else None,
             ingress=problem_json.read_port(ingress) if ingress else None,
@@ -93,6 +94,8 @@ class Problem:
             replan=problem_json.read_replan(replan) if replan else Replan(),
             current=problem_json.read_current(current) if current else {},
         )
+        check_limits(problem)
+        return problem
 
     def to_json(self) -> dict[str, object]:
         """Values that `json.dumps` takes; `from_json` gives an equal problem back. What is absent is left out."""

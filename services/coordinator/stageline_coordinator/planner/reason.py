@@ -43,7 +43,7 @@ def megabytes(size: int) -> str:
 def _missing(problem: Problem, model: Model, others: Others) -> str:
     usable = [i for i, node in enumerate(problem.nodes) if not node.excluded]
     if not usable:
-        return f"model '{model.name}': no nodes"
+        return f"model '{model.name}': {'all nodes are excluded' if problem.nodes else 'no nodes'}"
     if model.source is not None and problem.node_index()[model.source] not in usable:
         return f"model '{model.name}': its source {model.source} is excluded"
     stuck = _stuck_block(problem, model, usable, others)

@@ -62,8 +62,9 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
+        plan = self.figures.to_json()
         return {
-            "plan": self.figures.to_json(),
+            "plan": plan if self.figures.chains else {**plan, "objective_s": None},
             "feasible": self.best.solved,
             "reason": self.reason,
             "best_objective_s": self.best.found.objective_s if self.best.solved else None,

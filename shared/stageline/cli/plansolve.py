@@ -14,6 +14,7 @@ import click
 
 from stageline.cli.options import EXIT_FAILED, json_option
 from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.cli.plans import Seconds
 from stageline.errors import ConfigError, PlacementError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     wrapped = click.option("--seed", type=int, default=0, show_default=True,
                            help="For the baselines that throw dice.")(wrapped)  # fmt: skip
-    wrapped = click.option("--time-limit", type=click.FloatRange(0.0), metavar="SECONDS",
+    wrapped = click.option("--time-limit", type=Seconds(0.0), metavar="SECONDS",
                            help="End the planner's search then, with the best plan found so far.")(wrapped)  # fmt: skip
     wrapped = click.option("--objective", type=click.Choice(OBJECTIVES),
                            help="What to minimise, in place of what the problem says.")(wrapped)  # fmt: skip
@@ -117,9 +118,12 @@ def compare_plans(task: Callable[[], Task], as_json: bool) -> None:
     if as_json:
         results = {name: _comparison(one, bound) for name, one in found.items()}
         emit_json({"objective": given.problem.objective, "lower_bound_s": bound, "algorithms": results})
-        return
-    rows = [_comparison_row(name, _comparison(one, bound)) for name, one in found.items()]
-    emit_table(f"{given.problem.objective}, bound {_ms(bound)} ms", COMPARE_COLUMNS, rows, right=COMPARE_COLUMNS[2:])
+    else:
+        rows = [_comparison_row(name, _comparison(one, bound)) for name, one in found.items()]
+        title = f"{given.problem.objective}, bound {_ms(bound)} ms"
+        emit_table(title, COMPARE_COLUMNS, rows, right=COMPARE_COLUMNS[2:])
+    if found[OURS].status == "infeasible":
+        raise PlacementError(f"no plan: {found[OURS].reason}")
 
 
 @click.command("check")
@@ -160,6 +164,8 @@ def check_plan(problem: str, solution: str, as_json: bool) -> int:
     if not report.ok:
         note(f"stageline: {len(report.violations)} violations; the first: {report.violations[0]}")
         return EXIT_FAILED
+    if not as_json and given["status"] == "infeasible":
+        note("that there is no plan was not proven: the check looks only at what is stated")
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from stageline.admin import AdminClient
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
+from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, Seconds, model_json, plan_rows
 from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
 from stageline.plan import Plan
@@ -65,7 +65,7 @@ def write_problem(where: Where, models: tuple[str, ...], output: Path | None, as
 @click.argument("problem", required=False, type=FILE)
 @click.argument("solution", required=False, type=FILE)
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Write a picture to this file.")
-@click.option("--measure", type=click.FloatRange(SLICE_S), metavar="SECONDS",
+@click.option("--measure", type=Seconds(SLICE_S), metavar="SECONDS",
               help="Watch the cluster for so long, and show how busy its nodes really are.")  # fmt: skip
 @location_options
 @json_option
@@ -105,7 +105,7 @@ def show_plan(
 @click.command("explain")
 @click.argument("problem", required=False, type=FILE)
 @click.argument("solution", required=False, type=FILE)
-@click.option("--time-limit", type=click.FloatRange(0.0), default=30.0, show_default=True, metavar="SECONDS",
+@click.option("--time-limit", type=Seconds(0.0), default=30.0, show_default=True, metavar="SECONDS",
               help="Solve again with changes for so long.")  # fmt: skip
 @location_options
 @json_option
@@ -136,6 +136,8 @@ def explain_plan(where: Where, problem: str | None, solution: str | None, time_l
     with reporting("trying changes", quiet=as_json) as progress:
         answer = advise(question, time_limit, lambda change, part: progress(describe(change), part))
     emit_json(answer.to_json()) if as_json else report(answer)
+    if answer.reason and not answer.best.solved:
+        raise PlacementError(f"no plan: {answer.reason}")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ def sentences(answer: Answer) -> Iterator[str]:
     """What limits the plan, whether there is a better one, and what kind of change would help at all."""
     if answer.reason:
         yield f"There is no plan: {answer.reason}."
-    yield from limits(answer.figures)
+    if answer.figures.chains:
+        yield from limits(answer.figures)
     if answer.better > NOTHING:
         yield f"Planning anew gains {100 * answer.better:.3g} %, without any change; what follows is beside that."
     yield from kinds(answer)

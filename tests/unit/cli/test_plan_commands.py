@@ -101,6 +101,7 @@ def test_a_problem_without_a_plan_says_what_is_missing(capsys: pytest.CaptureFix
     assert "b0" in captured.err
     Path("solution.json").write_text(captured.out)
     assert run(["plan", "check", "tight.json", "solution.json"]) == 0
+    assert "that there is no plan was not proven" in capsys.readouterr().err
 
 
 def test_compare_shows_every_algorithm_and_nobody_below_the_bound(capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,6 +164,7 @@ def test_a_bad_problem_names_the_field(
     [
         (["solve", "problem.json", "--algorithm", "best"], "no algorithm 'best': known are auto, exact"),
         (["solve", "problem.json", "--time-limit", "-1"], "--time-limit"),
+        (["solve", "problem.json", "--time-limit", "nan"], "--time-limit"),
         (["check", "problem.json", "problem.json"], "problem.json: status: missing"),
         (["check", "bad.json", "problem.json"], "bad.json: nodes: missing"),
     ],
@@ -181,3 +183,13 @@ def test_planning_needs_no_torch() -> None:
         "assert run(['plan', 'compare', 'problem.json']) == 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", ["explain", "compare"])
+def test_without_a_plan_the_others_fail_like_solve(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tight = {**PROBLEM, "nodes": [{"id": "fast", "memory_bytes": 20}, {"id": "slow", "memory_bytes": 10}]}
+    Path("tight.json").write_text(json.dumps(tight))
+    assert run(["plan", command, "tight.json"]) == EXIT_FAILED
+    captured = capsys.readouterr()
+    assert "no plan: model 'm': block b0" in captured.err
+    assert "has no stages" not in captured.out

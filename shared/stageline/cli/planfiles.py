@@ -26,9 +26,12 @@ def read_problem(path: str) -> Problem:
     """Raises `ConfigError` naming the file and the field that is wrong."""
     document = read_json(path)
     try:
-        return Problem.from_json(document)
+        problem = Problem.from_json(document)
     except ConfigError as error:
         raise ConfigError(f"{_name(path)}: {error.message}") from None
+    if not problem.models:
+        raise ConfigError(f"{_name(path)}: models: must have at least one")
+    return problem
 
 
 def read_solution(path: str) -> Solution:

@@ -144,6 +144,7 @@ def test_stdin_is_a_file(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
         ("list.json", "[]", "list.json: document: must be an object"),
         ("nan.json", '{"version": NaN}', "nan.json: version: must be finite"),
         ("blocks.json", json.dumps({**PROBLEM, "models": [{"name": "m"}]}), "blocks.json: models[0].blocks: missing"),
+        ("models.json", json.dumps({**PROBLEM, "models": []}), "models.json: models: must have at least one"),
         ("memory.json", json.dumps({**PROBLEM, "nodes": [{"id": "a", "memory_bytes": -1}]}),
          "memory.json: nodes[0].memory_bytes: must be between 0"),
     ],

@@ -85,7 +85,7 @@ class Ledger:
 
     def unsettled(self) -> list[int]:
         """The numbers of the requests without an outcome."""
-        return [number for number, request in list(self.requests.items()) if not request.outcomes]
+        return [number for number, request in self.requests.copy().items() if not request.outcomes]
 
     def settled_after(self, numbers: list[int]) -> float | None:
         """When the last of these had its outcome; None if one never had."""
@@ -94,7 +94,7 @@ class Ledger:
 
     def tally(self) -> Tally:
         """The counts; what has no outcome yet is lost."""
-        all_of = list(self.requests.values())
+        all_of = self.requests.copy().values()
         first = [request.outcomes[0][0] for request in all_of if request.outcomes]
         expected = {"answer", EXPIRED, *REFUSED}
         return Tally(

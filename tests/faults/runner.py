@@ -22,6 +22,9 @@ MARGIN = 8
 """The gauges are up to 0.2 s old: wait for a few more than must be in flight."""
 
 SLACK_S = 5.0
+MISSED = "no request had to be dispatched again: the fault hit none"
+"""What was in flight on the victim when it was aimed at had passed it when it was struck."""
+
 FLOW_S = 60.0
 PROOF_S = 20.0
 NO_PROOF_S = 0.3
@@ -146,7 +149,7 @@ class _Run:
             self._never("were refused", tally.refused)
             self._never("expired", tally.expired)
         if scenario.repeats and not tally.repeated:
-            self._report.failures.append("no request had to be dispatched again: the fault hit none")
+            self._report.failures.append(MISSED)
         if scenario.undisturbed:
             self._never("were dispatched again", tally.repeated)
 

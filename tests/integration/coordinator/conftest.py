@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,7 +64,11 @@ class Process:
         self.ready = json.loads(ready.read_text())
 
     def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "stageline_coordinator", "--data-dir", str(self.data_dir)]
+        return self.launch([sys.executable, "-m", "stageline_coordinator"], *arguments)
+
+    def launch(self, program: Sequence[str], *arguments: str) -> subprocess.Popen[bytes]:
+        """Start `program` with our settings as flags, then `arguments`."""
+        command = [*program, "--data-dir", str(self.data_dir)]
         ports = {"port": 0, "plan_port": 0, "blob_port": 0, "http_port": 0, "rejoin_ms": 2000, "drain_s": 1}
         for name, value in {**ports, **self.settings}.items():
             command += [f"--{name.replace('_', '-')}", str(value)]

@@ -12,49 +12,23 @@ from pathlib import Path
 import pytest
 
 from stageline.blobs import BlobStore
-from stageline.blocks import BlockSpec, DimRange, TensorRef, ValueSpec
 from stageline.errors import BlobMissingError, ModelNotFoundError
-from stageline.manifest import ModelManifest, canonical_json
 from stageline.messages import CONTROL, Leaving, Prepare, Refused, Rejoin, Welcome
 from stageline.plan import Digest, Plan
 from stageline.sockets import Sockets
 
 from .conftest import Peer, Process, wait_until
+from .models import Model, register, serving, two_blocks
 
 Join = Callable[..., Peer]
 
 
 @pytest.fixture
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[BlobStore, str]:
-    """A store with a model of two blocks, and its manifest's address."""
-    store = BlobStore(tmp_path_factory.mktemp("model"))
-    values = [ValueSpec(f"v{i}", "float32", ("batch", 10)) for i in range(3)]
-    blocks = []
-    for i in range(2):
-        tensor, graph = bytes([i]) * 3_000_000, b"{}" + b" " * i
-        refs = (TensorRef("w", store.put_bytes(tensor), "uint8", (2_999_000,), 2_999_000, 3_000_000),)
-        blocks.append(
-            BlockSpec(f"b{i}", store.put_bytes(graph), len(graph), refs, (values[i],), (values[i + 1],), 1, 1)
-        )
-    manifest = ModelManifest("net", (values[0],), (values[2],), tuple(blocks), {"batch": DimRange(1, 8, 1)})
-    return store, store.put_bytes(canonical_json(manifest.to_json()))
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return two_blocks(BlobStore(tmp_path_factory.mktemp("model")))
 
 
-def register(coordinator: Process, model: tuple[BlobStore, str]) -> None:
-    store, sha = model
-    manifest = ModelManifest.from_json(json.loads(store.read(sha)))
-    with coordinator.admin() as admin:
-        assert admin.upload(store, [*manifest.blobs(), sha]) > 6_000_000
-        admin.put_model(sha)
-        assert [row.name for row in admin.models()] == ["net"]
-
-
-def serving(peer: Peer, term: int) -> bool:
-    plans = [plan for plan in peer.of(Plan) if plan.term == term]
-    return bool(plans) and plans[-1].models != () and plans[-1].models[0].status == "serving"
-
-
-def test_a_model_is_uploaded_planned_and_served(coordinator: Process, join: Join, model: tuple[BlobStore, str]) -> None:
+def test_a_model_is_uploaded_planned_and_served(coordinator: Process, join: Join, model: Model) -> None:
     register(coordinator, model)
     peer = join()
     peer.hello()
@@ -71,7 +45,7 @@ def test_a_model_is_uploaded_planned_and_served(coordinator: Process, join: Join
     peer.until("the stage is retired", lambda: peer.loaded == ())
 
 
-def test_a_model_whose_blobs_are_missing_is_refused_by_name(coordinator: Process, model: tuple[BlobStore, str]) -> None:
+def test_a_model_whose_blobs_are_missing_is_refused_by_name(coordinator: Process, model: Model) -> None:
     store, sha = model
     with coordinator.admin() as admin:
         admin.upload(store, [sha])
@@ -80,7 +54,7 @@ def test_a_model_whose_blobs_are_missing_is_refused_by_name(coordinator: Process
 
 
 def test_killed_and_restarted_it_resumes_the_plan_under_a_higher_term(
-    coordinator: Process, join: Join, model: tuple[BlobStore, str]
+    coordinator: Process, join: Join, model: Model
 ) -> None:
     register(coordinator, model)
     peer = join()
@@ -101,7 +75,7 @@ def test_killed_and_restarted_it_resumes_the_plan_under_a_higher_term(
 
 
 def test_without_its_worker_a_restarted_coordinator_says_that_the_model_is_unavailable(
-    coordinator: Process, join: Join, model: tuple[BlobStore, str]
+    coordinator: Process, join: Join, model: Model
 ) -> None:
     register(coordinator, model)
     peer = join()

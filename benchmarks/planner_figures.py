@@ -39,7 +39,7 @@ def of_setting(records: Rows) -> dict[str, Any]:
                 if name != OURS
             }
             for label in ("model", "bandwidth", "capacity_mb")
-            if judged and label in judged[0].case.labels
+            if judged and label in judged[0].labels
         },
         "solve_s": {name: _by(placed, "nodes", lambda rows, n=name: _seconds(rows, n)) for name in COMPARED},
     }
@@ -49,7 +49,7 @@ def of_sizes(records: Rows) -> list[dict[str, Any]]:
     """Solve seconds and gaps of the planner by number of nodes, number of blocks and kind of nodes."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
-        labels = record.case.labels
+        labels = record.labels
         groups.setdefault((labels["nodes"], labels["blocks"], labels["kind"]), []).append(record)
     return [
         {
@@ -100,8 +100,8 @@ def _seconds(records: Rows, name: str) -> dict[str, float]:
 
 def _by(records: Rows, label: str, figure: Callable[[Rows], Any]) -> dict[str, Any]:
     """The figure by the value of a label, in the order of the problems."""
-    values = dict.fromkeys(r.case.labels[label] for r in records)
-    return {str(value): figure([r for r in records if r.case.labels[label] == value]) for value in values}
+    values = dict.fromkeys(r.labels[label] for r in records)
+    return {str(value): figure([r for r in records if r.labels[label] == value]) for value in values}
 
 
 def table(title: str, figures: Mapping[str, Any]) -> None:

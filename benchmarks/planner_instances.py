@@ -15,6 +15,7 @@ from stageline_coordinator.planner import Block, Links, Model, Node, Problem
 MB = 1_000_000
 MEBIBIT = 2**20 / 8  # bytes: SEIFER counts transfers and bandwidths in units of 2^20 bits
 TABLES = json.loads((Path(__file__).parent / "data/cut_tables.json").read_text())["models"]
+SEIFER = "SEIFER"
 SEIFER_MODELS = tuple(TABLES)
 SEIFER_NODES = (5, 10, 15, 20, 50)
 SEIFER_CAPACITIES_MB = (64, 128, 256, 512)
@@ -40,7 +41,7 @@ class Case:
 def seifer(trials: int, most_nodes: int) -> Iterator[Case]:
     """Equal capacities, links by distance, no compute and no gateway: what crosses the links is all that counts."""
     for capacity in (*SMALL_CAPACITIES_MB, *SEIFER_CAPACITIES_MB):
-        setting = "SEIFER" if capacity in SEIFER_CAPACITIES_MB else "SEIFER, smaller capacities"
+        setting = SEIFER if capacity in SEIFER_CAPACITIES_MB else f"{SEIFER}, smaller capacities"
         for name in SEIFER_MODELS:
             for nodes in (n for n in SEIFER_NODES if n <= most_nodes):
                 for trial in range(trials):

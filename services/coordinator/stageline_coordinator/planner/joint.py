@@ -73,11 +73,16 @@ def bound_alone(problem: Problem, model: Model, effort: Effort) -> Response:
     return respond(lone, {}, model, effort.up_to(2))
 
 
-def joint_bound(problem: Problem, placed: Sequence[Model], alone: Mapping[str, float]) -> float:
-    """No plan for these models is below it; `alone`: the bound of each with all nodes to itself."""
+def joint_bound(
+    problem: Problem, placed: Sequence[Model], alone: Mapping[str, float], enough: float = math.inf
+) -> float:
+    """No plan for these models is below it; `alone`: the bound of each with all nodes to itself.
+
+    A bound of `enough` is not made better, which would take a while.
+    """
     if problem.objective == THROUGHPUT:
-        each = (share_of(problem, model) * alone[model.name] for model in placed)
-        return max([total_work_s(problem, placed), *each], default=0.0)
+        most = max((share_of(problem, model) * alone[model.name] for model in placed), default=0.0)
+        return most if most >= enough else max(total_work_s(problem, placed), most)
     counted = weights(problem) if problem.objective != LATENCY else {model.name: 1.0 for model in placed}
     return math.fsum(counted[model.name] * alone[model.name] for model in placed)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from stageline.errors import ConfigError
 
@@ -69,12 +70,12 @@ class _State:
     named: Mapping[str, str]
     alone: Mapping[str, float]
 
-    @property
+    @cached_property
     def bound_s(self) -> float:
         placed = [model for model in self.problem.models if model.name in self.stages]
-        return joint_bound(self.problem, placed, self.alone)
+        return joint_bound(self.problem, placed, self.alone, enough=self.key.objective_s)
 
-    @property
+    @cached_property
     def key(self) -> Key:
         return key_of(self.problem, self.stages)
 

@@ -254,13 +254,14 @@ def _before(
     """By group, the equal nodes (any two of which may be swapped in any plan) that come before its own."""
     keys: dict[tuple[object, ...], list[int]] = {}
     earlier = [0] * len(problem.nodes)
+    matrices = _matrices(problem, links, others)
     for i, node in enumerate(problem.nodes):
         media = tuple(node.id in medium.nodes for medium in problem.media)
         ports = tuple((p.bandwidth_bytes_per_s[i], p.latency_s[i]) for p in (problem.ingress, problem.egress) if p)
         load = (others.nodes_s[i], others.ingress_s[i], others.egress_s[i])
         now = repr(running_on(problem, node.id))
         same = keys.setdefault((busy[i].tobytes(), media, ports, load, now, required >> i & 1), [])
-        alike = [j for j in same if all(_swappable(matrix, i, j) for matrix in _matrices(problem, links, others))]
+        alike = [j for j in same if all(_swappable(matrix, i, j) for matrix in matrices)]
         earlier[i] = 1 << alike[-1] if alike else 0
         same.append(i)
     found = [0] * len(groups)

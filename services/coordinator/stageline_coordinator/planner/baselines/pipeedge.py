@@ -28,17 +28,19 @@ MOST_STATES = 4096
 Floats = NDArray[np.float64]
 Counts = tuple[int, ...]
 Rate = Callable[[Sequence[int], Sequence[int]], float]
-Last = tuple[int, int]
-"""Of a best way to a state: the block that its last stage starts at, and the type before it (-1: none)."""
+Lasts = NDArray[np.intp]
+"""`[v, 0, b]`: of the best way to b blocks with type v last, where its last stage starts; `[v, 1, b]`: the type before
+it (-1: none).
+"""
 
 
 @dataclass(frozen=True)
 class _Tables:
-    """`cost[t, a, b]`: seconds of blocks [a, b) on type t, inf if impossible; `hop[u, v, i]`: seconds of cut i."""
+    """`cost[t, a, b]`: seconds of blocks [a, b) on type t, inf if impossible; `inward[v, u, i]`: cut i from u to v."""
 
     members: list[list[int]]
     cost: Floats
-    hop: Floats
+    inward: Floats
 
 
 def by_devices(setting: Setting, rng: random.Random) -> list[Run] | None:
@@ -59,7 +61,7 @@ def _plan(setting: Setting, rate: Rate) -> list[Run] | None:
     tables = _Tables(members, _costs(setting, members), _hops(setting, members, rate))
     start: Counts = (0,) * len(members)
     best: dict[Counts, Floats] = {}
-    lasts: dict[Counts, list[list[Last]]] = {}
+    lasts: dict[Counts, Lasts] = {}
     done, where = math.inf, (start, 0)
     for used in product(*(range(len(nodes) + 1) for nodes in members)):
         if used == start:
@@ -71,39 +73,39 @@ def _plan(setting: Setting, rate: Rate) -> list[Run] | None:
     return None if math.isinf(done) else _trace(setting, members, lasts, *where)
 
 
-def _state(tables: _Tables, best: dict[Counts, Floats], used: Counts) -> tuple[Floats, list[list[Last]]]:
+def _state(tables: _Tables, best: dict[Counts, Floats], used: Counts) -> tuple[Floats, Lasts]:
     """By type that served last and number of blocks done: the bottleneck, and how it is reached."""
     size = tables.cost.shape[1]
     found = np.full((len(used), size), math.inf)
-    lasts: list[list[Last]] = [[] for _ in used]
-    for v in range(len(used)):
-        if used[v] == 0:
-            continue
-        before = best.get((*used[:v], used[v] - 1, *used[v + 1 :]))
-        if before is None:
-            reached, came = np.full(size, math.inf), np.full(size, -1)
-            reached[0] = 0.0
-        else:
-            ways = np.maximum(before, tables.hop[:, v])
-            came = ways.argmin(axis=0)
-            reached = ways[came, np.arange(size)]
-        whole = np.maximum(reached[:, None], tables.cost[v])
-        starts = whole.argmin(axis=0)
-        found[v] = whole[starts, np.arange(size)]
-        lasts[v] = [(int(a), int(came[a])) for a in starts]
+    lasts = np.full((len(used), 2, size), -1)
+    last = [v for v, count in enumerate(used) if count]
+    if sum(used) == 1:
+        came = np.full((1, size), -1)
+        reached = np.where(np.arange(size) == 0, 0.0, math.inf)[None]
+    else:
+        before = np.stack([best[_without(used, v)] for v in last])
+        ways = np.maximum(before, tables.inward[last])  # [v, u, cut]
+        came = ways.argmin(axis=1)
+        reached = ways.min(axis=1)
+    whole = np.maximum(reached[:, None, :], tables.cost[last].transpose(0, 2, 1))  # [v, end, start]
+    starts = whole.argmin(axis=2)
+    found[last] = whole.min(axis=2)
+    lasts[last, 0], lasts[last, 1] = starts, np.take_along_axis(came, starts, axis=1)
     return found, lasts
 
 
-def _trace(
-    setting: Setting, members: list[list[int]], lasts: dict[Counts, list[list[Last]]], used: Counts, v: int
-) -> list[Run]:
+def _without(used: Counts, v: int) -> Counts:
+    return (*used[:v], used[v] - 1, *used[v + 1 :])
+
+
+def _trace(setting: Setting, members: list[list[int]], lasts: dict[Counts, Lasts], used: Counts, v: int) -> list[Run]:
     """The stages back to front; the devices of a type are as good as one another to PipeEdge, so in their order."""
     runs: list[Run] = []
     left, end = [list(nodes) for nodes in members], setting.blocks
     while end > 0:
-        start, before = lasts[used][v][end]
+        start, before = (int(one) for one in lasts[used][v, :, end])
         runs.append((start, end, left[v].pop(0)))
-        used = (*used[:v], used[v] - 1, *used[v + 1 :])
+        used = _without(used, v)
         v, end = before, start
     return runs[::-1]
 
@@ -138,12 +140,12 @@ def _costs(setting: Setting, members: list[list[int]]) -> Floats:
 
 def _hops(setting: Setting, members: list[list[int]], rate: Rate) -> Floats:
     cuts = np.array(setting.model.cuts_bytes, dtype=np.float64)
-    hop = np.full((len(members), len(members), len(cuts)), math.inf)
+    inward = np.full((len(members), len(members), len(cuts)), math.inf)
     for u, v in product(range(len(members)), repeat=2):
         bandwidth = rate(members[u], members[v])
         if bandwidth > 0:
-            hop[u, v] = cuts / bandwidth
-    return hop
+            inward[v, u] = cuts / bandwidth
+    return inward
 
 
 def _median_rate(setting: Setting, node: int) -> float:

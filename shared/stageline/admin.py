@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import zmq
 
 from stageline.blobs import BlobStore
+from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, read_addresses
 from stageline.errors import ConnectionLostError, NoClusterError, RemoteProtocolError, StoreError, from_wire
 from stageline.messages import (
     BLOB_CHUNK_BYTES,
@@ -65,9 +66,10 @@ Uploaded = Callable[[int, int], None]
 
 
 class AdminClient:
-    """A connection to one coordinator. Each call is answered or raises within `timeout_s` seconds of silence.
+    """A connection to the coordinator that leads. Each call is answered or raises after `timeout_s` seconds of silence.
 
-    Raises `NoClusterError` when nobody answers at `address`; what the coordinator refuses comes back as the error
+    `address` may be several, separated by commas: of a cluster's leader and who stands by.
+    Raises `NoClusterError` when nobody answers there; what the coordinator refuses comes back as the error
     class that it names.
     """
 
@@ -79,8 +81,8 @@ class AdminClient:
         self._sockets = Sockets()
         self._blob_socket: Socket | None = None
         try:
-            self._socket = self._sockets.connect(CONTROL, address, identity=f"admin:{self._name}".encode())
-            self.welcome = self._greet()
+            self._addresses = read_addresses(address)
+            self._socket, self.welcome = self._greet()
         except BaseException:
             self._sockets.close()
             raise
@@ -188,20 +190,41 @@ class AdminClient:
 
     # --- sockets --------------------------------------------------------------------------------------------
 
-    def _greet(self) -> Welcome:
-        hello = Hello(role="admin", name=self._name, incarnation=uuid.uuid4().hex, pid=os.getpid())
-        self._socket.send(encode(hello))
-        reply = self._receive(lambda r: isinstance(r, (Welcome, Refused)))
-        if isinstance(reply, Refused):
-            raise from_wire(reply.code, reply.message)
-        return reply  # type: ignore[no-any-return]
+    def _greet(self) -> tuple[Socket, Welcome]:
+        """Ask all of them at once, and again and again, for the one that leads."""
+        identity = f"admin:{self._name}".encode()
+        asked = [self._sockets.connect(CONTROL, address, identity=identity) for address in self._addresses]
+        hello = encode(Hello(role="admin", name=self._name, incarnation=uuid.uuid4().hex, pid=os.getpid()))
+        poller, refused, deadline = zmq.Poller(), "", time.monotonic() + self._timeout_s
+        for socket in asked:
+            poller.register(socket, zmq.POLLIN)
+            socket.send(hello)
+        while ready := poller.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+            for socket in asked:
+                reply = _control(socket.recv()) if (socket, zmq.POLLIN) in ready else None
+                if isinstance(reply, Welcome):
+                    for other in asked:
+                        if other is not socket:
+                            self._sockets.release(other)
+                    return socket, reply
+                if isinstance(reply, Refused) and reply.code != NOT_LEADING:
+                    raise from_wire(reply.code, reply.message)
+                if isinstance(reply, Refused):
+                    refused = f"nobody leads: {reply.message}"
+                    time.sleep(ASK_AGAIN_S)
+                    socket.send(hello)
+        raise NoClusterError(refused or self._silent())
 
     def _ask(self, request: Any, kind: type[R]) -> R:
         self._socket.send(encode(request))
 
         def wanted(reply: Any) -> bool:
-            if isinstance(reply, Rejoin):  # the coordinator restarted: introduce ourselves and ask again
-                self._greet()
+            stands_by = isinstance(reply, Refused) and reply.code == NOT_LEADING
+            if isinstance(reply, Rejoin) or stands_by:  # it restarted, or leads no more: introduce ourselves, ask again
+                for old in filter(None, (self._socket, self._blob_socket)):
+                    self._sockets.release(old)
+                self._blob_socket = None
+                self._socket, self.welcome = self._greet()
                 self._socket.send(encode(request))
             return bool(getattr(reply, "id", None) == request.id)
 
@@ -211,11 +234,13 @@ class AdminClient:
         deadline = time.monotonic() + self._timeout_s
         while self._socket.poll(max(0, int(1000 * (deadline - time.monotonic()))), zmq.POLLIN):
             reply = _control(self._socket.recv())
+            deadline = time.monotonic() + self._timeout_s
             if wanted(reply):
                 return reply
-        raise NoClusterError(
-            f"no coordinator answers at {self._address} within {self._timeout_s:g} s: check that it runs there"
-        )
+        raise NoClusterError(self._silent())
+
+    def _silent(self) -> str:
+        return f"no coordinator answers at {self._address} within {self._timeout_s:g} s: check that it runs there"
 
     def _send_blob(self, request: Any, chunk: bytes | None = None) -> None:
         if self._blob_socket is None:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import msgspec
 
+from stageline.coordinators import read_addresses
 from stageline.errors import ConfigError
 from stageline.sockets import Transport, check_loopback
 from stageline.yaml_file import read_yaml
@@ -82,9 +83,7 @@ class ServiceConfig:
         for name, kind in get_type_hints(type(self)).items():
             if kind in (int, float):
                 _check_number(name, getattr(self, name))
-        address = getattr(self, "coordinator", DEFAULT_COORDINATOR)
-        if not address.startswith("tcp://"):
-            raise ConfigError(f"coordinator must look like {DEFAULT_COORDINATOR}, got {address!r}")
+        read_addresses(getattr(self, "coordinator", DEFAULT_COORDINATOR))
         _check_data_address(getattr(self, "data_address", ""))
 
 
@@ -114,7 +113,9 @@ class GatewayConfig(ServiceConfig):
     section: ClassVar[str] = "gateway"
 
     name: str = _setting(lambda: f"gateway-{socket.gethostname()}", "name, unique in the cluster")
-    coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    coordinator: str = _setting(
+        DEFAULT_COORDINATOR, "control address of the coordinator (several: separated by commas)"
+    )
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
@@ -146,7 +147,9 @@ class StageConfig(ServiceConfig):
     section: ClassVar[str] = "stage"
 
     name: str = _setting(socket.gethostname, "name, unique in the cluster")
-    coordinator: str = _setting(DEFAULT_COORDINATOR, "control address of the coordinator")
+    coordinator: str = _setting(
+        DEFAULT_COORDINATOR, "control address of the coordinator (several: separated by commas)"
+    )
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")

@@ -156,7 +156,7 @@ class GatewayRow(Part, frozen=True):
 class Hello(Message, frozen=True):
     """The first message of any peer, and again after `Rejoin`. `incarnation` is new at every process start.
 
-    `probe`: where a worker or gateway answers link measurements.
+    `probe`: where a worker or gateway answers link measurements. `term`: the highest that it was welcomed under.
     """
 
     role: Role
@@ -171,6 +171,7 @@ class Hello(Message, frozen=True):
     client_address: str = ""
     node: NodeInfo | None = None
     probe: Endpoint | None = None
+    term: int = 0
 
 
 class Welcome(Message, frozen=True):
@@ -185,10 +186,11 @@ class Welcome(Message, frozen=True):
 
 
 class Refused(Message, frozen=True):
-    """Not admitted: bad version, duplicate node name."""
+    """Not admitted: bad version, duplicate node name, or `not_leading`; then `leader` is who leads, if known."""
 
     code: str
     message: str
+    leader: str = ""
 
 
 class Rejoin(Message, frozen=True):

@@ -11,6 +11,7 @@ from typing import Any
 
 from stageline import __version__
 from stageline.absence import COMPLAINT, Absence
+from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, Coordinators
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, StageTime, Welcome
@@ -20,7 +21,13 @@ from stageline.wire import Decoder, encode
 from stageline_gateway.readers import Reader
 
 SILENCE_S = 1.0
-"""Without a ping for so long, say hello again."""
+"""Without a ping for so long, say hello again, to the next coordinator if there is one."""
+
+REDIRECT_S = 0.05
+"""Before a leader is greeted that a standby named: two may name each other."""
+
+LOOK_S = 0.1
+"""How often to look whether it is silent."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class ControlLink:
         self,
         loop: asyncio.AbstractEventLoop,
         sockets: Sockets,
-        coordinator: str,
+        coordinators: Coordinators,
         addresses: Addresses,
         *,
         on_plan: Callable[[Plan | Digest], None],
@@ -62,7 +69,7 @@ class ControlLink:
         self._on_plan = on_plan
         self._beat = beat
         self._log = log
-        self._coordinator = coordinator
+        self._coordinators = coordinators
         self._absence = Absence()
         self.incarnation = uuid.uuid4().hex
         self.refused = ""
@@ -72,11 +79,12 @@ class ControlLink:
         self._plan_socket: Socket | None = None
         self._plan_reader: Reader | None = None
         self._requests = 0
-        self._heard = loop.time()
-        self._socket = sockets.connect(CONTROL, coordinator, identity=f"gateway:{addresses.name}".encode())
-        self._reader = Reader(loop, self._socket, self._received, copy=True)
+        self._heard = self._greeted = loop.time()
+        self._ask_again_at: float | None = None
+        self._moving: asyncio.TimerHandle | None = None
+        self._connect()
         self._say_hello()
-        self._watch = loop.call_later(SILENCE_S, self._look)
+        self._watch = loop.call_later(LOOK_S, self._look)
 
     @property
     def connected(self) -> bool:
@@ -97,17 +105,26 @@ class ControlLink:
     def close(self) -> None:
         """Stop; the sockets are closed by `Sockets`."""
         self._watch.cancel()
+        if self._moving is not None:
+            self._moving.cancel()
         self._reader.close()
         if self._plan_reader is not None:
             self._plan_reader.close()
+
+    def _connect(self) -> None:
+        identity = f"gateway:{self._addresses.name}".encode()
+        self._socket = self._sockets.connect(CONTROL, self._coordinators.current, identity=identity)
+        self._reader = Reader(self._loop, self._socket, self._received, copy=True)
 
     def _send(self, message: Hello | GetPlan | Pong) -> None:
         self._socket.send(encode(message))
         self._loop.call_soon(self._reader.drain)
 
     def _say_hello(self) -> None:
-        if self._absence.greeted(self._loop.time()):
-            self._log.warning(COMPLAINT, coordinator=self._coordinator)
+        self._greeted = self._loop.time()
+        self._ask_again_at = None
+        if self._absence.greeted(self._greeted):
+            self._log.warning(COMPLAINT, coordinator=self._coordinators.current)
         here = self._addresses
         self._send(
             Hello(
@@ -119,13 +136,26 @@ class ControlLink:
                 http=here.http,
                 client_address=here.client,
                 probe=here.probe,
+                term=self._coordinators.term,
             )
         )
 
     def _look(self) -> None:
-        if self._loop.time() - self._heard >= SILENCE_S:
+        now = self._loop.time()
+        if min(now - self._heard, now - self._greeted) >= SILENCE_S:
+            self._coordinators.go_on()
+            self._greet_anew()
+        elif self._ask_again_at is not None and now >= self._ask_again_at:
             self._say_hello()
-        self._watch = self._loop.call_later(SILENCE_S, self._look)
+        self._watch = self._loop.call_later(LOOK_S, self._look)
+
+    def _greet_anew(self) -> None:
+        """Say hello to the current coordinator; if there are several, over a connection that is new, too."""
+        if self._coordinators.several:
+            self._reader.close()
+            self._sockets.release(self._socket)
+            self._connect()
+        self._say_hello()
 
     def _received(self, frames: list[bytes]) -> None:
         self._absence.heard()
@@ -153,11 +183,24 @@ class ControlLink:
             self._on_plan(message.plan)
         elif isinstance(message, Rejoin):
             self._say_hello()
+        elif isinstance(message, Refused) and message.code == NOT_LEADING:
+            self._stands_by(message)
         elif isinstance(message, Refused):
             self.refused = message.message
             self._log.error("the coordinator refuses this gateway", code=message.code, reason=message.message)
 
+    def _stands_by(self, refused: Refused) -> None:
+        self.refused = refused.message
+        if self._coordinators.redirected(refused.leader):
+            self._moving = self._loop.call_later(REDIRECT_S, self._greet_anew)  # not now: the socket is being read
+        else:
+            self._ask_again_at = self._loop.time() + ASK_AGAIN_S
+
     def _welcomed(self, welcome: Welcome) -> None:
+        if not self._coordinators.welcomed(welcome.cluster, welcome.term):
+            self._log.warning("a coordinator of the past is not listened to", term=welcome.term)
+            self._ask_again_at = self._loop.time() + ASK_AGAIN_S
+            return
         self._heard = self._loop.time()
         self.refused = ""
         self._log.info("joined", cluster=welcome.cluster, term=welcome.term)

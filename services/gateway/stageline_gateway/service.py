@@ -11,6 +11,7 @@ from typing import Any
 
 from stageline import __version__, logs
 from stageline.config import GatewayConfig
+from stageline.coordinators import Coordinators, read_addresses
 from stageline.data import Activation, Buffer, Failure
 from stageline.errors import StagelineError
 from stageline.http import StatusServer
@@ -110,7 +111,7 @@ class Gateway:
         self._control = ControlLink(
             loop,
             self._sockets,
-            config.coordinator,
+            Coordinators(read_addresses(config.coordinator)),
             Addresses(config.name, client, http, probe),
             on_plan=self._from_coordinator,
             beat=self._beat,

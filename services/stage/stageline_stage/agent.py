@@ -19,6 +19,7 @@ from stageline import messages
 from stageline.absence import COMPLAINT, Absence
 from stageline.blobs import BlobStore
 from stageline.config import StageConfig
+from stageline.coordinators import NOT_LEADING, Coordinators, read_addresses
 from stageline.errors import ClusterError, ConfigError
 from stageline.http import StatusServer
 from stageline.lifecycle import StopSignals
@@ -54,7 +55,9 @@ class Agent:
         self._membership, self._departure = Membership(now), Departure(config.drain_s)
         self._absence = Absence()
         self._store = BlobStore(config.cache_dir, config.cache_max_bytes)
-        self._control = ControlLink(sockets, config.coordinator, config.name, log)
+        self._coordinators = Coordinators(read_addresses(config.coordinator))
+        self._chosen = True
+        self._control = ControlLink(sockets, self._coordinators, config.name, log)
         self._slot = self._make_slot(sockets, now)
         self.status = Status()
         self._http = StatusServer(
@@ -156,6 +159,10 @@ class Agent:
         )
 
     def _on_welcome(self, message: messages.Welcome, now: float) -> None:
+        if not self._coordinators.welcomed(message.cluster, message.term):
+            self._log.warning("a coordinator of the past is not listened to", term=message.term)
+            self._membership.stands_by(now, elsewhere=False)
+            return
         self._membership.welcomed(now)
         self._departure.welcomed()
         self._fetcher.transfer.address = message.blobs
@@ -166,6 +173,10 @@ class Agent:
         self._work.welcomed()
 
     def _on_refused(self, message: messages.Refused, now: float) -> None:
+        if message.code == NOT_LEADING:
+            self._chosen = self._coordinators.redirected(message.leader)
+            self._membership.stands_by(now, elsewhere=self._chosen)
+            return
         self._log.warning("the coordinator refused us", code=message.code, reason=message.message)
         if self._membership.refused(now, message.code):
             raise ClusterError(f"the coordinator refuses the name {self._config.name!r}: {message.message}")
@@ -181,10 +192,13 @@ class Agent:
             announce(self._config.ready_file, addresses)
         step = self._membership.tick(now)
         if step == "reconnect":
+            if not self._chosen:
+                self._coordinators.go_on()
+            self._chosen = False
             self._control.reconnect()
         if step != "wait":
             if self._absence.greeted(now):
-                self._log.warning(COMPLAINT, coordinator=self._config.coordinator)
+                self._log.warning(COMPLAINT, coordinator=self._coordinators.current)
             self._control.send(self._hello(hello))
 
     def _hello(self, hello: messages.ExecutorHello) -> messages.Hello:
@@ -208,6 +222,7 @@ class Agent:
             http=self._http.address,
             node=node,
             probe=None if self._config.data_address else self._prober.endpoint,  # a proxy's way is another one
+            term=self._coordinators.term,
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

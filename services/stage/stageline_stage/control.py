@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import zmq
 
+from stageline.coordinators import Coordinators
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import CONTROL, FromCoordinator
@@ -16,15 +17,15 @@ from stageline.wire import Decoder, Message, encode
 class ControlLink:
     """A DEALER that can be made anew, so that nothing stale is queued for a coordinator that was away."""
 
-    def __init__(self, sockets: Sockets, address: str, name: str, log: Logger) -> None:
-        self._sockets, self._address = sockets, address
+    def __init__(self, sockets: Sockets, coordinators: Coordinators, name: str, log: Logger) -> None:
+        self._sockets, self._coordinators = sockets, coordinators
         self._identity = f"agent:{name}".encode()
         self._log = log
         self._decode: Decoder[FromCoordinator] = Decoder(FromCoordinator)
         self.socket: Socket = self._connect()
 
     def reconnect(self) -> None:
-        """Drop the connection and everything queued on it, and connect again."""
+        """Drop the connection and everything queued on it, and connect to the current coordinator."""
         self._sockets.release(self.socket)
         self.socket = self._connect()
 
@@ -48,4 +49,4 @@ class ControlLink:
                 self._log.warning("malformed message from the coordinator", reason=error.message)
 
     def _connect(self) -> Socket:
-        return self._sockets.connect(CONTROL, self._address, identity=self._identity)
+        return self._sockets.connect(CONTROL, self._coordinators.current, identity=self._identity)

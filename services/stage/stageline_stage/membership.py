@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from stageline.coordinators import ASK_AGAIN_S
+
 SILENT_S = 1.0
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 2.0
 DUPLICATE_PATIENCE_S = 5.0
@@ -53,6 +55,11 @@ class Membership:
         if code in DUPLICATE_CODES:
             return now - self._refused_since > DUPLICATE_PATIENCE_S
         return False
+
+    def stands_by(self, now: float, *, elsewhere: bool) -> None:
+        """Who we talk to does not lead: try another one at once, or the same again soon."""
+        self._joined, self._connected = False, not elsewhere
+        self._next_hello = now + (0.0 if elsewhere else ASK_AGAIN_S)
 
     def tick(self, now: float) -> Step:
         """What to do now."""

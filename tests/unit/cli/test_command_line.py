@@ -84,7 +84,7 @@ CONFIGS = {
         (["up", "--ready-timeout", "0"], EXIT_USAGE, "--ready-timeout must be positive"),
         (["models", "add", "m:f", "--timeout", "-1"], EXIT_USAGE, "--timeout must be positive"),
         (["nonsense"], EXIT_USAGE, "No such command 'nonsense'"),
-        (["status", "--coordinator", "nonsense"], EXIT_USAGE, "want tcp://HOST:PORT"),
+        (["status", "--coordinator", "nonsense"], EXIT_USAGE, "must look like tcp://127.0.0.1:7700"),
         (["demo", "--json", "none/figures.json"], EXIT_FAILED, "none is no directory"),
         (["logs"], EXIT_NO_CLUSTER, "there are no logs"),
         (["models", "show"], EXIT_USAGE, "Missing argument 'NAME'"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from stageline.blobs import BlobStore
@@ -37,7 +38,8 @@ def importing(
     cache_home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=cache_home()) as scratch:
         store = BlobStore(Path(scratch))
-        manifest = import_model(
-            source, name=name, store=store, random_weights=random_weights, task=task, progress=progress
-        )
+        with redirect_stdout(sys.stderr):  # what a model's code prints is no result of the command
+            manifest = import_model(
+                source, name=name, store=store, random_weights=random_weights, task=task, progress=progress
+            )
         yield manifest, store

@@ -18,7 +18,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from stageline.blobs import BlobStore
-from stageline.errors import ModelImportError, UnsafeArchiveError, UnsupportedOperatorError
+from stageline.cli import run
+from stageline.cli.options import EXIT_FAILED
+from stageline.errors import (
+    ManifestError,
+    ModelError,
+    ModelImportError,
+    UnsafeArchiveError,
+    UnsupportedOperatorError,
+)
 from stageline_stage.importer import Signature, export_module, import_model, import_module
 from stageline_stage.importer.archive import clean_copy
 
@@ -48,6 +56,42 @@ class Fourier(nn.Module):
 class Choosing(nn.Module):
     def forward(self, x):
         return torch.nonzero(x)
+
+class Fixing(nn.Module):
+    def forward(self, x):
+        return x.reshape(2, -1)
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(1))
+    def forward(self, x):
+        self.count.add_(1)
+        return x + self.count
+
+class Sparse(nn.Module):
+    def forward(self, x):
+        return x.to_sparse()
+
+class Half(nn.Module):
+    def forward(self, x):
+        return x.to(torch.float8_e4m3fn)
+
+class Printing(nn.Module):
+    def forward(self, x):
+        print("looking at", x.shape)
+        return {"y": x, "one": 1}
+
+def inside(kind):
+    return nn.Sequential(nn.Linear(4, 4), kind()), (torch.ones(2, 4),)
+
+def fixing(): return inside(Fixing)
+def counting(): return inside(Counting)
+def sparse(): return inside(Sparse)
+def half(): return inside(Half)
+def printing(): return inside(Printing)
+def deciding(): return inside(Branching)
+def picking(): return inside(Choosing)
 
 def choosing():
     return Choosing(), (torch.ones(2, 4),)
@@ -135,7 +179,7 @@ def test_a_factory(factories: str, store: BlobStore) -> None:
         ("bare", "gave no example inputs"),
         ("absent", r"my_factories:absent failed: AttributeError: .*has no attribute 'absent'"),
         ("unreadable", r"my_factories.py:\d+ in unreadable\): JSONDecodeError"),
-        ("branching", r"cannot be exported at my_factories.py:7 in forward: .*depends on"),
+        ("branching", r"cannot be exported at my_factories.py:7 in forward: .*needs the values of a tensor"),
     ],
 )
 def test_a_factory_that_does_not_work(factories: str, store: BlobStore, factory: str, message: str) -> None:
@@ -148,14 +192,47 @@ def test_a_module_that_is_not_there_has_no_place(store: BlobStore) -> None:
         import_model("no_such_module:make", store=store)
 
 
-def test_an_operator_outside_the_list_is_named_with_its_place(factories: str, store: BlobStore) -> None:
-    with pytest.raises(UnsupportedOperatorError, match=r"aten\.fft_fft\.default.*called in inner\.1"):
-        import_model(f"{factories}:sorting", store=store)
+@pytest.mark.parametrize(
+    ("factory", "kind", "message"),
+    [
+        ("sorting", UnsupportedOperatorError, r"'aten\.fft_fft\.default'.*\(called in inner\.1, FILE:20 in forward\)"),
+        ("picking", ModelImportError, r"aten\.nonzero.*depends on the values.* \(called in 1, FILE:24 in forward\)"),
+        ("choosing", ModelImportError, r"aten\.nonzero.*depends on the values.* \(called in FILE:24 in forward\)"),
+        ("deciding", ModelImportError, r" at 1, FILE:7 in forward: `if x\.sum\(\) > 0:` needs .* \(__bool__\)"),
+        ("fixing", ModelImportError, r" at 1, FILE:28 in forward \(`return x\.reshape.*only right for batch = 2\."),
+        ("counting", UnsupportedOperatorError, r"aten\.copy_\.default writes to the model's buffer '1\.count'"),
+        ("sparse", UnsupportedOperatorError, r"aten\._to_sparse\.default .* \(called in 1, FILE:40 in forward\)"),
+        ("half", ManifestError, r"float8_e4m3fn is not supported.* \(called in 1, FILE:44 in forward\)"),
+        ("printing", ModelImportError, r"output 'one' of the model is a constant"),
+    ],
+)
+def test_a_model_that_cannot_be_imported_is_told_with_operator_and_place(
+    factories: str, store: BlobStore, capfd: pytest.CaptureFixture[str], factory: str, kind: type[ModelError],
+    message: str,
+) -> None:  # fmt: skip
+    with pytest.raises(kind, match=message.replace("FILE", rf"{factories}\.py")) as caught:
+        import_model(f"{factories}:{factory}", store=store)
+    assert "/" not in str(caught.value), "no path of this machine"
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == "", "torch says nothing beside it"
 
 
-def test_a_size_that_depends_on_values_is_named(factories: str, store: BlobStore) -> None:
-    with pytest.raises(ModelImportError, match=r"aten\.nonzero.*depends on the values"):
-        import_model(f"{factories}:choosing", store=store)
+def test_what_torch_says_of_a_failure_is_shown_where_it_is_asked_for(
+    factories: str, store: BlobStore, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_LOGS", "-dynamo")
+    with pytest.raises(ModelImportError):
+        import_model(f"{factories}:deciding", store=store)
+    assert "torch.ops.aten" in capfd.readouterr().err
+
+
+def test_what_a_model_prints_is_no_result_of_a_command(
+    factories: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(["models", "add", f"{factories}:printing", "--data-dir", str(tmp_path / "d"), "--json"]) == EXIT_FAILED
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "looking at" in told.err
 
 
 @pytest.mark.parametrize("source", ["", "resnet", "a b:c", "hf:", "hf:../../x", "os", "x.onnx"])

@@ -86,17 +86,19 @@ def encode(graph: BlockGraph) -> bytes:
             "outputs": list(graph.outputs),
             "orders": {name: list(order) for name, order in graph.orders.items()},
             "tensors": graph.tensors,
-            "nodes": [
-                {
-                    "name": call.name,
-                    "op": call.op,
-                    "args": [_pack(arg) for arg in call.args],
-                    "kwargs": {key: _pack(arg) for key, arg in call.kwargs.items()},
-                }
-                for call in graph.calls
-            ],
+            "nodes": [call_json(call) for call in graph.calls],
         }
     )
+
+
+def call_json(call: Call) -> dict[str, Any]:
+    """One node as JSON; `ManifestError` for an argument that has no form there."""
+    return {
+        "name": call.name,
+        "op": call.op,
+        "args": [_pack(arg) for arg in call.args],
+        "kwargs": {key: _pack(arg) for key, arg in call.kwargs.items()},
+    }
 
 
 def _pack(arg: Any) -> Any:

@@ -15,13 +15,14 @@ from torch.utils import _pytree as pytree
 from stageline.blobs import BlobStore
 from stageline.errors import ModelImportError
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, Tolerance, ValueSpec
-from stageline_stage.graph.codec import BlockGraph, Call, Ref, decode, dtype_name, encode
-from stageline_stage.graph.ops import op_name
-from stageline_stage.importer.clean import module_path, plain_graph
+from stageline_stage.graph.codec import BlockGraph, Call, Ref, call_json, decode, dtype_name, encode
+from stageline_stage.graph.ops import check_call, op_name
+from stageline_stage.importer.clean import plain_graph
 from stageline_stage.importer.cut import Cutter
 from stageline_stage.importer.export import Signature, export_module
 from stageline_stage.importer.flops import HEAVY
 from stageline_stage.importer.naming import block_names, input_names, output_names
+from stageline_stage.importer.places import module_path, telling
 from stageline_stage.importer.shapes import Symbols, memory_order, symbol_names
 from stageline_stage.importer.views import packet
 from stageline_stage.importer.workspace import peak_bytes
@@ -134,7 +135,7 @@ class _Slicer:
 
     def _pieces(self) -> list[_Piece]:
         cutter, graph = self._cutter, self._module.graph
-        outputs = _flat_outputs(graph)
+        outputs = _flat_outputs(graph, self._output_names)
         ends = [*cutter.points(), len(cutter.calls)]
         pieces, start = [], 0
         crossing: Sequence[fx.Node] = graph.find_nodes(op="placeholder", sort=True)
@@ -173,7 +174,8 @@ class _Slicer:
         return self._input_names.get(node.name, node.name)
 
     def _spec(self, name: str, node: fx.Node) -> ValueSpec:
-        return self._symbols.spec(name, node.meta.get("val"))
+        with telling(node):
+            return self._symbols.spec(name, node.meta.get("val"))
 
     def _tensor(self, node: fx.Node) -> TensorRef:
         if node.target not in self._stored:
@@ -198,19 +200,23 @@ def _heavy_or_all(calls: Sequence[fx.Node]) -> list[fx.Node]:
     return [node for node in calls if packet(node) in HEAVY] or list(calls)
 
 
-def _flat_outputs(graph: fx.Graph) -> list[fx.Node]:
+def _flat_outputs(graph: fx.Graph, names: Sequence[str]) -> list[fx.Node]:
     (output,) = graph.find_nodes(op="output")
     flat = pytree.tree_leaves(output.args[0])
-    for value in flat:
+    for name, value in zip(names, flat, strict=False):
         if not isinstance(value, fx.Node) or value.op == "get_attr":
-            raise ModelImportError("an output of the model is a constant; return only what the inputs determine")
+            raise ModelImportError(f"output {name!r} of the model is a constant; return only what the inputs determine")
     return flat
 
 
 def _call(node: fx.Node) -> Call:
     args = fx.map_arg(node.args, _ref)
     kwargs = fx.map_arg(node.kwargs, _ref)
-    return Call(node.name, op_name(node.target), tuple(args), dict(kwargs))
+    call = Call(node.name, op_name(node.target), tuple(args), dict(kwargs))
+    with telling(node):
+        check_call(call.op, call.args, call.kwargs)
+        call_json(call)
+    return call
 
 
 def _ref(node: fx.Node) -> Any:

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from stageline.errors import UnsupportedOperatorError
 from stageline_stage.graph.ops import ALLOWED_PACKETS, op_name, resolve
+from stageline_stage.importer.places import telling
 from stageline_stage.importer.views import is_view, packet
 
 _CHECKS = ("_assert_", "sym_constrain_range", "_guard")
@@ -95,19 +96,18 @@ def _replace_later_uses(old: fx.Node, new: fx.Node) -> None:
 
 def _check(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        if node.op != "call_function":
-            continue
-        try:
-            resolve(op_name(node.target))
-        except UnsupportedOperatorError as error:
-            raise UnsupportedOperatorError(f"{error.message} (called in {module_path(node) or 'the model'})") from error
+        if node.op == "call_function":
+            with telling(node):
+                _refuse_state(node)
+                resolve(op_name(node.target))
 
 
-def module_path(node: fx.Node) -> str:
-    """The path of the submodule that made the call, e.g. "encoder.layer.3.attention"; "" at the root."""
-    stack = node.meta.get("nn_module_stack") or {}
-    entries = [entry[0] for entry in stack.values() if isinstance(entry, tuple) and entry]
-    path = str(entries[-1]) if entries else ""
-    if path.startswith("_empty_nn_module_stack"):
-        return ""
-    return path.removeprefix("model.") if path != "model" else ""
+def _refuse_state(node: fx.Node) -> None:
+    """A write that is left is one to a buffer, at the end of the program."""
+    written = node.args[0] if is_mutating(node) and node.args else None
+    if isinstance(written, fx.Node) and written.op == "get_attr":
+        name = str(written.target).removeprefix("model.")
+        raise UnsupportedOperatorError(
+            f"operator {op_name(node.target)} writes to the model's buffer {name!r}, but stages keep nothing between "
+            "requests: compute it from the inputs"
+        )

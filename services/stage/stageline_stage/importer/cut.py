@@ -17,6 +17,7 @@ from torch import fx
 
 from stageline.errors import ModelImportError
 from stageline_stage.importer.flops import HEAVY, call_flops
+from stageline_stage.importer.places import telling
 from stageline_stage.importer.recompute import Recompute
 from stageline_stage.importer.shapes import Symbols, memory_order, scalar_kind
 from stageline_stage.importer.views import packet
@@ -41,10 +42,11 @@ def calls_of(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _flops(node: fx.Node, symbols: Symbols) -> int:
-    try:
-        return call_flops(node, symbols)
-    except ModelImportError as error:
-        raise ModelImportError(f"{node.target} ({node.name}) cannot be cut: {error.message}") from None
+    with telling(node):
+        try:
+            return call_flops(node, symbols)
+        except ModelImportError as error:
+            raise ModelImportError(f"{node.target} cannot be cut: {error.message}") from None
 
 
 class Cutter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sysconfig
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from stageline.errors import ModelImportError
 from stageline.manifest import DimRange
+from stageline_stage.importer.resistance import explain, quiet
 
 MAX_BATCH = 256
 BATCH = DimRange(1, MAX_BATCH, 1)
@@ -65,21 +64,25 @@ class Named(nn.Module):
 def export_module(module: nn.Module, signature: Signature) -> ExportedProgram:
     """Export `module` in eval mode; call the result's `.module()` with the inputs by name.
 
-    Raises `ModelImportError` with the place in the model where export gave up.
+    Raises `ModelImportError` (`UnsupportedOperatorError` for an operator) with the place in the model where export
+    gave up. What torch itself prints about it is shown only where TORCH_LOGS asks for it.
     """
     sizes = {name: Dim(name, min=dim.min, max=dim.max) for name, dim in signature.dims.items()}
     shapes: dict[str, Any] = {
         name: {axis: sizes[dim] for axis, dim in signature.dynamic.get(name, {}).items()} for name in signature.inputs
     }
     module.eval()
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+
+    def export() -> ExportedProgram:
+        with torch.no_grad(), quiet():
             return torch.export.export(
                 module, args=(), kwargs=dict(signature.inputs), dynamic_shapes=shapes, strict=False
             )
+
+    try:
+        return export()
     except Exception as error:  # export runs the model's own code, which may raise anything
-        raise ModelImportError(_explain(error)) from error
+        raise explain(error, module, export) from error
 
 
 def unsplit(module: nn.Module, signature: Signature) -> nn.Module:
@@ -91,29 +94,3 @@ def unsplit(module: nn.Module, signature: Signature) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return program.module(check_guards=False)
-
-
-def _explain(error: Exception) -> str:
-    reason = " ".join(str(error).split("\n\n")[0].split())[:400]
-    where = user_frame(error)
-    place = f" at {where}" if where else ""
-    return (
-        f"the model cannot be exported{place}: {type(error).__name__}: {reason}. Control flow that depends on"
-        " values, and sizes that depend on values, must go"
-    )
-
-
-def user_frame(error: BaseException) -> str:
-    """The innermost line of the model's own code in a traceback, as "file.py:12 in forward", or ""."""
-    standard = f"{sysconfig.get_paths()['stdlib']}/"
-    found = ""
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        path = code.co_filename.replace("\\", "/")
-        installed = "/site-packages/" in path or "/dist-packages/" in path
-        ours = "/torch/" in path or "/stageline_stage/importer/" in path or path.startswith("<")
-        if not ours and (installed or not path.startswith(standard)):
-            found = f"{path.rsplit('/', 1)[-1]}:{trace.tb_lineno} in {code.co_name}"
-        trace = trace.tb_next
-    return found

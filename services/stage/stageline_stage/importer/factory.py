@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from stageline.errors import ModelImportError, StagelineError
-from stageline_stage.importer.export import Signature, user_frame
+from stageline_stage.importer.export import Signature
+from stageline_stage.importer.places import of_error
 
 _CONTRACT = "return (module, example_inputs), where example_inputs maps parameter names of forward to tensors"
 
@@ -40,7 +41,7 @@ def load_factory(source: str) -> tuple[nn.Module, Signature]:
     except StagelineError:
         raise
     except Exception as error:  # the user's code may raise anything
-        place = user_frame(error)
+        place = of_error(error).line
         where = f" ({place})" if place else ""
         raise ModelImportError(f"{source} failed{where}: {type(error).__name__}: {error}") from error
     return _read(built, source)

@@ -123,7 +123,17 @@ def test_reserved_fields_round_trip():
 def test_the_examples_in_the_documentation_are_true():
     text = (Path(__file__).parents[2] / "docs/protocol.md").read_text()
     blocks = re.findall(r"```\n([0-9a-f \n]+)```", text)
-    wanted = [raw(p.ClientHello(1)), raw(GOLDEN[2][0], (BODY,)), raw(GOLDEN[3][0], (BODY,))]
+    x, y = (ValueSpec(name=name, dtype="float32", dims=("batch", 2)) for name in "xy")
+    signature = Signature(inputs=(x,), outputs=(y,), dims={"batch": DimRange(minimum=1, maximum=4, nominal=1)})
+    wanted = [
+        raw(GOLDEN[0][0]),
+        raw(p.ClientHello(1)),
+        raw(GOLDEN[2][0], (BODY,)),
+        raw(GOLDEN[3][0], (BODY,)),
+        raw(GOLDEN[4][0]),
+        raw(p.Describe(8)),
+        raw(p.Described(8, (p.ModelInfo("m", "serving", signature),))),
+    ]
     assert [bytes.fromhex(block) for block in blocks] == wanted
 
 

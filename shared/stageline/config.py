@@ -174,20 +174,39 @@ def load(kind: type[C], *, flags: Mapping[str, Any], environ: Mapping[str, str],
 
     Raises `ConfigError` that names the setting, where it came from and what is wrong with it.
     """
-    known = {f.name for f in fields(kind)}
-    path = file or (Path(environ["STAGELINE_CONFIG"]) if environ.get("STAGELINE_CONFIG") else None)
-    merged: dict[str, tuple[Any, str]] = {}
-    for name, value in _read_file(path).get(kind.section, {}).items() if path else ():
-        merged[name] = (value, f"{name} in {path}")
-    for name in known:
-        variable = f"STAGELINE_{name.upper()}"
-        if environ.get(variable):
-            merged[name] = (environ[variable], variable)
+    merged = _given(kind, environ, file)
     for name, value in flags.items():
         if value is not None:
             merged[name] = (value, f"--{name.replace('_', '-')}")
     hints = get_type_hints(kind)
     return kind(**{name: _convert(value, hints[name], origin) for name, (value, origin) in merged.items()})
+
+
+def given(kind: type[ServiceConfig], *, environ: Mapping[str, str], file: Path | None = None) -> dict[str, Any]:
+    """The settings that the environment or the file names, converted: what is not left at its default.
+
+    Raises `ConfigError` as `load` does.
+    """
+    config = load(kind, flags={}, environ=environ, file=file)
+    return {name: getattr(config, name) for name in _given(kind, environ, file)}
+
+
+def config_file(environ: Mapping[str, str], flag: Path | None = None) -> Path | None:
+    """The file with settings: as the flag names it, or else the environment."""
+    return flag or (Path(environ["STAGELINE_CONFIG"]) if environ.get("STAGELINE_CONFIG") else None)
+
+
+def _given(kind: type[ServiceConfig], environ: Mapping[str, str], file: Path | None) -> dict[str, tuple[Any, str]]:
+    """Each setting that is named somewhere, with where it came from."""
+    path = config_file(environ, file)
+    merged: dict[str, tuple[Any, str]] = {}
+    for name, value in _read_file(path).get(kind.section, {}).items() if path else ():
+        merged[name] = (value, f"{name} in {path}")
+    for name in (f.name for f in fields(kind)):
+        variable = f"STAGELINE_{name.upper()}"
+        if environ.get(variable):
+            merged[name] = (environ[variable], variable)
+    return merged
 
 
 def default_of(setting: Any) -> Any:

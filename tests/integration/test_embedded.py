@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -173,10 +174,19 @@ def test_a_start_that_takes_too_long_names_log_and_setting_and_leaves_nothing(sh
     assert not (shell.data_dir / "cluster.json").exists()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def test_a_process_may_have_settings_and_a_prefix_of_its_own(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "c.yaml").write_text(f"gateway: {{port: {port}, max_batch: 4}}\nstage: {{threads: 2, transport: auto}}")
     spec = ClusterSpec(
         tmp_path,
         nodes=2,
+        config=tmp_path / "c.yaml",
         settings={"stage": {"transport": "tcp"}, "stage-1": {"host": "127.0.0.2"}},
         prefixes={"stage-1": ("env", "STAGELINE_TEST_PREFIX=here")},
     )
@@ -185,7 +195,9 @@ def test_a_process_may_have_settings_and_a_prefix_of_its_own(tmp_path: Path) -> 
             node.node: Path(f"/proc/{node.executors[0].pid}/cmdline").read_text().split("\0")
             for node in admin.nodes().nodes
         }
-        assert all("--transport=tcp" in command for command in commands.values())
+        assert all("--transport=tcp" in command for command in commands.values()), "a flag beats the file"
+        assert all("--threads=2" in command for command in commands.values()), "the file beats what is usual here"
+        assert cluster.state.gateway == f"127.0.0.1:{port}"
         assert ["--host=127.0.0.2" in commands[name] for name in spec.node_names] == [False, True]
         found = {
             process.name: b"STAGELINE_TEST_PREFIX=here" in Path(f"/proc/{process.pid}/environ").read_bytes()

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import click
 
 from stageline.cli.bench import bench
-from stageline.cli.cluster import down, logs, up
+from stageline.cli.cluster import down, up
 from stageline.cli.completion import completion
 from stageline.cli.demo import demo
 from stageline.cli.infer import infer
 from stageline.cli.inspect import nodes, status
+from stageline.cli.logfiles import logs
 from stageline.cli.models import models
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, one_line
 from stageline.cli.planning import plan

@@ -22,6 +22,12 @@ from stageline.errors import ConfigError, NoClusterError, StoreError, Unavailabl
 STDOUT = "-"
 CALLERS = 8
 UNDER_WAY = 256
+MAX_CALLERS = 100_000
+MAX_RATE_RPS = 100_000
+"""More than this process could send, by far: what it does not send only takes memory."""
+MAX_SECONDS = 86_400
+MAX_REQUESTS = 10_000_000
+"""Each is remembered, in 16 bytes, whether it could be sent or not."""
 
 
 @click.command()
@@ -75,8 +81,7 @@ def check(settings: Settings) -> None:
     for flag, value in (("--concurrency", settings.concurrency), ("--batch", settings.batch)):
         if value < 1:
             raise ConfigError(f"{flag} must be at least 1, got {value}")
-    positive = (("--rate", settings.rate_rps), ("--duration", settings.duration_s))
-    for flag, number in positive:
+    for flag, number in (("--rate", settings.rate_rps), ("--duration", settings.duration_s)):
         if number is not None and not 0 < number < float("inf"):
             raise ConfigError(f"{flag} must be positive, got {number:g}")
     if not 0 <= settings.warmup_s < float("inf"):
@@ -84,6 +89,26 @@ def check(settings: Settings) -> None:
     if settings.seed < 0:
         raise ConfigError(f"--seed must not be negative, got {settings.seed}")
     check_deadline(settings.deadline_ms)
+    _check_amount(settings)
+
+
+def _check_amount(settings: Settings) -> None:
+    """Raises `ConfigError` for what could not be measured, or for which there is no memory."""
+    seconds = settings.warmup_s + settings.duration_s
+    most = (
+        ("--concurrency", settings.concurrency, MAX_CALLERS),
+        ("--rate", settings.rate_rps or 0, MAX_RATE_RPS),
+        ("--warmup and --duration together", seconds, MAX_SECONDS),
+    )
+    for flag, value, limit in most:
+        if value > limit:
+            raise ConfigError(f"{flag} must be at most {limit}, got {value:g}")
+    requests = (settings.rate_rps or 0) * seconds
+    if requests > MAX_REQUESTS:
+        raise ConfigError(
+            f"--rate {settings.rate_rps:g} for {seconds:g} s are {requests:.3g} requests, of which a run can remember "
+            f"{MAX_REQUESTS}: lower --rate or --duration"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stageline.catalogue import Catalogue, ClusterCatalogue
-from stageline.cli.options import Where, connect
+from stageline.cli.options import Where, chosen_data_dir, connect
 from stageline.cli.output import note
-from stageline.config import default_data_dir
 from stageline.errors import NoClusterError
 
 
@@ -20,7 +19,7 @@ def open_catalogue(where: Where) -> Iterator[Catalogue]:
     except NoClusterError:
         if where.by_address:
             raise
-        directory = where.data_dir or default_data_dir()
+        directory = chosen_data_dir(where.data_dir)
     else:
         with connect(location) as admin:
             yield ClusterCatalogue(admin)

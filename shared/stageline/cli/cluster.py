@@ -1,26 +1,20 @@
-"""`stageline up`, `down` and `logs`: the embedded cluster."""
+"""`stageline up` and `down`: the embedded cluster."""
 
 from __future__ import annotations
 
-import os
 import select
-import time
 from pathlib import Path
 
 import click
 
-from stageline.cli.completion import complete_process
-from stageline.cli.options import data_dir_option, json_option
+from stageline.cli.options import chosen_data_dir, data_dir_option, json_option
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig, default_data_dir, load
 from stageline.embedded import Cluster, ClusterSpec, ClusterState, find, running, start, stop
 from stageline.embedded.adoption import refresh
-from stageline.errors import ConfigError, NoClusterError
+from stageline.embedded.settings import given_settings
 from stageline.lifecycle import StopSignals
 
 WATCH_S = 0.5
-FOLLOW_S = 0.2
-TAIL_BYTES = 64 << 10
 
 
 @click.command()
@@ -35,19 +29,21 @@ def up(
 ) -> int:
     """Start a cluster on this machine: coordinator, gateway and stage workers.
 
-    Without --detach it runs until Ctrl-C.
+    Without --detach it runs until Ctrl-C. Ports are free ones unless the environment or the file names them;
+    worker N adds N to those of section stage.
 
     \b
     Example:
       stageline up --nodes 2 --data-dir ./cluster --detach
+      stageline up --config cluster.yaml
     """
+    found = given_settings(config, nodes)  # the error that a service would end with, before anything is started
     spec = ClusterSpec(
-        data_dir=data_dir or default_data_dir(),
+        data_dir=data_dir or found["coordinator"].get("data_dir") or chosen_data_dir(None),
         nodes=nodes,
         ready_timeout_s=ready_timeout,
-        config=config.absolute() if config else None,
+        config=config,
     )
-    check_settings(config)
     with StopSignals() as stopping:
         with reporting("starting", quiet=as_json) as report:
             cluster = start(spec, lambda text: report(text, 0.0), should_stop=lambda: stopping.requested)
@@ -59,12 +55,6 @@ def up(
             code = _watch(cluster, stopping)
             cluster.state = refresh(cluster.state)
             return code
-
-
-def check_settings(config: Path | None) -> None:
-    """Raises the `ConfigError` that a service would end with, before anything is started."""
-    for kind in (CoordinatorConfig, GatewayConfig, StageConfig):
-        load(kind, flags={}, environ=os.environ, file=config)
 
 
 def _announce(state: ClusterState, as_json: bool) -> None:
@@ -137,52 +127,4 @@ def down(data_dir: Path | None, as_json: bool) -> None:
 def _to_stop(data_dir: Path | None) -> ClusterState | None:
     if data_dir is not None:
         return find(data_dir.absolute())
-    return next(iter(running()), None) or find(default_data_dir())
-
-
-@click.command()
-@click.argument("name", required=False, shell_complete=complete_process)
-@data_dir_option("The cluster of this directory [default: the newest that runs].")
-@click.option("--follow", is_flag=True, help="Go on printing what is written, until Ctrl-C.")
-def logs(name: str | None, data_dir: Path | None, follow: bool) -> None:
-    """Print the ends of the logs of an embedded cluster; NAME is a process, such as gateway or stage-0.
-
-    \b
-    Example:
-      stageline logs stage-0 --follow
-    """
-    files = _log_files(data_dir)
-    if name is not None:
-        if name not in files:
-            raise ConfigError(f"no process is called {name}: there are {', '.join(files)}")
-        files = {name: files[name]}
-    offsets = dict.fromkeys(files, -1)
-    while True:
-        for process, path in files.items():
-            offsets[process] = _print_from(process if len(files) > 1 else "", path, offsets[process])
-        if not follow:
-            return
-        time.sleep(FOLLOW_S)
-
-
-def _log_files(data_dir: Path | None) -> dict[str, Path]:
-    states = running()
-    directory = data_dir or (Path(states[0].data_dir) if states else default_data_dir())
-    files = {path.stem: path for path in sorted((directory / "logs").glob("*.log"))}
-    if not files:
-        raise NoClusterError(f"there are no logs in {directory / 'logs'}: name the cluster with --data-dir")
-    return files
-
-
-def _print_from(prefix: str, path: Path, offset: int) -> int:
-    """Print whole lines from `offset` (-1: the last of them; all, if the file got shorter); returns where to go on."""
-    with path.open("rb") as file:
-        end = file.seek(0, 2)
-        start = max(0, end - TAIL_BYTES) if offset < 0 else offset if offset <= end else 0
-        file.seek(start)
-        data = file.read(end - start)
-    whole, _, rest = data.rpartition(b"\n")
-    lines = whole.decode(errors="replace").splitlines()
-    for line in lines[1:] if offset < 0 and start > 0 else lines:
-        click.echo(f"{prefix}: {line}" if prefix else line)
-    return end - len(rest)
+    return next(iter(running()), None) or find(chosen_data_dir(None).absolute())

@@ -94,7 +94,13 @@ def model_rows(models: tuple[ModelRow, ...]) -> list[list[str]]:
 
 @click.group()
 def nodes() -> None:
-    """Look at the stage workers, and forget those that are gone."""
+    """Look at the stage workers, and forget those that are gone.
+
+    \b
+    Example:
+      stageline nodes list
+      stageline nodes remove box-3
+    """
 
 
 @nodes.command("list")

@@ -20,7 +20,13 @@ from stageline.messages import ModelRow
 
 @click.group()
 def models() -> None:
-    """Import models and look at them."""
+    """Import models and look at them.
+
+    \b
+    Example:
+      stageline models add hf:microsoft/resnet-50 --name resnet50
+      stageline models list
+    """
 
 
 @models.command("add")
@@ -53,7 +59,7 @@ def add(
       stageline models add hf:microsoft/resnet-50 --name resnet50
       stageline models add stageline_stage.zoo:resnet50 --name r50 --no-wait
     """
-    if timeout <= 0:
+    if not 0 < timeout < float("inf"):
         raise ConfigError(f"--timeout must be positive, got {timeout:g}")
     with open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
         with importing(source, name=name, random_weights=random_weights, task=task, progress=report) as (found, blobs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from stageline.admin import AdminClient
+from stageline.cli.output import shown
+from stageline.config import default_data_dir
 from stageline.errors import CancelledError, ConfigError, ConnectionLostError, NoClusterError, StagelineError
 from stageline.locate import COORDINATOR_VARIABLE, GATEWAY_VARIABLE, Location, locate
+
+DATA_DIR_VARIABLE = "STAGELINE_DATA_DIR"
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -44,8 +49,8 @@ def exit_code(error: StagelineError) -> int:
 
 
 def one_line(text: str) -> str:
-    """The message without line breaks."""
-    return " ".join(text.split())
+    """The message without line breaks and what a terminal would not take as text."""
+    return shown(" ".join(text.split()))
 
 
 def json_option(command: F) -> F:
@@ -56,6 +61,21 @@ def json_option(command: F) -> F:
 def data_dir_option(text: str) -> Callable[[F], F]:
     """`--data-dir`."""
     return click.option("--data-dir", type=click.Path(path_type=Path, file_okay=False), help=text)
+
+
+def chosen_data_dir(flag: Path | None) -> Path:
+    """The data directory that is meant: as the flag says, or the environment, or the usual one."""
+    return flag or Path(os.environ.get(DATA_DIR_VARIABLE) or default_data_dir()).expanduser()
+
+
+class Seconds(click.FloatRange):
+    """As its parent, but NaN, which is in no range and compares with nothing, is refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value} is not a number of seconds", param, ctx)
+        return found
 
 
 @dataclass(frozen=True)

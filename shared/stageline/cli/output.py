@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from stageline.catalogue import Report
 
@@ -23,21 +24,27 @@ def emit_json(value: Any) -> None:
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:
     """Print a table; `right` names the columns to align right. In a pipe: a header and tab-separated lines."""
+    cells = [[shown(str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            click.echo("\t".join(str(cell) for cell in row))
+        for row in (columns, *cells):
+            click.echo("\t".join(row))
         return
-    table = Table(title=title or None, title_justify="left")
+    table = Table(title=Text(title) if title else None, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    for row in cells:
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
 def note(text: str) -> None:
     """One line for people, on stderr, so that stdout stays clean for scripts."""
-    click.echo(text, err=True)
+    click.echo(shown(text), err=True)
+
+
+def shown(text: str) -> str:
+    """The text without what terminals and XML would not take as text: names come from files and from others."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 @contextmanager
@@ -46,12 +53,12 @@ def reporting(text: str, *, quiet: bool = False) -> Iterator[Report]:
     if quiet or not sys.stderr.isatty():
         yield lambda step, fraction: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(text, total=1.0)
 
         def report(step: str, fraction: float) -> None:
-            progress.update(task, description=f"{text}: {step}" if step else text, completed=fraction)
+            progress.update(task, description=shown(f"{text}: {step}" if step else text), completed=fraction)
 
         yield report
 

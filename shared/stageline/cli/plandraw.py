@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from stageline.cli.output import size
+from stageline.cli.output import shown, size
 from stageline.cli.planfigures import Chain, Figures, Hop, Host, Stage
 from stageline.cli.plans import BOTTLENECK
 
@@ -109,11 +109,6 @@ def proof(figures: Figures) -> str:
         return "Proven: no plan for this problem is better."
     bound, gap = milliseconds(figures.bound_s or 0.0), 100 * (figures.gap or 0.0)
     return f"Bound: no plan is below {bound}, so that a better one saves {gap:.2g} % at most."
-
-
-def shown(text: str) -> str:
-    """The text without what terminals and XML would not take as text."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def names(stage: Stage, room: int | None = None) -> str:

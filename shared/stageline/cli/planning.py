@@ -14,6 +14,13 @@ def plan(context: click.Context) -> None:
     """Look at the placement, and plan without a cluster.
 
     Without a command: the running cluster's plan, as `stageline plan show`.
+
+    \b
+    Example:
+      stageline plan show
+      stageline plan explain
+      stageline plan problem > problem.json
+      stageline plan solve problem.json
     """
     if context.invoked_subcommand is None:
         context.invoke(show_plan)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as Xml
 
-from stageline.cli.output import size
-from stageline.cli.plandraw import memory, milliseconds, names, shown, summary
+from stageline.cli.output import shown, size
+from stageline.cli.plandraw import memory, milliseconds, names, summary
 from stageline.cli.planfigures import Chain, Figures, Hop, Host, Stage
 
 WIDTH, MARGIN = 1160, 40

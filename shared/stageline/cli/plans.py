@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
-
-import click
 
 from stageline.cli.output import size
 from stageline.plan import ModelPlan, Plan, PlanStage
@@ -13,16 +10,6 @@ from stageline.plan import ModelPlan, Plan, PlanStage
 PLAN_COLUMNS = ("model", "stage", "blocks", "node", "weights", "compute ms", "bytes out", "")
 PLAN_RIGHT = ("stage", "weights", "compute ms", "bytes out")
 BOTTLENECK = "* bottleneck"
-
-
-class Seconds(click.FloatRange):
-    """As its parent, but NaN, which is in no range and compares with nothing, is refused."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = float(super().convert(value, param, ctx))
-        if math.isnan(found):
-            self.fail(f"{value} is not a number of seconds", param, ctx)
-        return found
 
 
 def plan_rows(plan: Plan) -> list[list[str]]:

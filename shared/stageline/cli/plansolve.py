@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stageline.cli.options import EXIT_FAILED, json_option
-from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.cli.plans import Seconds
+from stageline.cli.options import EXIT_FAILED, Seconds, json_option
+from stageline.cli.output import emit_json, emit_table, note, reporting, shown
 from stageline.errors import ConfigError, PlacementError
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def check_plan(problem: str, solution: str, as_json: bool) -> int:
         emit_json({"ok": report.ok, **vars(report)})
     else:
         for violation in report.violations:
-            click.echo(violation)
+            click.echo(shown(violation))
         rows = [(name, "" if value is None else f"{value:.9g}") for name, value in (
             ("objective s", report.objective_s), ("bound of the check s", report.lower_bound_s), ("gap", report.gap),
             *((f"latency of {name} s", seconds) for name, seconds in report.latency_s.items()),

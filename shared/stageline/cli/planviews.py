@@ -14,9 +14,9 @@ import click
 from rich.console import Console
 
 from stageline.admin import AdminClient
-from stageline.cli.options import Where, connect, json_option, location_options
+from stageline.cli.options import Seconds, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, Seconds, model_json, plan_rows
+from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
 from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
 from stageline.plan import Plan

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from stageline.cli.output import emit_table, note, size
+from stageline.cli.output import emit_table, note, shown, size
 from stageline.cli.planadvice import Answer
-from stageline.cli.plandraw import milliseconds, proof, shown
+from stageline.cli.plandraw import milliseconds, proof
 from stageline.cli.planfigures import Figures
 from stageline_coordinator.planner import changes
 from stageline_coordinator.planner.changes import Change

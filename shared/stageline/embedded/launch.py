@@ -20,7 +20,9 @@ import msgspec
 
 from stageline import __version__
 from stageline.admin import AdminClient
+from stageline.config import config_file
 from stageline.embedded.processes import PROC, read_stat
+from stageline.embedded.settings import given_settings, worker_settings
 from stageline.embedded.shutdown import stop
 from stageline.embedded.state import ClusterState, ProcessRecord, ServiceRole, find, new_state, save
 from stageline.errors import CancelledError, ClusterError, ConfigError, NotReadyError, StoreError
@@ -32,6 +34,13 @@ MODULES: dict[ServiceRole, str] = {
 }
 ADDRESS_KEY: dict[ServiceRole, str] = {"coordinator": "control", "gateway": "client", "stage": "http"}
 """Which entry of a service's ready file is the address to reach it by."""
+
+ANY_PORT: dict[ServiceRole, dict[str, int]] = {
+    "coordinator": {"port": 0, "plan_port": 0, "blob_port": 0, "http_port": 0},
+    "gateway": {"port": 0, "http_port": 0},
+    "stage": {"http_port": 0},
+}
+"""Several clusters may run on one machine: free ports, unless environment or file name some."""
 
 POLL_S = 0.02
 RUNTIME_BYTES = 300 << 20
@@ -59,7 +68,7 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
             raise ConfigError(f"--nodes must be between 1 and {MAX_NODES}, got {self.nodes}")
-        if self.ready_timeout_s <= 0:
+        if not 0 < self.ready_timeout_s < float("inf"):
             raise ConfigError(f"--ready-timeout must be positive, got {self.ready_timeout_s}")
 
     @property
@@ -145,21 +154,20 @@ class _Launcher:
         self._progress = progress
         self._deadline = time.monotonic() + spec.ready_timeout_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._given = given_settings(spec.config, spec.nodes)
         self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], __version__), {})
 
     def run(self) -> Cluster:
         self._progress("starting the coordinator")
-        ports = {"port": 0, "plan_port": 0, "blob_port": 0}
-        self._spawn("coordinator", "coordinator", {"data_dir": self._dir, **ports})
+        self._spawn("coordinator", "coordinator", {"data_dir": self._dir})
         control = self._wait_ready("coordinator")
         self._progress(f"starting the gateway and {self._spec.nodes} workers")
         common = {"coordinator": control}
-        self._spawn("gateway", "gateway", {**common, "name": "gateway", "port": 0})
+        self._spawn("gateway", "gateway", {**common, "name": "gateway"})
         share = _memory_share(self._spec.nodes)
-        for name in self._spec.node_names:
-            cache = self._dir / "nodes" / name / "cache"
-            settings = {"name": name, "cache_dir": cache, "threads": 1, "memory_bytes": share}
-            self._spawn(name, "stage", {**common, **settings})
+        for number, name in enumerate(self._spec.node_names):
+            own = worker_settings(self._given["stage"], number, name, self._dir / "nodes")
+            self._spawn(name, "stage", {**common, "name": name, **own}, {"memory_bytes": share})
         for name in ("gateway", *self._spec.node_names):
             self._wait_ready(name)
         self._progress("waiting until all have registered")
@@ -172,15 +180,24 @@ class _Launcher:
         self.cluster.state = state
         return self.cluster
 
-    def _spawn(self, name: str, role: ServiceRole, settings: Mapping[str, Any]) -> None:
-        """Start one service as the leader of its own session, so that its children can be ended with it."""
+    def _spawn(
+        self, name: str, role: ServiceRole, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> None:
+        """Start one service as the leader of its own session, so that its children can be ended with it.
+
+        `settings` hold whatever environment and file say, `defaults` only where they say nothing.
+        """
         self._ready_file(name).unlink(missing_ok=True)
         log = self._dir / "logs" / f"{name}.log"
+        given = self._given[role]
+        usual = {key: value for key, value in {**ANY_PORT[role], **(defaults or {})}.items() if key not in given}
+        paths = {key: value.absolute() for key, value in given.items() if isinstance(value, Path)}
         own = {**self._spec.settings.get(role, {}), **self._spec.settings.get(name, {})}
-        merged = {"http_port": 0, "ready_file": self._ready_file(name), **settings, **own}
+        merged = {**usual, **paths, "ready_file": self._ready_file(name), **settings, **own}
         command = [*self._spec.prefixes.get(name, ()), sys.executable, "-m", MODULES[role]]
-        if self._spec.config is not None:
-            command += ["--config", str(self._spec.config)]
+        config = config_file(os.environ, self._spec.config)
+        if config is not None:
+            command += ["--config", str(config.absolute())]
         for key, value in merged.items():
             command += [f"--{key.replace('_', '-')}", str(value)]
         with log.open("ab") as output:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 
-from stageline.cli import cli, run
+from stageline.cli import cli, output, run
 from stageline.cli.infer import read_input, top_values
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NO_CLUSTER, EXIT_USAGE
 from stageline.embedded import ClusterSpec, start
+from stageline.embedded.settings import given_settings, worker_settings
 from stageline.embedded.state import ClusterState
 from stageline.errors import ConfigError, NoClusterError, NotReadyError
 from stageline.locate import locate
@@ -28,16 +30,24 @@ def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str
     return found
 
 
-@pytest.mark.parametrize("words", commands(cli), ids=" ".join)
+def groups(group: click.Group, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [prefix]
+    for name, command in group.commands.items():
+        found += groups(command, (*prefix, name)) if isinstance(command, click.Group) else []
+    return found
+
+
+@pytest.mark.parametrize("words", commands(cli) + groups(cli), ids=" ".join)
 def test_every_command_helps_with_an_example(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*words, "--help"]) == 0
     text = capsys.readouterr().out
     assert "Example:" in text
-    assert f"stageline {' '.join(words)}" in text
+    _, _, example = text.partition("Example:")
+    assert f"stageline {' '.join(words)}".strip() in example
 
 
-PLAIN = {("logs",), ("completion",)}
-"""Commands that print text made for something else: logs are JSON lines already."""
+PLAIN = {("completion",)}
+"""Commands that print text made for something else."""
 
 
 @pytest.mark.parametrize("words", sorted(set(commands(cli)) - PLAIN), ids=" ".join)
@@ -82,6 +92,10 @@ CONFIGS = {
         (["up", "--nodes", "0"], EXIT_USAGE, "--nodes must be between 1 and"),
         (["up", "--nodes", "many"], EXIT_USAGE, "'many' is not a valid integer"),
         (["up", "--ready-timeout", "0"], EXIT_USAGE, "--ready-timeout must be positive"),
+        (["up", "--ready-timeout", "nan"], EXIT_USAGE, "--ready-timeout must be positive"),
+        (["up", "--ready-timeout", "inf"], EXIT_USAGE, "--ready-timeout must be positive"),
+        (["models", "add", "m:f", "--timeout", "nan"], EXIT_USAGE, "--timeout must be positive"),
+        (["status", "--coordinator", "tcp://\x1b[31m"], EXIT_USAGE, "\N{REPLACEMENT CHARACTER}[31m"),
         (["models", "add", "m:f", "--timeout", "-1"], EXIT_USAGE, "--timeout must be positive"),
         (["nonsense"], EXIT_USAGE, "No such command 'nonsense'"),
         (["status", "--coordinator", "nonsense"], EXIT_USAGE, "must look like tcp://127.0.0.1:7700"),
@@ -151,6 +165,59 @@ def test_a_bad_setting_is_found_before_anything_starts(
     assert run(["up", "--data-dir", str(tmp_path / "data")]) == EXIT_USAGE
     assert "STAGELINE_MAX_BATCH: Expected `int`" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["port", "http_port", "data_port"])
+def test_a_port_in_the_environment_is_not_one_for_all_services(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(f"STAGELINE_{name.upper()}", "7000")
+    assert run(["up", "--data-dir", str(tmp_path / "data")]) == EXIT_USAGE
+    assert f"STAGELINE_{name.upper()} is one port for several services" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_several_workers_read_in_one_section_is_told_apart(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(f"stage: {{http_port: 9000, threads: 2, cache_dir: {tmp_path}/c}}\ngateway: {{port: 9100}}")
+    environ = {"STAGELINE_THREADS": "3", "STAGELINE_BLOB_PORT": "9200"}
+    found = given_settings(file, 2, environ)
+    assert found["gateway"] == {"port": 9100}
+    assert found["coordinator"] == {"blob_port": 9200}
+    assert found["stage"]["threads"] == 3, "the environment beats the file"
+    own = [worker_settings(found["stage"], number, f"stage-{number}", tmp_path / "n") for number in range(2)]
+    assert own == [{"http_port": 9000 + n, "cache_dir": tmp_path / f"c/stage-{n}"} for n in range(2)]
+    assert worker_settings({}, 0, "stage-0", tmp_path / "n") == {"cache_dir": tmp_path / "n/stage-0/cache"}
+    file.write_text("stage: {data_address: 'tcp://127.0.0.1:9300'}")
+    with pytest.raises(ConfigError, match="data_address is one address for 2 workers"):
+        given_settings(file, 2, {})
+
+
+def test_the_data_dir_of_the_environment_is_meant(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STAGELINE_DATA_DIR", str(tmp_path / "mine"))
+    assert run(["models", "list"]) == 0
+    assert f"working on {tmp_path}/mine itself" in capsys.readouterr().err
+    assert run(["models", "list", "--data-dir", str(tmp_path / "other")]) == 0
+    assert f"working on {tmp_path}/other itself" in capsys.readouterr().err
+
+
+def test_names_from_files_are_text_whatever_they_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither control characters nor what rich takes for markup."""
+    odd = "\x1b[2J[/red]\x07\t"
+    plain = "\ufffd[2J[/red]\ufffd\ufffd"
+    output.emit_table("", ("name",), [(odd,)])
+    output.note(odd)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (f"name\n{plain}\n", f"{plain}\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.emit_table("[/a title]", ("name",), [(odd,)])
+    told = capsys.readouterr()
+    assert plain in told.out
+    assert "[/a title]" in told.out
 
 
 def test_a_service_that_cannot_start_stops_the_start_and_says_why(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from stageline.cli import cluster, run
+from stageline.cli import logfiles, run
 from stageline.cli.options import EXIT_INTERRUPTED, EXIT_USAGE
 
 
@@ -28,7 +29,7 @@ def follow(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> Non
             raise KeyboardInterrupt
         waiting.pop(0)()
 
-    monkeypatch.setattr(cluster.time, "sleep", pause)
+    monkeypatch.setattr(logfiles.time, "sleep", pause)
 
 
 def append(path: Path, text: str) -> Callable[[], None]:
@@ -51,10 +52,23 @@ def test_one_log_is_shown_as_it_is(directory: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
+def test_for_scripts_each_line_is_an_object_with_its_process(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "logs/gateway.log").write_text('{"event": "up", "level": "info"}\nTraceback\n[1]\n')
+    assert run(["logs", "--data-dir", str(directory), "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"process": "gateway", "event": "up", "level": "info"},
+        {"process": "gateway", "text": "Traceback"},
+        {"process": "gateway", "text": "[1]"},
+        {"process": "stage-0", "text": "three"},
+    ]
+
+
 def test_of_a_long_log_the_end_is_shown_from_a_whole_line_on(
     directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "TAIL_BYTES", 6)
+    monkeypatch.setattr(logfiles, "TAIL_BYTES", 6)
     assert run(["logs", "gateway", "--data-dir", str(directory)]) == 0
     assert capsys.readouterr().out == "two\n"
 

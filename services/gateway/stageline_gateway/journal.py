@@ -109,6 +109,8 @@ class Journal:
             self._timer = self._loop.call_later(OUTCOMES_WAIT_S, self._commit)
 
     def _commit(self) -> None:
+        if self._failing:  # the timer is that of the next attempt
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -140,6 +142,8 @@ class Journal:
         self._queue = [entry for entry in self._queue if isinstance(entry[0], Freed)]
         self._queued_bytes = 0
         self._on_event(ev.RecordingFailed((*numbers, *waiting), reason))
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(RETRY_S, self._retry)
 
     def _retry(self) -> None:

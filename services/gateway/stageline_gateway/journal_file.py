@@ -82,7 +82,7 @@ class JournalFile:
         for span in spans:
             self._index.add(span)
         self._end = at
-        if self._end > max(2 * self.live_bytes + REWRITE_BYTES, self._rewrite_at):
+        if self._end > max(2 * self.live_bytes + (0 if self._is_tight() else REWRITE_BYTES), self._rewrite_at):
             self._rewrite()
 
     def make_room(self) -> None:
@@ -95,6 +95,11 @@ class JournalFile:
         os.close(self._lock)
 
     # --- own ------------------------------------------------------------------------------------------------
+
+    def _is_tight(self) -> bool:
+        """Whether there may soon be no room to write what matters anew, beside the file as it is."""
+        disk = os.fstatvfs(self._fd)
+        return disk.f_bavail * disk.f_frsize < 2 * self.live_bytes + ROOM_BYTES
 
     def _recover(self) -> tuple[int, Contents]:
         try:

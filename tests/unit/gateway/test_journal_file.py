@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
 import struct
+import subprocess
 
 import pytest
 
@@ -159,6 +161,27 @@ def test_no_room_for_a_rewrite_loses_nothing(opened, file_limit, monkeypatch, tm
         journal.append([taken(number, 500)])
         journal.append([(Freed(number), [])])
     assert list(held(opened())[0]) == [1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("a small disk needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4 * journal_file.ROOM_BYTES}", "none", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_what_is_dead_does_not_fill_a_small_disk(small_disk):
+    journal = JournalFile(small_disk)
+    for number in range(1, 101):
+        journal.append([taken(number, 100_000), (Freed(number - 1), [])])
+    journal.close()
+    again = JournalFile(small_disk)
+    assert list(held(again)[0]) == [100]
+    again.close()
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"no journal at all, but a text", MAGIC + bytes(12)])

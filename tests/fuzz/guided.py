@@ -1,11 +1,12 @@
 """Fuzz one target guided by coverage, with Atheris (libFuzzer): `make fuzz TARGET=manifest RUNS=1000000`.
 
-    python tests/fuzz/guided.py TARGET [--runs N] [--seed S] [--corpus DIR]
+    python tests/fuzz/guided.py TARGET [--runs N] [--seed S] [--corpus DIR] [--seconds T] [--record FILE]
 
 The last line says how many inputs were run, how many edges of our code they reached and how many of those the seeds had
 reached, and what was found. An input that crashes, takes more than 10 s or more than 2 GiB is left in build/fuzz, with
 the traceback above; `--input FILE` runs it again. `planted` is no decoder: it has a defect to be found.
-`all` runs every target, one after the other, and takes about an hour for a million inputs each.
+`all` runs every target, one after the other, and takes about an hour for a million inputs each. With `--record` the
+figures of earlier sittings are in a file, only what lacks of `--runs` is run, from the corpus kept, under another seed.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def supervised(options: argparse.Namespace) -> int:
         corpus = options.corpus or Path(scratch)
         corpus.mkdir(parents=True, exist_ok=True)
         flags = [f"-runs={options.runs}", f"-seed={options.seed}", f"-artifact_prefix={FOUND}/{options.target}-"]
+        flags += [f"-max_total_time={options.seconds}"] if options.seconds else []
         command = [sys.executable, __file__, options.target, "--corpus", str(corpus), "--libfuzzer", *flags, *LIMITS]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         lines: list[str] = []
@@ -71,8 +73,39 @@ def supervised(options: argparse.Namespace) -> int:
             if not re.match(r"#\d+\s+(NEW|REDUCE|RELOAD)", line):
                 sys.stdout.write(line)
         code = child.wait()
-    sys.stdout.write(json.dumps(summary(options.target, lines, code)) + "\n")
+    found = summary(options.target, lines, code)
+    sys.stdout.write(json.dumps(found) + "\n")
+    if options.record:
+        record(options.record, found)
     return min(1, abs(code))
+
+
+def record(path: Path, found: dict[str, Any]) -> None:
+    """Add a sitting's figures to those of its target: inputs are summed up, edges of the last sitting hold."""
+    book = json.loads(path.read_text()) if path.exists() else {}
+    before = book.get(found["target"], {"sittings": 0, "inputs": 0, "edges": 0, "peak_mib": 0, "found": []})
+    book[found["target"]] = {
+        "sittings": before["sittings"] + 1,
+        "inputs": before["inputs"] + found["inputs"],
+        "edges": max(before["edges"], found["edges"]),
+        "edges_of_seeds": before.get("edges_of_seeds", found["edges_of_seeds"]),
+        "peak_mib": max(before["peak_mib"], found["peak_mib"]),
+        "found": before["found"] + ([found["found"]] if found["found"] else []),
+    }
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(book, indent=1) + "\n")
+    scratch.replace(path)
+
+
+def sitting(options: argparse.Namespace, name: str) -> int:
+    """One target, for what lacks of its inputs."""
+    mine = argparse.Namespace(**{**vars(options), "target": name})
+    if options.record:
+        book = json.loads(options.record.read_text()) if options.record.exists() else {}
+        done = book.get(name, {"inputs": 0, "sittings": 0})
+        mine.runs, mine.seed = options.runs - done["inputs"], options.seed + done["sittings"]
+        mine.corpus = options.corpus or FOUND / "corpus" / name
+    return supervised(mine) if mine.runs > 0 else 0
 
 
 def summary(target: str, lines: list[str], code: int) -> dict[str, Any]:
@@ -99,6 +132,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1_000_000, help="inputs")
     parser.add_argument("--seed", type=int, default=1, help="of libFuzzer and so of everything")
     parser.add_argument("--corpus", type=Path, help="keep what reached new edges here, and go on from it")
+    parser.add_argument("--seconds", type=int, default=0, help="end a target after so long; 0: when all inputs are run")
+    parser.add_argument("--record", type=Path, help="add the figures to this file's; run what lacks of RUNS by it")
     parser.add_argument("--input", type=Path, help="run this one input")
     parser.add_argument("--libfuzzer", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -107,10 +142,8 @@ def main() -> int:
         return 0
     if options.libfuzzer:
         fuzz(options.target, options.libfuzzer, options.corpus)
-    if options.target != ALL:
-        return supervised(options)
-    names = import_module("targets").TARGETS
-    return max(supervised(argparse.Namespace(**{**vars(options), "target": name})) for name in names)
+    names = import_module("targets").TARGETS if options.target == ALL else [options.target]
+    return max(sitting(options, name) for name in names)
 
 
 if __name__ == "__main__":

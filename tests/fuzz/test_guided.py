@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import guided
 import pytest
 
 GUIDED = Path(__file__).parent / "guided.py"
@@ -20,3 +21,13 @@ def test_a_planted_defect_is_found(tmp_path: Path) -> None:
     assert (done.returncode, report["found"]) == (1, "IndexError: planted"), done.stdout[-2000:]
     assert report["edges"] > report["edges_of_seeds"], "it was guided there"
     assert len(list((tmp_path / "build/fuzz").iterdir())) == 1
+
+
+def test_figures_of_many_sittings_are_summed_up(tmp_path: Path) -> None:
+    book = tmp_path / "fuzz.json"
+    first = {"target": "t", "inputs": 5, "edges": 10, "edges_of_seeds": 3, "peak_mib": 100, "found": ""}
+    guided.record(book, first)
+    guided.record(book, {**first, "inputs": 7, "edges": 12, "edges_of_seeds": 10, "found": "a crash"})
+    known = json.loads(book.read_text())["t"]
+    assert (known["inputs"], known["edges"]) == (12, 12)
+    assert (known["sittings"], known["edges_of_seeds"], known["found"]) == (2, 3, ["a crash"])

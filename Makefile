@@ -34,7 +34,8 @@ chaos: MINUTES ?= 10
 chaos: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m faults chaos --seed $(SEED) --minutes $(MINUTES)
 
-# RUNS seeded runs of every scenario, and the table of docs/reliability.md.
+# Up to RUNS seeded runs of every scenario, and the table of docs/reliability.md. What was run before is kept; stop it
+# whenever you like.
 reliability: RUNS ?= 20
 reliability: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m faults table --runs $(RUNS) --write docs/reliability.md

@@ -2,57 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from .damage import lacking, small_disk
-from .model import Judge
-from .rig import Rig
-from .runner import Report, run
+from . import book
+from .means import lacking
+from .runner import Report
 from .scenarios import BY_NAME, SCENARIOS, Scenario
+from .sitting import sit
 from .table import line, replaced, table
-
-RUNS_PER_RIG = 60
-"""A cluster is replaced after so many runs."""
-
-
-@contextmanager
-def _rig(kind: str, seed: int) -> Iterator[Rig]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stageline-faults-")))
-        state = stack.enter_context(small_disk(folder / "disk")) / "state" if kind == "direct" else None
-        yield stack.enter_context(Rig(folder / "rig", proxied=kind == "proxied", state=state, seed=seed))
 
 
 def _possible(scenarios: Sequence[Scenario]) -> list[Scenario]:
-    for scenario in scenarios:
-        if reason := lacking(scenario.event):
-            click.echo(f"skipped: {scenario.name}: {reason}")
-    return [scenario for scenario in scenarios if not lacking(scenario.event)]
-
-
-def _run_all(kind: str, plan: Sequence[tuple[Scenario, int]], until: float = float("inf")) -> list[Report]:
-    """Run these on clusters of that kind, a line each."""
-    reports: list[Report] = []
-    for start in range(0, len(plan), RUNS_PER_RIG):
-        part = plan[start : start + RUNS_PER_RIG]
-        if part and time.monotonic() < until:
-            with _rig(kind, part[0][1]) as rig:
-                judge = Judge(part[0][1])
-                for scenario, seed in part:
-                    if time.monotonic() < until:
-                        reports.append(run(rig, scenario, judge, seed))
-                        click.echo(line(reports[-1]))
-    return reports
+    reasons = {scenario.name: lacking(scenario.event) for scenario in scenarios}
+    for name, reason in reasons.items():
+        if reason:
+            click.echo(f"skipped: {name}: {reason}")
+    return [scenario for scenario in scenarios if not reasons[scenario.name]]
 
 
 @click.group(help="Hurt clusters and see what becomes of their requests.")
@@ -70,30 +42,46 @@ def chaos(seed: int, minutes: float, names: Sequence[str]) -> None:
     pool = _possible([BY_NAME[name] for name in names] or SCENARIOS)
     until = time.monotonic() + 60 * minutes
     reports: list[Report] = []
+
+    def done(report: Report) -> None:
+        reports.append(report)
+        click.echo(line(report))
+
     while time.monotonic() < until:
         kind = choose.choice(sorted({scenario.rig for scenario in pool}))
         here = [scenario for scenario in pool if scenario.rig == kind]
-        plan = [(choose.choice(here), choose.randrange(1 << 32)) for _ in range(20)]
-        reports += _run_all(kind, plan, until)
+        sit([(choose.choice(here), choose.randrange(1 << 32)) for _ in range(20)], done, until)
     _end(reports)
 
 
-@main.command(name="table", help="Seeded runs of every scenario, and the table of docs/reliability.md.")
-@click.option("--runs", default=20, show_default=True)
-@click.option("--seed", default=1, show_default=True)
-@click.option("--write", type=click.Path(path_type=Path, exists=True), help="this file's table")
-@click.option("--json", "figures", type=click.Path(path_type=Path), help="write every run there")
-def make_table(runs: int, seed: int, write: Path | None, figures: Path | None) -> None:
-    reports: list[Report] = []
-    pool = _possible(SCENARIOS)
-    for kind in ("direct", "proxied"):
-        here = [scenario for scenario in pool if scenario.rig == kind]
-        reports += _run_all(kind, [(scenario, seed + i) for i in range(runs) for scenario in here])
+@main.command(name="table", help="Seeded runs of every scenario, as far as they lack, and docs/reliability.md's table.")
+@click.option("--runs", default=20, show_default=True, help="so many of each scenario, earlier sittings' included")
+@click.option("--seed", default=1, show_default=True, help="of the first run of each; the others follow")
+@click.option("--minutes", default=float("inf"), help="stop then; the next call goes on")
+@click.option("--scenario", "names", multiple=True, type=click.Choice(sorted(BY_NAME)), help="only these")
+@click.option("--anew", multiple=True, type=click.Choice(sorted(BY_NAME)), help="forget this one's runs first")
+@click.option("--book", "file", default=book.DEFAULT, show_default=True, type=click.Path(path_type=Path), help="runs")
+@click.option("--write", type=click.Path(path_type=Path, exists=True), help="this file's table, too")
+def make_table(
+    runs: int, seed: int, minutes: float, names: Sequence[str], anew: Sequence[str], file: Path, write: Path | None
+) -> None:
+    until = time.monotonic() + 60 * minutes
+    kept = book.Book(file, SCENARIOS)
+    if kept.dropped:
+        click.echo(f"dropped: {kept.dropped} runs of scenarios that are defined otherwise now")
+    kept.forget(anew)
+    pool = _possible([BY_NAME[name] for name in names] or SCENARIOS)
+
+    def done(report: Report) -> None:
+        kept.add(report)
+        click.echo(line(report))
+        if write is not None:
+            write.write_text(replaced(write.read_text(), table(kept.reports())))
+
+    sit([one for one in kept.lacking(runs, seed) if one[0] in pool], done, until)
     if write is not None:
-        write.write_text(replaced(write.read_text(), table(reports)))
-    if figures is not None:
-        figures.write_text(json.dumps([report.row() for report in reports], indent=1) + "\n")
-    _end(reports)
+        write.write_text(replaced(write.read_text(), table(kept.reports())))
+    _end(kept.reports())
 
 
 def _end(reports: Sequence[Report]) -> None:

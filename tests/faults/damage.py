@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from stageline.admin import AdminClient
-from stageline.blobs import BlobStore
-from stageline.errors import StagelineError
-
 from . import cgroup
-from .events import Event, Target, victim_node
+from .events import Target, bystander, executor, victim_node
 from .load import wait_until
 from .rig import Rig, dead
+from .writing import refused_writes
 
-DISK_BYTES = 64 << 20
 LARGE_BYTES = 100_000
-BLOB_BYTES = 1 << 20
 EXIT_S = 30.0
-PATIENCE_S = 15.0
-"""More than SQLite waits for a lock."""
-
 DATABASE = "coordinator.sqlite3"
-
-
-def lacking(event: Event) -> str:
-    """What this machine lacks for the event; empty if nothing."""
-    if isinstance(event, (Throttled, Starved)):
-        return cgroup.lacking()
-    return "a small disk needs root" if isinstance(event, FullDisk) and os.geteuid() != 0 else ""
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A directory on a disk of `DISK_BYTES`, where we may mount one; otherwise a plain directory."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() != 0:
-        yield folder
-        return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def intact(blob: Path) -> bool:
@@ -76,7 +42,7 @@ class BadCache:
         node = victim_node(rig)
         agent = rig.services[node].pid
         executors = [pid for pid in rig.services[node].pids() if pid != agent]
-        return Target(f"cache of {node}", node, executors, notes=[str(rig.folder / f"cache-{node}")])
+        return Target(f"cache of {node}", node, executors, notes=[str(rig.cache(node))])
 
     def decoy(self, rig: Rig) -> Target:
         folder = rig.folder / "decoy-cache"
@@ -86,7 +52,7 @@ class BadCache:
         return Target("a bystander's cache", "nobody", notes=[str(folder)])
 
     def strike(self, rig: Rig, target: Target) -> None:
-        for blob in _tensors(Path(target.notes[0])):
+        for blob in tensors(Path(target.notes[0])):
             with blob.open("r+b") as file:
                 if self.how == "truncate":
                     file.truncate(blob.stat().st_size // 2)
@@ -108,53 +74,9 @@ class BadCache:
         """Left as it is: the worker has to see it."""
 
 
-def _tensors(cache: Path) -> list[Path]:
+def tensors(cache: Path) -> list[Path]:
+    """The large blobs of a cache."""
     return sorted(path for path in cache.glob("??/*") if path.stat().st_size > LARGE_BYTES)
-
-
-@dataclass(frozen=True)
-class FullDisk:
-    """The coordinator's disk fills up, then it is asked to write a blob and a row."""
-
-    seconds: float = 0.5
-    kind: str = "disk full"
-
-    def aim(self, rig: Rig) -> Target:
-        return Target("the coordinator's disk", "", services=(rig.coordinator,), notes=[str(rig.state)])
-
-    def decoy(self, rig: Rig) -> Target:
-        folder = rig.folder / "decoy-disk"
-        folder.mkdir(exist_ok=True)
-        return Target("a bystander's disk", "nobody", notes=[str(folder)])
-
-    def strike(self, rig: Rig, target: Target) -> None:
-        filler = Path(target.notes[0]) / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-            for _ in range(2 * DISK_BYTES >> 16):
-                file.write(bytes(1 << 16))
-        target.notes += _refused_writes(rig) if target.services else []
-
-    def proof(self, rig: Rig, target: Target) -> str:
-        full = os.statvfs(target.notes[0]).f_bavail == 0
-        return f"no byte is free; the coordinator says: {target.notes[1]}" if full and target.notes[1:] else ""
-
-    def relent(self, rig: Rig, target: Target) -> None:
-        (Path(target.notes[0]) / "filler").unlink()
-
-
-def _refused_writes(rig: Rig) -> list[str]:
-    """What the coordinator says when it is asked to write a blob and a row; empty if it could."""
-    said = []
-    store = BlobStore(rig.folder / f"odd-{uuid.uuid4().hex[:6]}")
-    blob = store.put_bytes(rig.random.randbytes(BLOB_BYTES))
-    with AdminClient(rig.coordinator.address, timeout_s=PATIENCE_S) as admin:
-        for write in (lambda: admin.upload(store, [blob]), lambda: admin.put_model(rig.manifest)):
-            try:
-                write()
-            except StagelineError as error:
-                said.append(str(error))
-    shutil.rmtree(store.root)
-    return said
 
 
 @dataclass(frozen=True)
@@ -174,7 +96,7 @@ class LockedDatabase:
         holder = sqlite3.connect(target.notes[0], isolation_level=None, timeout=5.0)
         try:
             holder.execute("BEGIN EXCLUSIVE")
-            target.notes += _refused_writes(rig)
+            target.notes += refused_writes(rig)
         finally:
             holder.close()
 
@@ -229,12 +151,10 @@ class Throttled:
 
     seconds: float = 4.0
     kind: str = "slow"
-    _groups: list[cgroup.Group] = field(default_factory=list, compare=False)
+    _groups: list[cgroup.Group] = field(default_factory=list, compare=False, repr=False)
 
     def aim(self, rig: Rig) -> Target:
-        node = victim_node(rig)
-        service = rig.services[node]
-        return Target(f"executor of {node}", node, [pid for pid in service.pids() if pid != service.pid])
+        return executor(rig, victim_node(rig))
 
     def decoy(self, rig: Rig) -> Target:
         return bystander(rig)
@@ -259,10 +179,10 @@ class Starved:
 
     seconds: float = 0.0
     kind: str = "out of memory"
-    _groups: list[cgroup.Group] = field(default_factory=list, compare=False)
+    _groups: list[cgroup.Group] = field(default_factory=list, compare=False, repr=False)
 
     def aim(self, rig: Rig) -> Target:
-        return Throttled().aim(rig)
+        return executor(rig, victim_node(rig))
 
     def decoy(self, rig: Rig) -> Target:
         return bystander(rig)
@@ -279,10 +199,3 @@ class Starved:
 
     def relent(self, rig: Rig, target: Target) -> None:
         self._groups.pop().remove()
-
-
-def bystander(rig: Rig) -> Target:
-    """A process that does nothing."""
-    child = subprocess.Popen(["sleep", "600"])
-    rig.decoys.append(child)
-    return Target("a bystander", "nobody", [child.pid])

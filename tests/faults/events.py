@@ -18,7 +18,10 @@ from .rig import Rig, dead, stopped
 from .service import Service
 from .toxics import Direction, Hold, Toxic
 
-Role = Literal["worker", "agent", "executor", "gateway", "coordinator", "two workers"]
+Role = Literal[
+    "worker", "agent", "executor", "gateway", "coordinator",
+    "two workers", "two executors", "gateway and worker", "coordinator and worker", "coordinator and gateway",
+]  # fmt: skip
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Target:
     pids: Sequence[int] = ()
     services: Sequence[Service] = ()
     proxy: Proxy | None = None
+    more: Sequence[Proxy] = ()
     ports: Sequence[int] = ()
     before: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -68,10 +72,37 @@ def victim_node(rig: Rig) -> str:
     return placed[len(placed) // 2]
 
 
+def whole(rig: Rig, name: str) -> Target:
+    """A service that is no worker."""
+    service = rig.services[name]
+    return Target(name, "", service.pids(), (service,))
+
+
 def worker(rig: Rig, node: str) -> Target:
     """The whole worker."""
     service = rig.services[node]
     return Target(node, node, service.pids(), (service,))
+
+
+def executor(rig: Rig, node: str) -> Target:
+    """All processes of a worker but its agent."""
+    service = rig.services[node]
+    return Target(f"executor of {node}", node, [pid for pid in service.pids() if pid != service.pid], (service,))
+
+
+def joined(first: Target, *others: Target) -> Target:
+    """All of these; requests in flight count at the first."""
+    parts = (first, *others)
+    pids = [pid for part in parts for pid in part.pids]
+    services = [service for part in parts for service in part.services]
+    return Target(" and ".join(part.name for part in parts), first.node, pids, services)
+
+
+def bystander(rig: Rig) -> Target:
+    """A process that does nothing."""
+    child = subprocess.Popen(["sleep", "600"])
+    rig.decoys.append(child)
+    return Target("a bystander", "nobody", [child.pid])
 
 
 @dataclass(frozen=True)
@@ -87,26 +118,21 @@ class Signal:
         return self.how
 
     def aim(self, rig: Rig) -> Target:
-        if self.who in ("gateway", "coordinator"):
-            service = rig.services[self.who]
-            return Target(self.who, "", service.pids(), (service,))
+        if self.who in ("gateway", "coordinator", "coordinator and gateway"):
+            return joined(*(whole(rig, name) for name in self.who.split(" and ")))
         node = victim_node(rig)
-        target = worker(rig, node)
-        if self.who == "two workers":
-            other = next(name for name in rig.placed() if name != node)
-            both = [*target.pids, *rig.services[other].pids()]
-            return Target(f"{node} and {other}", node, both, (rig.services[node], rig.services[other]))
-        agent = rig.services[node].pid
+        if self.who in ("gateway and worker", "coordinator and worker"):
+            return joined(worker(rig, node), whole(rig, self.who.split()[0]))
         if self.who == "agent" or self.how == "term":
-            return Target(f"agent of {node}", node, [agent], target.services)
-        if self.who == "executor":
-            return Target(f"executor of {node}", node, [pid for pid in target.pids if pid != agent], target.services)
-        return target
+            return Target(f"agent of {node}", node, [rig.services[node].pid], (rig.services[node],))
+        part = executor if "executor" in self.who else worker
+        if not self.who.startswith("two"):
+            return part(rig, node)
+        other = next(name for name in rig.placed() if name != node)
+        return joined(part(rig, node), part(rig, other))
 
     def decoy(self, rig: Rig) -> Target:
-        child = subprocess.Popen(["sleep", "600"])
-        rig.decoys.append(child)
-        return Target("a bystander", "nobody", [child.pid])
+        return bystander(rig)
 
     def strike(self, rig: Rig, target: Target) -> None:
         first = {"kill": signal.SIGKILL, "term": signal.SIGTERM}.get(self.how, signal.SIGSTOP)
@@ -127,8 +153,9 @@ class Signal:
         for pid in target.pids:
             if not dead(pid):
                 os.kill(pid, last)
-        if self.who in ("gateway", "coordinator") and self.how != "freeze":
-            rig.revive(self.who)
+        for name in ("coordinator", "gateway") if self.how != "freeze" else ():
+            if name in self.who:
+                rig.revive(name)
 
 
 Link = Literal["first", "between", "result", "control", "client"]
@@ -209,3 +236,39 @@ class Reset:
 
     def relent(self, rig: Rig, target: Target) -> None:
         """It is over."""
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """A worker's cable is pulled: its links to the workers before and behind it, and to the coordinator, are held."""
+
+    seconds: float = 2.0
+    kind: str = "cut off"
+
+    def aim(self, rig: Rig) -> Target:
+        placed = rig.placed()
+        node = victim_node(rig)
+        behind = next((name for name in placed[placed.index(node) + 1 :]), "gateway")
+        links = [rig.proxies[name] for name in (f"data:{behind}", f"control:{node}")]
+        target = Target(f"all links of {node}", node, proxy=rig.proxies[f"data:{node}"], more=links)
+        target.before = {proxy.name: proxy.counts["hold"] for proxy in (rig.proxies[f"data:{node}"], *links)}
+        return target
+
+    def decoy(self, rig: Rig) -> Target:
+        return Target("a link that nobody uses", "nobody", proxy=rig.decoy())
+
+    def strike(self, rig: Rig, target: Target) -> None:
+        for proxy in _all(target):
+            proxy.partition()
+
+    def proof(self, rig: Rig, target: Target) -> str:
+        held = {proxy.name: proxy.counts["hold"] - target.before.get(proxy.name, 0) for proxy in _all(target)}
+        return f"chunks held: {held}" if all(held.values()) else ""
+
+    def relent(self, rig: Rig, target: Target) -> None:
+        for proxy in _all(target):
+            proxy.heal()
+
+
+def _all(target: Target) -> list[Proxy]:
+    return [proxy for proxy in (target.proxy, *target.more) if proxy is not None]

@@ -39,11 +39,17 @@ PAUSE_S = 0.05
 class Load:
     """Keeps `width` requests under way until `stop`; a context manager.
 
-    What is not answered when its connection breaks is sent again over the next, under the same idempotency key.
+    What is not answered when its connection breaks is sent again over the next, under the same idempotency key. A
+    `silent` one sends nothing more after a break, and asks for what it is owed when `ask_again` is called.
     """
 
-    def __init__(self, address: str, judge: Judge, ledger: Ledger, *, width: int, deadline_s: float, run: str) -> None:
+    def __init__(
+        self, address: str, judge: Judge, ledger: Ledger, *, width: int, deadline_s: float, run: str,
+        silent: bool = False,
+    ) -> None:  # fmt: skip
         self.ledger = ledger
+        self._silent, self._withheld = silent, False
+        self._asked = threading.Event()
         self._address, self._judge = parse_address(address), judge
         self._width, self._deadline_s, self._run_name = width, deadline_s, run
         self._next = 1
@@ -70,6 +76,10 @@ class Load:
         if self._failure is not None:
             raise self._failure
 
+    def ask_again(self) -> None:
+        """A silent client wants to know what became of its requests."""
+        self._asked.set()
+
     def _guard(self) -> None:
         try:
             while not self._over():
@@ -93,6 +103,7 @@ class Load:
                 self._turn()
         except (OSError, ProtocolError):
             self.ledger.broke(time.monotonic())
+            self._withheld = self._silent
             self._hang_up()
             time.sleep(PAUSE_S)
 
@@ -114,8 +125,8 @@ class Load:
         if isinstance(message, ServerHello):
             self._write(encode_frame(ClientHello(1, "faults")))
             self._greeted = True
-            for number in self.ledger.unsettled():
-                self._send(number)
+            if not self._withheld or self._asked.is_set():
+                self._send_again()
         elif isinstance(message, Accepted):
             self.ledger.accept(message.id, now)
         elif isinstance(message, Result):
@@ -130,12 +141,19 @@ class Load:
             self.ledger.error(message.id, now, message.code, message.message)
             heapq.heappush(self._free, now + PAUSE_S)
 
+    def _send_again(self) -> None:
+        for number in self.ledger.unsettled():
+            self._send(number)
+
     def _fill(self) -> None:
         """Use every free place, unless it is time to stop."""
         if not self._greeted:
             return
+        if self._asked.is_set() and self._withheld:
+            self._asked.clear()
+            self._send_again()
         now = time.monotonic()
-        while self._stop_at is None and self._free and self._free[0] <= now:
+        while self._stop_at is None and not self._withheld and self._free and self._free[0] <= now:
             heapq.heappop(self._free)
             number, self._next = self._next, self._next + 1
             self.ledger.send(number, now)

@@ -1,6 +1,7 @@
 """A cluster that is hurt, heals and is measured.
 
-Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies.
+Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies. Journaled:
+the gateway has a journal. Clocked: each service has a wall clock of its own.
 """
 
 from __future__ import annotations
@@ -10,34 +11,47 @@ import json
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from stageline.admin import AdminClient
 from stageline.embedded.processes import read_stat
+from stageline.embedded.state import ServiceRole
 from stageline.errors import ClusterError
 from stageline.manifest import canonical_json
 from stageline.messages import NodeRow
 from stageline.plan import ModelPlan
 
+from . import clock
+from .disk import small_disk
 from .load import wait_until
 from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
 from .service import Figures, Service, free_port
+
+RigKind = Literal["direct", "proxied", "journaled", "clocked"]
 
 NODES = 3
 READY_S = 90.0
 GATEWAY = {"max_batch": 4, "window": 64, "window_bytes": 1 << 30, "answer_keep_s": 2, "name": "gateway"}
 """A window so wide that the load is dispatched, not waiting at the gateway, when a worker dies."""
 
+KEEP_S, KEEP_BYTES = 20, 8 << 20
+"""How long, and how much, a gateway with a journal keeps of answers: their clients may come late."""
+
 
 class Rig:
-    """Three workers, a gateway, a coordinator and the marked network on them; a context manager."""
+    """Three workers, a gateway, a coordinator and the marked network on them; a context manager.
 
-    def __init__(self, folder: Path, *, proxied: bool, state: Path | None = None, seed: int = 0) -> None:
-        self.folder, self.proxied = folder, proxied
-        self.state = state or folder / "state"
+    The coordinator's state, each worker's cache and the gateway's journal lie on small disks of their own, where we may
+    mount them.
+    """
+
+    def __init__(self, folder: Path, kind: RigKind, *, seed: int = 0) -> None:
+        self.folder, self.kind = folder, kind
+        self._stack = ExitStack()
         self._thread = ProxyThread(seed)
         self.random = self._thread.random
         self.proxies: dict[str, Proxy] = {}
@@ -65,6 +79,7 @@ class Rig:
             service.kill()
         self._end_decoys()
         self._thread.close()
+        self._stack.close()
 
     def _end_decoys(self) -> None:
         for child in self.decoys:
@@ -73,6 +88,25 @@ class Rig:
         self.decoys.clear()
 
     # --- what is there --------------------------------------------------------------------------------------
+
+    @property
+    def proxied(self) -> bool:
+        """Whether links lead through proxies."""
+        return self.kind == "proxied"
+
+    @property
+    def state(self) -> Path:
+        """The coordinator's directory."""
+        return self.folder / "disk-coordinator" / "state"
+
+    def cache(self, node: str) -> Path:
+        """A worker's cache."""
+        return self.folder / f"disk-{node}" / "cache"
+
+    @property
+    def journal(self) -> Path:
+        """The gateway's journal."""
+        return self.folder / "disk-gateway" / "journal"
 
     @property
     def gateway(self) -> Service:
@@ -119,19 +153,15 @@ class Rig:
     def _start(self) -> None:
         logs = self.folder / "logs"
         logs.mkdir(parents=True)
-        self.services["coordinator"] = Service(
-            "coordinator", "coordinator", logs,
-            {"data_dir": self.state, "port": free_port(), "plan_port": 0, "blob_port": 0, "rejoin_ms": 1500},
-        )  # fmt: skip
+        self._add(
+            "coordinator", "coordinator", {"plan_port": 0, "blob_port": 0, "rejoin_ms": 1500, "port": free_port()}
+        )
         self.revive("coordinator")
         for name, role, settings in (
             ("gateway", "gateway", {**GATEWAY, "port": free_port()}),
             *((f"stage-{i}", "stage", {"name": f"stage-{i}", "threads": 1}) for i in range(NODES)),
         ):
-            own: dict[str, Any] = {**settings, **self._links(name)}
-            if role == "stage":
-                own |= {"cache_dir": self.folder / f"cache-{name}", "memory_bytes": 1 << 30}
-            self.services[name] = Service(name, role, logs, own)  # type: ignore[arg-type]
+            self._add(name, role, {**settings, **self._links(name)})  # type: ignore[arg-type]
             self.services[name].start()
         for name in self.services:
             self._wait_ready(name)
@@ -140,6 +170,23 @@ class Rig:
             self.proxies["client"] = self._thread.proxy((host, int(port)), "client")
         self._register()
         self._await_health()
+
+    def _add(self, name: str, role: ServiceRole, settings: Mapping[str, Any]) -> None:
+        """A service with a disk, and a clock where the kind of cluster asks for it."""
+        self._stack.enter_context(small_disk(self.folder / f"disk-{name}"))
+        own = dict(settings)
+        if role == "coordinator":
+            own["data_dir"] = self.state
+        elif role == "stage":
+            own |= {"cache_dir": self.cache(name), "memory_bytes": 1 << 30}
+        elif self.kind == "journaled":
+            own |= {"journal": self.journal, "answer_keep_s": KEEP_S, "answer_keep_bytes": KEEP_BYTES}
+        environ = clock.environ(self.clock(name)) if self.kind == "clocked" else {}
+        self.services[name] = Service(name, role, self.folder / "logs", own, environ)
+
+    def clock(self, name: str) -> Path:
+        """The file that moves a service's wall clock."""
+        return self.folder / f"{name}.clock"
 
     def _links(self, name: str) -> Mapping[str, Any]:
         """The settings that lead a service's links through proxies of its own."""
@@ -181,6 +228,8 @@ class Rig:
         self._end_decoys()
         for proxy in self.proxies.values():
             proxy.heal()
+        for name in self.services if self.kind == "clocked" else ():
+            clock.move(self.clock(name), 0.0)
         for service in self.services.values():
             if service.running:
                 service.signal(signal.SIGCONT)

@@ -73,15 +73,31 @@ class _Run:
         name = f"{scenario.name}/{report.seed}/{time.monotonic_ns()}"
         with Watch(broadcasts) as watch, Load(
             rig.client_address, self._judge, self._ledger,
-            width=scenario.width, deadline_s=scenario.deadline_s, run=name,
+            width=scenario.width, deadline_s=scenario.deadline_s, run=name, silent=scenario.silent,
         ) as load:  # fmt: skip
             self._wait("the load flows", lambda: self._ledger.answered >= FLOWS)
-            self._strike(watch)
+            self._strike(watch, load)
             load.stop(scenario.deadline_s + SLACK_S)
         report.tally, report.breaks = self._ledger.tally(), len(self._ledger.breaks)
         self._check()
         self._restore()
         return report
+
+    def _come_back(self, load: Load) -> None:
+        """The client asks for what it is owed once the gateway, started anew, has computed all of it by itself."""
+        gateway, requests = self._rig.gateway, self._ledger.requests
+        self._wait(
+            "the gateway computes what it had taken",
+            lambda: gateway.gauge("stageline_gateway_dispatched_total") and not self._rig.unanswered(),
+        )
+        left = self._ledger.unsettled()
+        owed = [number for number in left if requests[number].accepted is not None]
+        load.ask_again()
+        self._wait("the client has what it was owed", lambda: self._ledger.settled_after(left) is not None)
+        there = f"{len(owed)} outcomes were there when the client asked"
+        self._wait(there, lambda: gateway.gauge("stageline_gateway_replayed_total") >= len(owed), PROOF_S)
+        if not owed and not self._report.failures:
+            self._report.failures.append(MISSED)
 
     def _targets(self) -> tuple[Target, Target]:
         """The victim, and what is struck in fact, with enough in flight on it; plans may change meanwhile."""
@@ -94,7 +110,7 @@ class _Run:
             if self._report.failures or event.aim(self._rig).name == victim.name:
                 return victim, target
 
-    def _strike(self, watch: Watch) -> None:
+    def _strike(self, watch: Watch, load: Load) -> None:
         rig, event, report = self._rig, self._scenario.event, self._report
         victim, target = self._targets()
         report.victim = target.name
@@ -105,8 +121,11 @@ class _Run:
         left_s = event.seconds - (time.monotonic() - struck)
         time.sleep(max(0.0, left_s) if self._aimed else 0.0)
         event.relent(rig, target)
-        before = self._ledger.answered
-        self._wait("answers flow again", lambda: self._ledger.answered >= before + FLOWS)
+        if self._scenario.silent:
+            self._come_back(load)
+        else:
+            before = self._ledger.answered
+            self._wait("answers flow again", lambda: self._ledger.answered >= before + FLOWS)
         if self._scenario.notices:
             within = PROOF_S if self._aimed else NO_PROOF_S
             self._wait("the coordinator notices", lambda: watch.noticed(victim.node, struck) is not None, within)

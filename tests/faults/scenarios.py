@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from .damage import BadCache, BadDatabase, FullDisk, LockedDatabase, Starved, Throttled
-from .events import Event, Net, Reset, Signal
+from .commits import KilledInCommit
+from .damage import BadCache, BadDatabase, LockedDatabase, Starved, Throttled
+from .disks import FullCache, FullDisk, FullJournal
+from .events import CutOff, Event, Net, Reset, Signal
+from .jumps import DAY_S, ClockJump
+from .rig import RigKind
 from .strangers import Impostor, Namesake, Strangers
 from .toxics import (
     Bandwidth,
@@ -30,12 +33,13 @@ class Scenario:
     `refuses`: requests may be refused or expire, each with an error that says why. `repeats`: some must have been
     dispatched again. `undisturbed`: none may have been. `notices`: the coordinator must say that the victim changed.
     `damages`: bits of tensors are flipped below TCP's checksum, which nothing above it checks: some answers must be
-    wrong, and be found to be.
+    wrong, and be found to be. `silent`: a client whose connection broke asks for nothing new, and comes back for what
+    it was owed only when the gateway has computed all of that by itself.
     """
 
     name: str
     event: Event
-    rig: Literal["direct", "proxied"] = "direct"
+    rig: RigKind = "direct"
     width: int = 160
     deadline_s: float = 25.0
     refuses: bool = False
@@ -43,6 +47,7 @@ class Scenario:
     undisturbed: bool = False
     notices: bool = False
     damages: bool = False
+    silent: bool = False
 
 
 def _network() -> tuple[Scenario, ...]:
@@ -65,6 +70,7 @@ def _network() -> tuple[Scenario, ...]:
         on("reset by the first worker", Net("first", ResetPeer(), seconds=0.3), repeats=True),
         on("limited connections to the client", Net("client", LimitData(200_000), direction="down", seconds=0.5)),
         on("half-open between workers", Net("between", HalfOpen(), seconds=1.0), repeats=True),
+        on("half-open to the coordinator", Net("control", HalfOpen(), seconds=1.0), notices=True),
         on("half-open to the client", Net("client", HalfOpen(), seconds=1.0)),
         on("one-way drop between workers", Net("between", Drop(), seconds=1.5), repeats=True),
         on("one-way drop to the gateway", Net("result", Drop(), seconds=1.5), repeats=True),
@@ -74,6 +80,7 @@ def _network() -> tuple[Scenario, ...]:
         on("partition between workers", Net("between", Hold(), seconds=3.0), repeats=True),
         on("partition from the coordinator", Net("control", Hold(), seconds=2.0), notices=True),
         on("partition from the client", Net("client", Hold(), seconds=1.0)),
+        on("worker cut off from all", CutOff(), repeats=True, notices=True),
         on("flipped bits to the coordinator", Net("control", Corrupt(0.3), seconds=1.5)),
         on("flipped bits between workers", Net("between", Corrupt(0.2), seconds=1.0), damages=True),
     )
@@ -85,16 +92,54 @@ def _processes() -> tuple[Scenario, ...]:
         Scenario("agent killed", Signal("agent", "kill"), notices=True),
         Scenario("executor killed", Signal("executor", "kill"), repeats=True, notices=True),
         Scenario("two workers killed", Signal("two workers", "kill"), repeats=True, notices=True),
+        Scenario("two executors killed", Signal("two executors", "kill"), repeats=True, notices=True),
+        Scenario("gateway and worker killed", Signal("gateway and worker", "kill"), refuses=True, notices=True),
+        Scenario("coordinator and worker killed", Signal("coordinator and worker", "kill"), repeats=True),
+        Scenario("coordinator and gateway killed", Signal("coordinator and gateway", "kill"), refuses=True),
         Scenario("worker frozen", Signal("worker", "freeze", 2.0), repeats=True, notices=True),
         Scenario("agent frozen", Signal("agent", "freeze", 2.0), notices=True),
         Scenario("executor frozen", Signal("executor", "freeze", 2.0), repeats=True, notices=True),
         Scenario("worker frozen, then killed", Signal("worker", "freeze then kill", 1.0), repeats=True, notices=True),
+        Scenario("two workers frozen", Signal("two workers", "freeze", 1.5), repeats=True, notices=True),
+        Scenario("agent frozen, then killed", Signal("agent", "freeze then kill", 1.0), notices=True),
+        Scenario(
+            "executor frozen, then killed", Signal("executor", "freeze then kill", 0.5), repeats=True, notices=True
+        ),
+        Scenario("gateway frozen, then killed", Signal("gateway", "freeze then kill", 1.0), refuses=True),
+        Scenario("coordinator frozen, then killed", Signal("coordinator", "freeze then kill", 1.0), undisturbed=True),
         Scenario("worker told to stop", Signal("agent", "term"), undisturbed=True, notices=True),
         Scenario("gateway killed", Signal("gateway", "kill", 0.5), refuses=True),
         Scenario("gateway frozen", Signal("gateway", "freeze", 2.0), refuses=True),
         Scenario("gateway told to stop", Signal("gateway", "term", 0.5), refuses=True),
         Scenario("coordinator killed", Signal("coordinator", "kill", 1.0), undisturbed=True),
         Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0)),
+        Scenario("coordinator told to stop", Signal("coordinator", "term", 1.0), undisturbed=True),
+        Scenario("coordinator killed in a commit", KilledInCommit(), repeats=True),
+    )
+
+
+def _journaled() -> tuple[Scenario, ...]:
+    def on(name: str, event: Event, **more: bool) -> Scenario:
+        return Scenario(name, event, "journaled", refuses=True, **more)
+
+    return (
+        on("gateway with a journal killed", Signal("gateway", "kill", 0.2)),
+        on("gateway with a journal killed, its client is silent", Signal("gateway", "kill", 0.2), silent=True),
+        on("gateway with a journal frozen, then killed", Signal("gateway", "freeze then kill", 0.5), silent=True),
+        on("gateway with a journal and a worker killed", Signal("gateway and worker", "kill"), silent=True),
+        on("journal's disk full", FullJournal()),
+    )
+
+
+def _clocked() -> tuple[Scenario, ...]:
+    def on(name: str, event: Event) -> Scenario:
+        return Scenario(name, event, "clocked", undisturbed=True)
+
+    return (
+        on("a worker's clock an hour ahead and back", ClockJump("worker", 3600.0)),
+        on("the gateway's clock an hour ahead and back", ClockJump("gateway", 3600.0)),
+        on("the coordinator's clock an hour ahead and back", ClockJump("coordinator", 3600.0)),
+        on("all clocks a day back and ahead", ClockJump("everybody", -DAY_S)),
     )
 
 
@@ -102,6 +147,7 @@ def _damage() -> tuple[Scenario, ...]:
     return (
         Scenario("cached tensor flipped", BadCache("flip"), repeats=True),
         Scenario("cached tensor truncated", BadCache("truncate"), repeats=True),
+        Scenario("worker's disk full", FullCache(), repeats=True),
         Scenario("coordinator's disk full", FullDisk(), undisturbed=True),
         Scenario("database locked", LockedDatabase(), undisturbed=True),
         Scenario("database corrupted", BadDatabase(), undisturbed=True),
@@ -109,9 +155,10 @@ def _damage() -> tuple[Scenario, ...]:
         Scenario("executor out of memory", Starved(), repeats=True),
         Scenario("malformed frames on every socket", Strangers(), undisturbed=True),
         Scenario("a second worker of the same name", Namesake()),
+        Scenario("a second gateway of the same name", Namesake("gateway"), undisturbed=True),
         Scenario("messages of an old incarnation", Impostor()),
     )
 
 
-SCENARIOS = (*_processes(), *_damage(), *_network())
+SCENARIOS = (*_processes(), *_damage(), *_journaled(), *_clocked(), *_network())
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import socket
@@ -33,12 +34,13 @@ class Figures:
 
 @dataclass
 class Service:
-    """Settings become flags. `started` counts starts."""
+    """Settings become flags; `environ` is added to the environment. `started` counts starts."""
 
     name: str
     role: ServiceRole
     folder: Path
     settings: Mapping[str, Any]
+    environ: Mapping[str, str] = field(default_factory=dict)
     started: int = 0
     child: subprocess.Popen[bytes] | None = None
     _ready: dict[str, Any] = field(default_factory=dict)
@@ -85,8 +87,9 @@ class Service:
             command += [f"--{key.replace('_', '-')}", str(value)]
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True
-            )
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True,
+                env={**os.environ, **self.environ},
+            )  # fmt: skip
         stat = read_stat(self.child.pid)
         self._began = stat.started if stat else 0
 

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from stageline.data import Activation, Hop, Tensor, encode_frames
 from stageline.messages import CONTROL, Hello, Pong
@@ -133,14 +134,15 @@ def _dropped(rig: Rig) -> int:
 
 @dataclass(frozen=True)
 class Namesake:
-    """A second worker comes under the victim's name."""
+    """A second worker, or gateway, comes under the victim's name."""
 
+    role: Literal["stage", "gateway"] = "stage"
     seconds: float = 0.0
     kind: str = "duplicate name"
 
     def aim(self, rig: Rig) -> Target:
-        node = victim_node(rig)
-        return Target(f"the name {node}", node, notes=[rig.coordinator.address])
+        node = victim_node(rig) if self.role == "stage" else ""
+        return Target(f"the name {node or 'gateway'}", node, notes=[rig.coordinator.address])
 
     def decoy(self, rig: Rig) -> Target:
         return Target("a name in another cluster", "nobody", notes=[f"tcp://127.0.0.1:{free_port()}"])
@@ -148,18 +150,19 @@ class Namesake:
     def strike(self, rig: Rig, target: Target) -> None:
         folder = rig.folder / f"namesake-{uuid.uuid4().hex[:6]}"
         folder.mkdir()
-        settings = {"coordinator": target.notes[0], "cache_dir": folder / "cache", "name": target.node}
-        second = Service(target.node, "stage", folder, settings)
+        settings: dict[str, Any] = {"coordinator": target.notes[0], "name": target.name.split()[-1]}
+        settings |= {"cache_dir": folder / "cache"} if self.role == "stage" else {"port": 0}
+        second = Service(target.name.split()[-1], self.role, folder, settings)
         second.start()
         try:
             patience = 3.0 if target.node == "nobody" else 30.0
-            wait_until("the second worker is refused", lambda: _refusal(second), patience)
+            wait_until("the second one is refused", lambda: _refusal(second), patience)
             target.notes.append(_refusal(second))
         finally:
             second.kill()
 
     def proof(self, rig: Rig, target: Target) -> str:
-        return f"the second worker was told: {target.notes[-1]}" if target.notes[1:] and target.notes[-1] else ""
+        return f"the second one was told: {target.notes[-1]}" if target.notes[1:] and target.notes[-1] else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
         """It has gone."""

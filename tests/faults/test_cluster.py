@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 from faults.checks import check, check_control
-from faults.damage import small_disk
 from faults.model import Judge
 from faults.rig import Rig
 from faults.scenarios import Scenario
@@ -15,8 +14,7 @@ from faults.selection import chosen, kinds
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("direct")
-    with small_disk(folder / "disk") as disk, Rig(folder / "rig", proxied=False, state=disk / "state") as made:
+    with Rig(tmp_path_factory.mktemp("direct") / "rig", "direct") as made:
         yield made
 
 

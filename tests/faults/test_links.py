@@ -14,7 +14,7 @@ from faults.selection import chosen, kinds
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with Rig(tmp_path_factory.mktemp("proxied") / "rig", proxied=True) as made:
+    with Rig(tmp_path_factory.mktemp("proxied") / "rig", "proxied") as made:
         yield made
 
 

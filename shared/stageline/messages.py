@@ -554,6 +554,15 @@ class ProbeReply(Message, frozen=True):
 # --- the table ----------------------------------------------------------------------------------------------
 
 
+def control_identity(role: Role, name: str, incarnation: str) -> str:
+    """The identity of a DEALER on the control channel.
+
+    It names the incarnation, so that a second process of the name is another peer to the ROUTER: it can be refused
+    without taking the first one's place. Peers of before this, and administrators, have ``role:name``.
+    """
+    return f"{role}:{name}/{incarnation}"
+
+
 @dataclass(frozen=True)
 class Channel:
     """A kind of connection: socket types at its two ends, what may be said in each direction."""

@@ -35,6 +35,8 @@ COPY_BELOW_BYTES = 1 << 20
 """Smaller buffers are copied into libzmq's message even where the sender says `copy=False`: pyzmq frees the others in a
 thread of its own, and waking it for every message costs more than copying 800 KB (benchmarks/hop.py)."""
 
+MAX_IDENTITY_BYTES = 255
+
 Socket = zmq.Socket[bytes]
 Transport = Literal["auto", "tcp"]
 """auto: also Unix sockets, for peers on the same machine."""
@@ -111,7 +113,9 @@ class Sockets:
         return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "")
 
     def connect(self, channel: Channel, address: str, *, identity: bytes = b"") -> Socket:
-        """A connected socket. Raises `ConfigError` for a malformed address."""
+        """A connected socket. Raises `ConfigError` for a malformed address, or an identity that is too long."""
+        if len(identity) > MAX_IDENTITY_BYTES:
+            raise ConfigError(f"a name of {len(identity)} bytes is too long: choose one of at most 200")
         socket = self._make(channel, channel.connect_type)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)

@@ -154,9 +154,9 @@ def _damage() -> tuple[Scenario, ...]:
         Scenario("slow worker", Throttled()),
         Scenario("executor out of memory", Starved(), repeats=True),
         Scenario("malformed frames on every socket", Strangers(), undisturbed=True),
-        Scenario("a second worker of the same name", Namesake()),
+        Scenario("a second worker of the same name", Namesake(), undisturbed=True),
         Scenario("a second gateway of the same name", Namesake("gateway"), undisturbed=True),
-        Scenario("messages of an old incarnation", Impostor()),
+        Scenario("messages of an old incarnation", Impostor(), undisturbed=True),
     )
 
 

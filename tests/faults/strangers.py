@@ -9,10 +9,10 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stageline.data import Activation, Hop, Tensor, encode_frames
-from stageline.messages import CONTROL, Hello, Pong
+from stageline.messages import CONTROL, Hello, Pong, control_identity
 from stageline.plan import StageKey
 from stageline.protocol import ClientHello, Infer, TensorSpec, encode_frame
 from stageline.sockets import Sockets
@@ -134,7 +134,7 @@ def _dropped(rig: Rig) -> int:
 
 @dataclass(frozen=True)
 class Namesake:
-    """A second worker, or gateway, comes under the victim's name."""
+    """A second worker, or gateway, comes under the victim's name, and is there for a while."""
 
     role: Literal["stage", "gateway"] = "stage"
     seconds: float = 0.0
@@ -150,28 +150,38 @@ class Namesake:
     def strike(self, rig: Rig, target: Target) -> None:
         folder = rig.folder / f"namesake-{uuid.uuid4().hex[:6]}"
         folder.mkdir()
-        settings: dict[str, Any] = {"coordinator": target.notes[0], "name": target.name.split()[-1]}
+        name = target.node or "gateway"
+        settings: dict[str, object] = {"coordinator": target.notes[0], "name": name}
         settings |= {"cache_dir": folder / "cache"} if self.role == "stage" else {"port": 0}
-        second = Service(target.name.split()[-1], self.role, folder, settings)
+        second = Service(name, self.role, folder, settings)
         second.start()
         try:
             patience = 3.0 if target.node == "nobody" else 30.0
-            wait_until("the second one is refused", lambda: _refusal(second), patience)
-            target.notes.append(_refusal(second))
+            wait_until("the second one is refused, more than once", lambda: len(_refusals(second)) > 1, patience)
+            target.notes += _refusals(second)[1:]
         finally:
             second.kill()
 
     def proof(self, rig: Rig, target: Target) -> str:
-        return f"the second one was told: {target.notes[-1]}" if target.notes[1:] and target.notes[-1] else ""
+        told = target.notes[-1] if target.notes[1:] else ""
+        return f"the second one was told: {told}; the first is known" if told and self._first_is_known(rig) else ""
+
+    def _first_is_known(self, rig: Rig) -> bool:
+        """Whether the coordinator still lists the first one's process as alive."""
+        with rig.admin() as admin:
+            listed = admin.nodes()
+        peers = [(row.pid, row.state) for row in (*listed.gateways, *listed.nodes)]
+        victim = rig.gateway if self.role == "gateway" else rig.services[victim_node(rig)]
+        return (victim.pid, "alive") in peers
 
     def relent(self, rig: Rig, target: Target) -> None:
         """It has gone."""
 
 
-def _refusal(service: Service) -> str:
-    """What its log says about a refusal, empty if nothing."""
-    lines = service.log.read_text(errors="replace").splitlines()
-    return next((line for line in lines if "duplicate" in line), "")
+def _refusals(service: Service) -> list[str]:
+    """What its log says about refusals."""
+    lines = service.log.read_text(errors="replace").splitlines() if service.log.exists() else []
+    return [line for line in lines if "duplicate" in line]
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,8 @@ class Impostor:
     def strike(self, rig: Rig, target: Target) -> None:
         sockets = Sockets()
         try:
-            old = sockets.connect(CONTROL, target.notes[0], identity=f"agent:{target.node}".encode())
+            identity = control_identity("agent", target.node, "old")
+            old = sockets.connect(CONTROL, target.notes[0], identity=identity.encode())
             for sequence in range(5):
                 old.send(encode(Pong(sequence=sequence, sent_s=0.0, incarnation="old")))
             row = rig.nodes().get(target.node)

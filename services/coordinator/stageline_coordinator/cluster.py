@@ -142,7 +142,8 @@ class Cluster:
                 yield from handler(self, peer, message, now)
 
     def _hello(self, identity: str, hello: Hello, now: float) -> Iterator[Instruction]:
-        before = self.members.find(identity)
+        before = self.members.namesake(hello)
+        left = before.address if before is not None else identity
         refused = self.members.join(identity, hello, now)
         if refused:
             yield Note("refused", {"peer": identity, "reason": refused.message})
@@ -151,17 +152,19 @@ class Cluster:
         if hello.role == "admin":
             yield Send(identity, self._welcome())
             return
+        if left != identity:
+            yield Unwatch(left)
         yield Watch(identity)
         yield Send(identity, self._welcome())
         again = before is not None and before.hello.incarnation == hello.incarnation
         if not again:
             self.measuring.book.lost(hello.name)
-            self.measuring.links.lost(identity)
-            yield Note("joined", {"peer": identity, "incarnation": hello.incarnation})
+            self.measuring.links.lost(f"{hello.role}:{hello.name}")
+            yield Note("joined", {"peer": f"{hello.role}:{hello.name}", "incarnation": hello.incarnation})
         if hello.role == "agent":
             yield PersistNode(hello)
             if again:
-                yield from self._course.repeat(hello.name)
+                yield from self._course.repeat(self.members.nodes[hello.name])
 
     def _welcome(self) -> Welcome:
         settings = self.settings
@@ -177,9 +180,9 @@ class Cluster:
         peer = self.members.find(event.peer)
         if peer is None:
             return
-        returned = peer.disconnected and not event.disconnected
+        returned = event.returned or (peer.disconnected and not event.disconnected)
         self.members.changed(peer, event.state, event.disconnected, now)
-        yield Note("peer changed", {"peer": event.peer, "state": peer.state, "disconnected": peer.disconnected})
+        yield Note("peer changed", {"peer": peer.identity, "state": peer.state, "disconnected": peer.disconnected})
         if not peer.disconnected and returned:
             yield Send(event.peer, Rejoin())  # whatever was sent while the connection was down is lost
         if peer.liveness == "gone":
@@ -192,7 +195,7 @@ class Cluster:
         yield Note("leaving", {"peer": peer.identity})
         if not isinstance(peer, Node):  # a gateway knows itself what it still has in flight
             peer.farewell = True
-            yield Send(peer.identity, Farewell())
+            yield Send(peer.address, Farewell())
 
     def _executor_up(self, node: Node, message: ExecutorUp, now: float) -> Iterator[Instruction]:
         self.members.executor_up(node, message.executor)

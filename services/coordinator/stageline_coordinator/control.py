@@ -27,7 +27,7 @@ class Lost:
 
 
 class ControlSocket:
-    """Wraps a bound ROUTER. Identities are `role:name` in UTF-8; other peers are dropped."""
+    """Wraps a bound ROUTER. Identities are UTF-8 (`stageline.messages.control_identity`); other peers are dropped."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
@@ -82,7 +82,7 @@ class ControlSocket:
                 fd = int(frames[-1].get(zmq.SRCFD))
                 found.append((fd, identity.bytes.decode(), [frame.bytes for frame in rest]))
             except UnicodeDecodeError:
-                self._log.warning("message dropped", reason="the sender's identity is not role:name")
+                self._log.warning("message dropped", reason="the sender's identity is not UTF-8")
             except zmq.ZMQError:  # libzmq knows the connection only of peers that speak ZMTP 3
                 self._log.warning("message dropped", reason="the sender speaks an old version of ZMTP")
         return found

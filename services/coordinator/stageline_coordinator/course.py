@@ -79,11 +79,11 @@ class Course:
             node.exclude(now, f"{message.stage} failed to load: {message.message}")
             yield Note("prepare failed", {"node": node.name, "stage": str(message.stage), "reason": message.message})
 
-    def repeat(self, name: str) -> Iterator[Instruction]:
+    def repeat(self, node: Node) -> Iterator[Instruction]:
         """A node said hello again: it may have missed what it was to prepare."""
         preparation = self._preparation
-        if preparation and name in preparation.waiting:
-            yield Send(f"agent:{name}", preparation.message(self._term, name))
+        if preparation and node.name in preparation.waiting:
+            yield Send(node.address, preparation.message(self._term, node.name))
 
     def solved(self, event: Solved, now: float) -> Iterator[Instruction]:
         """The planner answered."""
@@ -157,7 +157,7 @@ class Course:
         yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
         for name in begun.stages:
             here[name].kept = None
-            yield Send(here[name].identity, begun.message(self._term, name))
+            yield Send(here[name].address, begun.message(self._term, name))
 
     def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:
         for name in done.stages:

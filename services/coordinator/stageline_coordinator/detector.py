@@ -4,7 +4,9 @@ A peer is silent from the last traffic heard from it. Silent for `suspect_s`: SU
 over). Silent for `evict_s`: EVICTED (re-plan). A disconnect or an executor's exit code suspects at once. Three
 things keep the innocent alive:
 
-- the observer's own lateness is forgiven: time between two ticks beyond `tick_s` counts as nobody's silence;
+- the observer's own lateness is forgiven: time between two ticks beyond `tick_s` counts as nobody's silence; and after
+  it stood still for `suspect_s`, broken connections are not held against anybody for as long: peers that heard nothing
+  from it close theirs and come back over new ones, whose first words may be read after the end of the old;
 - both timeouts grow with the measured round trip, by srtt + 4 rttvar (RFC 6298, section 2), at most `rtt_cap_s`;
 - when more than half of at least three peers go missing together (within a ping and a tick, over which their
   traffic is spread), the observer suspects itself and holds every verdict for `hold_s`, once: if they are
@@ -14,6 +16,7 @@ things keep the innocent alive:
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 from stageline.errors import ConfigError, LocalProtocolError
@@ -107,6 +110,7 @@ class FailureDetector:
         self._peers: dict[str, _Peer] = {}
         self._ticked_at: float | None = None
         self._hold_until: float | None = None  # kept after the hold, while the majority is missing
+        self._lenient_until = -math.inf  # the observer stood still shortly before
 
     def add(self, peer: str, now: float) -> None:
         """A new life for `peer`, ALIVE, whatever it was before."""
@@ -146,11 +150,16 @@ class FailureDetector:
         return self.heard(peer, now)
 
     def disconnected(self, peer: str, now: float) -> Transition | None:
-        """The peer's connection broke or its process was seen to exit."""
+        """The peer's connection broke or its process was seen to exit; see `lenient`."""
         known = self._living(peer)
-        if known is None or known.state is PeerState.SUSPECT:
+        if known is None or known.state is PeerState.SUSPECT or self.lenient(now):
             return None
         return self._move(peer, known, PeerState.SUSPECT, known.silence(now))
+
+    def lenient(self, now: float) -> bool:
+        """Whether the observer stood still until a moment ago: a broken connection says nothing about its peer then."""
+        stood_still = self._ticked_at is not None and self._stall(self._ticked_at, now)
+        return stood_still or now < self._lenient_until
 
     def tick(self, now: float) -> list[Transition]:
         """Judge everyone, one step each at most; call at least every `tick_s`."""
@@ -172,8 +181,13 @@ class FailureDetector:
         last, self._ticked_at = self._ticked_at, now
         if last is None:
             return
+        if self._stall(last, now):
+            self._lenient_until = now + self._config.suspect_s
         for peer in self._peers.values():
             peer.forgiven_s += max(0.0, now - max(last, peer.heard_at) - self._config.tick_s)
+
+    def _stall(self, last: float, now: float) -> bool:
+        return now - last - self._config.tick_s >= self._config.suspect_s
 
     def _verdict(self, peer: _Peer, now: float) -> PeerState | None:
         if peer.state is PeerState.EVICTED:

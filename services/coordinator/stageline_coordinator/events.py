@@ -1,6 +1,7 @@
 """What goes into the cluster state machine, and what it tells its shell to do. Plain frozen values, no I/O.
 
-A peer is named by the identity of its DEALER, ``role:name``.
+A peer is named by the identity of its DEALER (`stageline.messages.control_identity`), an end of a link by
+``role:name``.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ class Heard:
 
 @dataclass(frozen=True)
 class PeerChanged:
-    """The failure detector's verdict; `disconnected` when a broken connection, not silence, led to it."""
+    """The failure detector's verdict; `disconnected` when a broken connection, not silence, led to it.
+
+    `returned`: heard over a new connection, after the old one broke and nothing was concluded from that.
+    """
 
     peer: str
     state: PeerState
     disconnected: bool = False
+    returned: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class Links:
         for a, b in self._tournament.next(peers, resting, now):
             if b.hello.probe is not None:
                 request = ProbeRequest(peer=b.identity, endpoint=b.hello.probe, budget_s=budget_s(a, b))
-                yield Send(a.identity, request)
+                yield Send(a.address, request)
         yield from self._settle(now)
 
     def probed(self, node: Node, message: Probed, now: float) -> Iterator[Instruction]:

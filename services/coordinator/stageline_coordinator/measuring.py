@@ -30,7 +30,7 @@ class Measuring:
         yield from self.links.requests(members, self.book.at_work, now)
         free = [node for node in nodes if host_of(node) not in self.links.hosts]
         for node, request in self.book.requests(free, models, now):
-            yield Send(node.identity, request)
+            yield Send(node.address, request)
 
     def profiled(self, node: Node, message: Profiled, models: Models, now: float) -> Iterator[Instruction]:
         """A worker measured blocks."""

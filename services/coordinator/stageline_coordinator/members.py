@@ -20,8 +20,14 @@ class Members:
         self.nodes = {hello.name: Node(hello, liveness="gone", gone_at=now) for hello in known}
 
     def find(self, identity: str) -> Peer | None:
-        """The peer with that socket identity, unless it is gone."""
-        found = self._record(identity)
+        """The peer that joined with that socket identity, unless it is gone."""
+        role, _, rest = identity.partition(":")
+        found = self._record(role, rest) or self._record(role, rest.rpartition("/")[0])
+        return None if found is None or found.liveness == "gone" or found.address != identity else found
+
+    def namesake(self, hello: Hello) -> Peer | None:
+        """Whoever has the name now, of any incarnation, unless it is gone."""
+        found = self._record(hello.role, hello.name)
         return None if found is None or found.liveness == "gone" else found
 
     def node(self, identity: str) -> Node | None:
@@ -42,7 +48,7 @@ class Members:
 
     def join(self, identity: str, hello: Hello, now: float) -> Refused | None:
         """Admit a peer, or take in fresh news of one that is here."""
-        known = self._record(identity)
+        known = self._record(hello.role, hello.name)
         refused = check_hello(hello, identity, known)
         if refused or hello.role == "admin":  # an administrator asks and goes: nothing is kept of it
             return refused
@@ -54,7 +60,7 @@ class Members:
             known = node
         elif fresh or known is None:
             known = self.gateways[hello.name] = Gateway(hello)
-        known.hello, known.disconnected = hello, False
+        known.hello, known.disconnected, known.address = hello, False, identity
         if known.liveness == "suspect":
             known.become("alive", now)
         return None
@@ -108,8 +114,7 @@ class Members:
         }
         return old
 
-    def _record(self, identity: str) -> Peer | None:
-        role, _, name = identity.partition(":")
+    def _record(self, role: str, name: str) -> Peer | None:
         if role == "agent":
             return self.nodes.get(name)
         return self.gateways.get(name) if role == "gateway" else None

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from stageline.errors import LocalProtocolError
-from stageline.messages import ExecutorInfo, Hello, NodeInfo, Progress, Refused
+from stageline.messages import ExecutorInfo, Hello, NodeInfo, Progress, Refused, control_identity
 from stageline.plan import Crash, Epoch, NodeState, NodeView, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
 
@@ -33,7 +33,7 @@ BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 
 @dataclass
 class Peer:
-    """What a node and a gateway have in common."""
+    """What a node and a gateway have in common. `address`: the identity of the DEALER that it said hello with."""
 
     hello: Hello
     liveness: Liveness = "alive"
@@ -41,6 +41,7 @@ class Peer:
     disconnected: bool = False
     farewell: bool = False
     gone_at: float = 0.0
+    address: str = ""
 
     @property
     def name(self) -> str:
@@ -48,6 +49,7 @@ class Peer:
 
     @property
     def identity(self) -> str:
+        """The end of links that it is, whatever its incarnation."""
         return f"{self.hello.role}:{self.hello.name}"
 
     def quiet(self, now: float) -> bool:
@@ -170,8 +172,10 @@ class Node(Peer):
 
 def check_hello(hello: Hello, identity: str, known: Peer | None) -> Refused | None:
     """Why a peer may not join, or None. A namesake that is suspect or gone gives way, one that lives does not."""
-    if identity != f"{hello.role}:{hello.name}":
-        return Refused(code="protocol", message="the socket's identity must be role:name, as in the hello")
+    plain = f"{hello.role}:{hello.name}"
+    if identity not in (plain, control_identity(hello.role, hello.name, hello.incarnation)):
+        text = "the socket's identity must be role:name/incarnation (or role:name), as in the hello"
+        return Refused(code="protocol", message=text)
     if hello.protocol_min > PROTOCOL_MAX or hello.protocol_max < PROTOCOL_MIN:
         theirs, ours = f"{hello.protocol_min}-{hello.protocol_max}", f"{PROTOCOL_MIN}-{PROTOCOL_MAX}"
         text = f"{hello.name} speaks protocol {theirs}, this coordinator {ours}: upgrade the older of the two"

@@ -67,10 +67,10 @@ class Published:
             if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
                 node.keep_loaded(keep)
                 number = preparation.version if preparation else self._version  # never ahead of what nodes work on
-                yield Send(node.identity, Retire(term=self._term, version=number, keep=tuple(sorted(keep))))
+                yield Send(node.address, Retire(term=self._term, version=number, keep=tuple(sorted(keep))))
             if self._may_go(node, keep):
                 node.farewell = True
-                yield Send(node.identity, Farewell())
+                yield Send(node.address, Farewell())
 
     def _keep(
         self, node: str, committed: Mapping[str, frozenset[StageKey]], preparation: Preparation | None

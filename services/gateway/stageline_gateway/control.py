@@ -14,7 +14,20 @@ from stageline.absence import COMPLAINT, Absence
 from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, Coordinators
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
-from stageline.messages import CONTROL, PLAN, GetPlan, Hello, Ping, PlanReply, Pong, Refused, Rejoin, StageTime, Welcome
+from stageline.messages import (
+    CONTROL,
+    PLAN,
+    GetPlan,
+    Hello,
+    Ping,
+    PlanReply,
+    Pong,
+    Refused,
+    Rejoin,
+    StageTime,
+    Welcome,
+    control_identity,
+)
 from stageline.plan import Digest, Endpoint, Epoch, Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
@@ -112,7 +125,7 @@ class ControlLink:
             self._plan_reader.close()
 
     def _connect(self) -> None:
-        identity = f"gateway:{self._addresses.name}".encode()
+        identity = control_identity("gateway", self._addresses.name, self.incarnation).encode()
         self._socket = self._sockets.connect(CONTROL, self._coordinators.current, identity=identity)
         self._reader = Reader(self._loop, self._socket, self._received, copy=True)
 

@@ -57,7 +57,7 @@ class Agent:
         self._store = BlobStore(config.cache_dir, config.cache_max_bytes)
         self._coordinators = Coordinators(read_addresses(config.coordinator))
         self._chosen = True
-        self._control = ControlLink(sockets, self._coordinators, config.name, log)
+        self._control = ControlLink(sockets, self._coordinators, config.name, self._incarnation, log)
         self._slot = self._make_slot(sockets, now)
         self.status = Status()
         self._http = StatusServer(

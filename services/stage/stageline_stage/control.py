@@ -9,7 +9,7 @@ import zmq
 from stageline.coordinators import Coordinators
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
-from stageline.messages import CONTROL, FromCoordinator
+from stageline.messages import CONTROL, FromCoordinator, control_identity
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, Message, encode
 
@@ -17,9 +17,9 @@ from stageline.wire import Decoder, Message, encode
 class ControlLink:
     """A DEALER that can be made anew, so that nothing stale is queued for a coordinator that was away."""
 
-    def __init__(self, sockets: Sockets, coordinators: Coordinators, name: str, log: Logger) -> None:
+    def __init__(self, sockets: Sockets, coordinators: Coordinators, name: str, incarnation: str, log: Logger) -> None:
         self._sockets, self._coordinators = sockets, coordinators
-        self._identity = f"agent:{name}".encode()
+        self._identity = control_identity("agent", name, incarnation).encode()
         self._log = log
         self._decode: Decoder[FromCoordinator] = Decoder(FromCoordinator)
         self.socket: Socket = self._connect()

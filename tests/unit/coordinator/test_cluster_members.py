@@ -332,3 +332,10 @@ def test_without_a_plan_to_resume_it_starts_at_once() -> None:
     made = Fleet(memory=Memory(models=(("m", manifest()),)))
     made.join("n0")
     assert made.model().status == "serving"
+
+
+def test_a_peer_that_returned_over_a_new_connection_is_asked_to_say_hello_again() -> None:
+    made = serving()
+    made.handle(events.PeerChanged("agent:n1", PeerState.ALIVE, returned=True))
+    assert len(made.replies("agent:n1", Rejoin)) == 1
+    assert made.cluster.members.nodes["n1"].state == "alive"

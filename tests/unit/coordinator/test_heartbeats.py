@@ -41,3 +41,48 @@ def test_a_namesake_does_not_keep_its_dead_predecessor_alive() -> None:
     assert members.vouches("agent:a", Pong(sequence=1, sent_s=0, incarnation="i1"))
     assert members.vouches("agent:a", ExecutorDown(executor="x", exit_code=1, reason="y"))
     assert not members.vouches("agent:b", Pong(sequence=1, sent_s=0, incarnation="i1"))
+
+
+def frozen() -> tuple[Heartbeats, float]:
+    """Two peers, and an observer that has just come back from two seconds of standing still."""
+    beats = Heartbeats(DetectorConfig())
+    for peer in ("agent:a", "agent:b"):
+        beats.watch(peer, 0.0)
+    beats.tick(0.0)
+    return beats, 2.0
+
+
+def test_after_a_stall_a_broken_connection_suspects_nobody_who_comes_back() -> None:
+    beats, now = frozen()
+    assert beats.disconnected("agent:a", now) == []
+    assert beats.tick(now) == []
+    assert beats.disconnected("agent:b", now + 0.01) == []
+    (back,) = beats.heard("agent:a", now + 0.05)
+    assert back.returned and back.state is PeerState.ALIVE
+    assert beats.heard("agent:a", now + 0.06) == []
+    beats.watch("agent:b", now + 0.05)  # it said hello anew
+    assert beats.heard("agent:b", now + 0.06) == []
+    assert beats.tick(now + 0.1) == []
+
+
+def test_after_a_stall_one_who_does_not_come_back_is_suspected_by_its_silence() -> None:
+    beats, now = frozen()
+    assert beats.disconnected("agent:a", now) == []
+    changes = []
+    for step in range(12):
+        changes += [(round(step * 0.1, 1), change) for change in beats.tick(now + step * 0.1)]
+        beats.heard("agent:b", now + step * 0.1)
+    assert [(at, change.peer, change.state) for at, change in changes] == [
+        (0.2, "agent:a", PeerState.SUSPECT),
+        (0.7, "agent:a", PeerState.EVICTED),
+    ]
+
+
+def test_the_grace_ends_and_a_broken_connection_suspects_at_once_again() -> None:
+    beats, now = frozen()
+    for step in range(5):
+        for peer in ("agent:a", "agent:b"):
+            beats.heard(peer, now + step * 0.1)
+        beats.tick(now + step * 0.1)
+    (lost,) = beats.disconnected("agent:a", now + 0.41)
+    assert lost.disconnected and lost.state is PeerState.SUSPECT

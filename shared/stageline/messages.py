@@ -51,6 +51,30 @@ class Progress(Part, frozen=True):
     current_age_s: float = 0.0
 
 
+class Mark(Part, frozen=True):
+    """The newest batch of `gateway` that passed between here and `peer`: an executor, or the gateway itself.
+
+    Gateways number their batches upwards, and links keep their order. `nbytes`: the largest message sent there lately.
+    """
+
+    gateway: str
+    peer: str
+    batch: int
+    nbytes: int = 0
+
+
+class Passage(Part, frozen=True):
+    """What came to `end` (an executor, or a gateway as headers name it) over each link, and went away from it.
+
+    `looks` changes with every look at the data socket that left nothing there.
+    """
+
+    end: str
+    looks: int
+    came: tuple[Mark, ...] = ()
+    went: tuple[Mark, ...] = ()
+
+
 class BlockTime(Part, frozen=True):
     """A block measured on a node: median seconds of one run at `batch`, its relative spread, workspace bytes.
 
@@ -205,7 +229,10 @@ class Ping(Message, frozen=True):
 
 
 class Pong(Message, frozen=True):
-    """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on, and stage times."""
+    """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on, and stage times.
+
+    `passages`: of the sender's executors, or of the gateway.
+    """
 
     sequence: int
     sent_s: float
@@ -214,6 +241,7 @@ class Pong(Message, frozen=True):
     progress: tuple[Progress, ...] = ()
     oldest_in_flight: Epoch | None = None
     stage_times: tuple[StageTime, ...] = ()
+    passages: tuple[Passage, ...] = ()
 
 
 class Leaving(Message, frozen=True):
@@ -529,6 +557,7 @@ class Beat(Message, frozen=True):
 
     progress: Progress
     computing: tuple[int, ...] = ()
+    passage: Passage | None = None
 
 
 class Stop(Message, frozen=True):

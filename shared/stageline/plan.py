@@ -151,13 +151,26 @@ class Plan(Message, frozen=True):
         return next((m for m in self.models if m.name == name), None)
 
 
+class StalledLink(Part, frozen=True):
+    """Batches went from `source` to `target` (executors, or gateways as headers name them) and did not come.
+
+    `number` is new in the term each time that is found, so that what is lost is dispatched again once.
+    """
+
+    source: str
+    target: str
+    number: int
+
+
 class Digest(Message, frozen=True):
     """Which plan is current, and how the nodes are: repeated every 200 ms and at once when a node changes.
 
-    `sequence` grows with every digest of a term, so that an older one is never applied after a newer.
+    `sequence` grows with every digest of a term, so that an older one is never applied after a newer. `stalled`: links
+    that let nothing through since they were found to be so.
     """
 
     term: int
     version: int
     sequence: int
     nodes: tuple[NodeView, ...] = ()
+    stalled: tuple[StalledLink, ...] = ()

@@ -134,6 +134,7 @@ class Cluster:
         elif isinstance(message, Pong):
             self.members.pong(peer, message, now)
             yield from self.measuring.observed(message, self.members, self._models, now)
+            yield from self.measuring.passed(peer, message, self.members, now)
         elif isinstance(message, Leaving):
             yield from self._leaving(peer)
         elif isinstance(peer, Node):
@@ -243,7 +244,7 @@ class Cluster:
     def _tick(self, event: Tick, now: float) -> Iterator[Instruction]:
         for name in self.members.forget(now):
             yield from self._forget(name)
-        yield from self.measuring.forget(now)
+        yield from self.measuring.forget(self.members, now)
 
     def _forget(self, name: str) -> Iterator[Instruction]:
         self.measuring.links.forget(f"agent:{name}")

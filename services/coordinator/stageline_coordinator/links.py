@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from stageline.messages import LinkTime, Probed, ProbeRequest
 
+from .blocks import Blocks
 from .events import Instruction, Note, PersistLinks, Send
 from .members import Members
 from .network import Ends, Link, LinkBook, Network
@@ -28,6 +29,8 @@ class Links:
         self._tournament = Tournament({ends for ends in links if ends[0] < ends[1]})
         self._views: tuple[object, Network] = (None, Network())
         self._settle_at = math.inf
+        self.blocks = Blocks()
+        self._probed: dict[Ends, float] = {}
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -52,6 +55,7 @@ class Links:
         if message.link is None or not _sound(message.link):
             yield from self._failed(pair, message.error or "the figures make no sense", now)
             return
+        self._probed[pair] = self._probed[pair[::-1]] = now
         out, back = directions(message.link)
         sure = [self.book.learn(pair, out), self.book.learn((message.peer, node.identity), back)]
         self._tournament.ended(pair, True, now, confirm=not all(sure))
@@ -65,15 +69,30 @@ class Links:
     def forget(self, identity: str) -> None:
         """It will not come back."""
         self.book.forget(identity)
+        self.blocks.forget(identity)
         self._tournament.forget(identity)
 
     def view(self, nodes: Sequence[Node], members: Members) -> Network:
         """The links of these nodes as planned with; the same object while nothing changes."""
         gateways = [gateway.identity for gateway in members.gateways.values() if gateway.liveness != "gone"]
-        key = (self.book.version, tuple(node.identity for node in nodes), tuple(gateways))
+        blocked = self.blocks.now
+        key = (self.book.version, blocked, tuple(node.identity for node in nodes), tuple(gateways))
         if self._views[0] != key:
-            self._views = (key, self.book.view(key[1], key[2]))
+            self._views = (key, self.book.view(key[2], key[3], blocked))
         return self._views[1]
+
+    def block(self, ends: Ends, now: float) -> Iterator[Instruction]:
+        """Batches do not get through: plan around it for a while, and see whether probes do."""
+        if self.blocks.add(ends, now):
+            self._tournament.again(ends, now)
+            yield Note("link broken", {"source": ends[0], "target": ends[1], "reason": "batches do not come through"})
+
+    def unblock(self, now: float) -> Iterator[Instruction]:
+        """Plan with those again whose time is over, unless they can be probed and let no probe through either."""
+        for ends in self.blocks.due(now):
+            if not self._tournament.knows(ends) or self._probed.get(ends, -math.inf) >= self.blocks.since(ends):
+                self.blocks.remove(ends)
+                yield Note("link tried again", {"source": ends[0], "target": ends[1]})
 
     def _failed(self, pair: Ends, reason: str, now: float) -> Iterator[Instruction]:
         if not self._tournament.ended(pair, False, now):

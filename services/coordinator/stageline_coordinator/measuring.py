@@ -12,9 +12,13 @@ from .figures import Figures, Models
 from .links import Links
 from .members import Members
 from .network import Ends, Link
-from .peers import Node, Peer
+from .peers import Node, Peer, speaks_for
 from .profiling import ProfileBook
+from .stalls import Stalls
 from .tournament import host_of
+
+PLAN_AROUND = 2
+"""A link that was found stalled so many times in a row is planned around; the first time may be a broken connection."""
 
 
 class Measuring:
@@ -23,6 +27,7 @@ class Measuring:
     def __init__(self, figures: Figures, links: Mapping[Ends, Link]) -> None:
         self.book = ProfileBook(figures)
         self.links = Links(links)
+        self.stalls = Stalls()
         self._drift = Drift()
 
     def requests(self, nodes: Sequence[Node], members: Members, models: Models, now: float) -> Iterator[Instruction]:
@@ -54,11 +59,24 @@ class Measuring:
             if node is not None and node.present:
                 yield from self._drift.observe(node, times, models, self.book, now)
 
+    def passed(self, peer: Peer, message: Pong, members: Members, now: float) -> Iterator[Instruction]:
+        """A peer says which batches passed it. A link that goes on letting nothing through is planned around."""
+        for passage in message.passages:
+            for stall in self.stalls.heard(passage, now) if speaks_for(peer, passage.end) else ():
+                ends = (members.end(stall.source), members.end(stall.target))
+                yield Note("link stalled", {"source": ends[0], "target": ends[1], "times": stall.strikes})
+                if stall.strikes >= PLAN_AROUND and all(ends):
+                    yield from self.links.block(ends, now)
+        members.stalled = self.stalls.stalled
+
     def lost(self, peer: Peer) -> None:
         """It will not answer what it was asked."""
         self.book.lost(peer.name)
         self.links.lost(peer.identity)
 
-    def forget(self, now: float) -> Iterator[Instruction]:
-        """What old traffic said of nodes."""
+    def forget(self, members: Members, now: float) -> Iterator[Instruction]:
+        """What old traffic said of nodes and links."""
         yield from self._drift.forget(now)
+        self.stalls.forget(now)
+        members.stalled = self.stalls.stalled
+        yield from self.links.unblock(now)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from stageline.messages import ExecutorInfo, Hello, Pong, Refused
-from stageline.plan import Crash, NodeView
+from stageline.plan import Crash, NodeView, StalledLink
 from stageline.wire import Message
 
 from .detector import PeerState
-from .peers import FORGET_S, Gateway, Node, Peer, check_hello
+from .peers import FORGET_S, Gateway, Node, Peer, check_hello, speaks_for
 
 
 class Members:
@@ -17,6 +17,7 @@ class Members:
 
     def __init__(self, known: Iterable[Hello], now: float) -> None:
         self.gateways: dict[str, Gateway] = {}
+        self.stalled: tuple[StalledLink, ...] = ()
         self.nodes = {hello.name: Node(hello, liveness="gone", gone_at=now) for hello in known}
 
     def find(self, identity: str) -> Peer | None:
@@ -34,6 +35,14 @@ class Members:
         """The same for a worker."""
         found = self.find(identity)
         return found if isinstance(found, Node) else None
+
+    def end(self, name: str) -> str:
+        """The identity of the peer that headers call `name`: an executor, or a gateway. Empty if it is not here."""
+        for node in self.nodes.values():
+            if name in node.executors:
+                return node.identity
+        gateway = self.gateways.get(name.rpartition("/")[0])
+        return gateway.identity if gateway is not None and speaks_for(gateway, name) else ""
 
     def usable(self, now: float) -> list[Node]:
         """The nodes that a plan may rely on, by name."""

@@ -8,7 +8,7 @@ makes a new problem.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,9 @@ class Link:
 
 
 BROKEN = Link(0.0, 0.0)
+BLOCKED = Link(1e3, 0.0)
+"""Plans avoid it where they can. Not 0, or where they cannot there would be no plan left, even if the link recovers."""
+FREE = Link(1e12, 0.0)
 
 
 @dataclass(frozen=True)
@@ -134,16 +137,20 @@ class LinkBook:
             for ends in [ends for ends in table if identity in ends]:
                 del table[ends]
 
-    def view(self, nodes: Sequence[str], gateways: Sequence[str]) -> Network:
-        """What a problem over these nodes and gateways (identities) gets.
+    def view(self, nodes: Sequence[str], gateways: Sequence[str], blocked: Collection[Ends] = ()) -> Network:
+        """What a problem over these nodes and gateways (identities) gets; `blocked` links are as good as none.
 
         A link that was not measured yet counts as the slowest of its kind that was, so that no node is preferred for
         being unknown; where none was, all are free. Of several gateways each node's slowest path counts.
         """
-        matrix = [[self.planned.get((a, b)) for b in nodes] for a in nodes]
+
+        def planned(source: str, target: str) -> Link | None:
+            return BLOCKED if (source, target) in blocked else self.planned.get((source, target))
+
+        matrix = [[planned(a, b) for b in nodes] for a in nodes]
         between = _slowest(link for row in matrix for link in row)
-        to_nodes = [[self.planned.get((g, n)) for g in gateways] for n in nodes]
-        from_nodes = [[self.planned.get((n, g)) for g in gateways] for n in nodes]
+        to_nodes = [[planned(g, n) for g in gateways] for n in nodes]
+        from_nodes = [[planned(n, g) for g in gateways] for n in nodes]
         return Network(_links(matrix, between) if between else None, _port(to_nodes), _port(from_nodes))
 
 
@@ -157,8 +164,14 @@ def drifted(known: Link, found: Link) -> bool:
 
 
 def _slowest(links: Iterable[Link | None]) -> Link | None:
-    """The smallest bandwidth and the largest latency of those that work; None if none is known."""
+    """The smallest bandwidth and the largest latency of those that work; None if none is known.
+
+    Where nothing but blocked links is known, the others are free.
+    """
     known = [link for link in links if link]
+    if known and all(link is BLOCKED for link in known):
+        return FREE
+    known = [link for link in known if link is not BLOCKED]
     working = [link for link in known if link.bytes_per_s > 0]
     return _worst(working or known) if known else None
 

@@ -170,6 +170,13 @@ class Node(Peer):
         return NodeView(node=self.name, incarnation=incarnation, state=self.state, executors=running, crash=self.crash)
 
 
+def speaks_for(peer: Peer, end: str) -> bool:
+    """Whether `end` of a link, as headers name it, is of that peer."""
+    if isinstance(peer, Node):
+        return end in peer.executors
+    return end == f"{peer.name}/{peer.hello.incarnation}"
+
+
 def check_hello(hello: Hello, identity: str, known: Peer | None) -> Refused | None:
     """Why a peer may not join, or None. A namesake that is suspect or gone gives way, one that lives does not."""
     plain = f"{hello.role}:{hello.name}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from stageline.messages import Farewell, Retire
-from stageline.plan import Digest, ModelPlan, NodeView, Plan, StageKey
+from stageline.plan import Digest, ModelPlan, NodeView, Plan, StageKey, StalledLink
 
 from .draining import Drain, hosts_of
 from .events import Instruction, PersistPlan, PublishDigest, PublishPlan, Send
@@ -22,7 +22,7 @@ class Published:
         self._term = term
         self._version = 0
         self._sequence = 0
-        self._announced: tuple[int, tuple[NodeView, ...]] | None = None
+        self._announced: tuple[int, tuple[NodeView, ...], tuple[StalledLink, ...]] | None = None
         self._drain = Drain(drain_s)
 
     def next_version(self) -> int:
@@ -44,16 +44,22 @@ class Published:
         yield from self.announce(members)
 
     def announce(self, members: Members) -> Iterator[Instruction]:
-        """A digest, if nodes or the plan have changed since the last one."""
-        if self._announced != (self.plan.version, members.views()):
+        """A digest, if nodes, the plan or stalled links have changed since the last one."""
+        if self._announced != (self.plan.version, members.views(), members.stalled):
             yield PublishDigest(self.digest(members))
 
     def digest(self, members: Members) -> Digest:
         """The next digest."""
         views = members.views()
         self._sequence += 1
-        self._announced = (self.plan.version, views)
-        return Digest(term=self._term, version=self.plan.version, sequence=self._sequence, nodes=views)
+        self._announced = (self.plan.version, views, members.stalled)
+        return Digest(
+            term=self._term,
+            version=self.plan.version,
+            sequence=self._sequence,
+            nodes=views,
+            stalled=members.stalled,
+        )
 
     def retire(self, members: Members, preparation: Preparation | None, now: float) -> Iterator[Instruction]:
         """Let nodes unload what no plan needs any more, and those go that want to and that nothing needs."""

@@ -189,7 +189,7 @@ class Coordinator:
         self._log.info(note.event, **note.fields)
         if note.event == "committed":
             self.metrics.replans.inc()
-        elif note.event in ("node drifted", "link drifted", "link broken"):
+        elif note.event in ("node drifted", "link drifted", "link broken", "link stalled"):
             self.metrics.drifts.labels(note.event).inc()
 
     def _publish(self, message: Plan | Digest) -> None:

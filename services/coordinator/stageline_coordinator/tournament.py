@@ -120,6 +120,17 @@ class Tournament:
         state.due = now + min(MAX_RETRY_S, RETRY_S * 2 ** (state.attempts - 1))
         return state.attempts >= MAX_ATTEMPTS
 
+    def knows(self, ends: Pair) -> bool:
+        """Whether the link between the two, in either order, can be measured."""
+        return ends in self._states or ends[::-1] in self._states
+
+    def again(self, ends: Pair, now: float) -> None:
+        """Measure that link soon, if it can be."""
+        for pair in (ends, ends[::-1]):
+            state = self._states.get(pair)
+            if state is not None:
+                state.due, self._look_at = now, now
+
     def overdue(self, now: float) -> list[Pair]:
         """Pairs whose answer does not come; tell `ended`."""
         return [pair for pair, match in self._matches.items() if now - match.begun >= ANSWER_S]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from stageline.plan import Epoch
 from stageline_gateway.batching import Batch
+from stageline_gateway.overtaken import Overtaken
 from stageline_gateway.routing import Router
 
 
@@ -18,6 +19,7 @@ class BatchTable:
         self._batches: dict[int, Batch] = {}
         self._last = 0
         self._items: Counter[str] = Counter()
+        self._overtaken = Overtaken()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -31,6 +33,7 @@ class BatchTable:
         """A batch goes out."""
         self._router.take(batch.model, batch.path, batch.nbytes)
         self._batches[batch.id] = batch
+        self._overtaken.sent(batch)
         self._items[batch.model.name] += sum(batch.rows)
 
     def get(self, batch_id: int) -> Batch | None:
@@ -41,9 +44,14 @@ class BatchTable:
         """Stop counting on it. A late result is still welcome while one of its requests is unanswered."""
         if batch.live:
             batch.live = False
+            self._overtaken.ended(batch)
             self._items[batch.model.name] -= sum(batch.rows)
             self._router.release(batch.model, batch.path, batch.nbytes)
         self._forget_if_useless(batch)
+
+    def back(self, batch: Batch) -> list[Batch]:
+        """Its result came; returns those that must have been lost on the way. To be told before `finish`."""
+        return self._overtaken.back(batch)
 
     def finish(self, batch: Batch) -> None:
         """It came back, or failed: nothing more will come of it."""

@@ -21,7 +21,8 @@ Path = tuple[Replica, ...]
 class Batch:
     """A dispatched batch. `live` while its credits are held: until its result, a failure, or it is given up.
 
-    `pending` are the requests that it may still answer, a subset of `keys`.
+    `pending` are the requests that it may still answer, a subset of `keys`; `rank` is its place in executors' queues;
+    `overtaken` counts later ones that are back while it is not.
     """
 
     id: int
@@ -34,6 +35,8 @@ class Batch:
     nbytes: int
     sent: float
     overdue_at: float
+    rank: tuple[int, float]
+    overtaken: int = 0
     live: bool = True
     pending: set[int] = field(default_factory=set)
 

@@ -19,6 +19,7 @@ from stageline.messages import (
     PLAN,
     GetPlan,
     Hello,
+    Passage,
     Ping,
     PlanReply,
     Pong,
@@ -50,6 +51,7 @@ class Heartbeat:
     epoch: Epoch
     oldest_in_flight: Epoch | None
     stage_times: tuple[StageTime, ...] = ()
+    passages: tuple[Passage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class ControlLink:
                     epoch=beat.epoch,
                     oldest_in_flight=beat.oldest_in_flight,
                     stage_times=beat.stage_times,
+                    passages=beat.passages,
                 )
             )
         elif isinstance(message, Welcome):

@@ -9,6 +9,7 @@ import msgspec
 
 from stageline.data import Buffer
 from stageline.errors import StagelineError
+from stageline.passing import Passing
 from stageline.plan import Endpoint
 from stageline.protocol import Result
 from stageline_gateway import events as ev
@@ -34,6 +35,7 @@ class Stats:
     dispatched: int = 0
     retried: int = 0
     overdue: int = 0
+    lost: int = 0
     results_dropped: int = 0
     results_refused: int = 0
     attached: int = 0
@@ -62,8 +64,9 @@ class Core:
         self.identity = identity
         self.stats = Stats()
         self.observed = Observed()
+        self.passing = Passing()
         self.view = PlanView()
-        self.router = Router(self.view, settings.window, settings.window_bytes)
+        self.router = Router(self.view, settings.window, settings.window_bytes, identity.name)
         self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes, identity.first)
         self.keys = Keys(settings.answer_keep_s, settings.answer_keep_bytes, settings.max_in_flight)
         self.batches = BatchTable(self.router)

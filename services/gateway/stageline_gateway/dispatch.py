@@ -23,6 +23,7 @@ class Dispatcher:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._wakes: dict[str, float] = {}
+        self._try_at = 0.0
 
     def enqueue(self, entry: Entry, now: float) -> None:
         """Let a request wait for its dispatch, at its rank; or end it, if the model is no longer what it was."""
@@ -84,6 +85,7 @@ class Dispatcher:
         cost = batch_cost(model, sum(entry.request.nbytes for entry in entries), rows)
         path = core.router.find(model, cost, now)
         if path is None:
+            self._wait_for_links()
             return False
         attempt = 1 + max(entry.attempts for entry in entries)
         batch = self._batch(model, entries, path, cost, attempt, now)
@@ -94,6 +96,13 @@ class Dispatcher:
         core.timers.add(batch.overdue_at, Timer.OVERDUE, batch.id)
         self._send(batch, entries, attempt)
         return True
+
+    def _wait_for_links(self) -> None:
+        """Look again when a stalled link may be tried, if it was that."""
+        wake = self._core.router.stalled.next_try()
+        if wake is not None and wake != self._try_at:
+            self._try_at = wake
+            self._core.timers.add(wake, Timer.BATCH)
 
     def _drop_late(self, entries: list[Entry], now: float) -> bool:
         late = [(entry, error) for entry in entries if (error := too_late(self._core, entry, now)) is not None]
@@ -116,6 +125,7 @@ class Dispatcher:
             nbytes=cost,
             sent=now,
             overdue_at=now + patience(model, sum(rows), core.router.ahead(path), attempt),
+            rank=(min(entry.request.priority for entry in entries), max(entry.request.deadline for entry in entries)),
             pending=set(keys),
         )
 
@@ -134,10 +144,11 @@ class Dispatcher:
             hop=0,
             reply=reply_address(batch.path, core.identity.reply),
             values=values,
-            priority=min(r.priority for r in requests),
-            deadline_ns=int((max(r.deadline for r in requests) + core.identity.unix_s) * 1e9),
+            priority=batch.rank[0],
+            deadline_ns=int((batch.rank[1] + core.identity.unix_s) * 1e9),
             level=requests[0].level,
             trace=requests[0].trace,
         )
         core.stats.dispatched += 1
+        core.passing.went(header.gateway, header.path[0].executor, batch.id, batch.nbytes)
         core.emit(ev.Dispatch(header.path[0].address, header, buffers))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stageline.messages import StageTime
+from stageline.messages import Passage, StageTime
 from stageline.plan import Epoch, Plan
 from stageline.protocol import ModelInfo
 from stageline_gateway import events as ev
@@ -37,6 +37,7 @@ class Engine:
         self._arrivals = Arrivals(self._core, self._dispatcher)
         self._journaling = Journaling(self._core, self._arrivals.begin)
         self._asked: float | None = None
+        self._looks = 0
         self._handlers: dict[type, Callable[[Any, float], None]] = {
             ev.RequestArrived: self._arrivals.arrived,
             ev.CancelRequested: self._arrivals.cancelled,
@@ -102,6 +103,11 @@ class Engine:
     def stage_times(self) -> tuple[StageTime, ...]:
         """What stages took since this was last asked."""
         return self._core.observed.take()
+
+    def passage(self, now: float) -> Passage:
+        """Which batches went to executors and came back; whoever asks has read what there was to read."""
+        self._looks += 1
+        return self._core.passing.report(self._core.identity.name, self._looks, now)
 
     @property
     def stats(self) -> Stats:
@@ -190,6 +196,7 @@ class Engine:
         if applied is not Applied.STALE:
             self._suspects.look(now)
             self._outcomes.check_paths(now)
+            self._outcomes.check_links(now)
 
     def _free(self) -> None:
         freed = self._core.keys.take_freed()

@@ -17,6 +17,7 @@ _EVENTS = {
     "dispatched": "Batches sent to a first stage",
     "retried": "Requests that had to be dispatched again",
     "overdue": "Batches that were not back in time",
+    "lost": "Batches that were lost on a link",
     "results_dropped": "Results and failures that nobody waited for",
     "attached": "Requests that joined one in flight with their idempotency key",
     "replayed": "Requests answered from what was kept under their idempotency key",

@@ -34,6 +34,8 @@ class Outcomes:
     def result(self, event: ev.ResultArrived, now: float) -> None:
         """The first valid result answers; what nobody waits for is dropped."""
         core, header = self._core, event.header
+        if header.gateway == core.identity.name and header.path:
+            core.passing.came(header.gateway, header.path[-1].executor, header.batch)
         batch = self._batch_of(header)
         if batch is None:
             core.stats.results_dropped += 1
@@ -53,7 +55,10 @@ class Outcomes:
             if entry is not None:
                 self._answer(entry, batch, event, (start, rows), now)
             start += rows
+        lost = core.batches.back(batch)
         core.batches.finish(batch)
+        for other in lost:
+            self._lost(other, now, "a connection between workers broke")
 
     def _answer(self, entry: Entry, batch: Batch, event: ev.ResultArrived, part: tuple[int, int], now: float) -> None:
         request = entry.request
@@ -84,6 +89,8 @@ class Outcomes:
     def failure(self, event: ev.FailureArrived, now: float) -> None:
         """Repeat what another try may cure; a batch that fails as such is repeated one request at a time."""
         core, failure = self._core, event.failure
+        if failure.gateway == core.identity.name:
+            core.passing.came(failure.gateway, failure.executor, failure.batch)
         batch = self._batch_of(failure)
         if batch is None or not batch.live:
             core.stats.results_dropped += 1
@@ -117,6 +124,18 @@ class Outcomes:
             dead = next((r for r in batch.path if not self._core.view.alive(r)), None)
             if dead is not None:
                 self._repeat(batch, now, "the worker died", node=dead.node)
+
+    def check_links(self, now: float) -> None:
+        """Repeat every batch whose path leads over a link that is newly found to have let nothing through."""
+        stalled = self._core.router.stalled
+        fresh = stalled.update(self._core.view.stalled, now)
+        for batch in self._core.batches.live() if fresh else ():
+            if stalled.crosses(batch, fresh):
+                self._lost(batch, now, "a link between workers let nothing through")
+
+    def _lost(self, batch: Batch, now: float, reason: str) -> None:
+        self._core.stats.lost += 1
+        self._repeat(batch, now, reason)
 
     def overdue(self, batch_id: int, now: float) -> None:
         """A batch that is not back in time is sent again, to be safe."""

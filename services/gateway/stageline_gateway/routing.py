@@ -20,8 +20,10 @@ from stageline.plan import (
     PlanStage,
     Replica,
     StageKey,
+    StalledLink,
 )
 from stageline_gateway.batching import Path
+from stageline_gateway.stalled import StalledLinks
 
 
 class Applied(Enum):
@@ -42,6 +44,7 @@ class PlanView:
         self._digest: Digest | None = None
         self._states: dict[str, NodeState] = {}
         self._running: set[tuple[str, str]] = set()
+        self.stalled: tuple[StalledLink, ...] = ()
         self.crashes: tuple[tuple[str, Crash], ...] = ()
         """Each node's last."""
 
@@ -73,6 +76,7 @@ class PlanView:
         behind = (digest.term, digest.version) > self.epoch
         if digest.term == self.epoch[0]:
             self._see(digest.nodes)
+            self.stalled = digest.stalled
             return Applied.BEHIND if behind else Applied.CHANGED
         return Applied.BEHIND if behind and digest.version > 0 else Applied.STALE
 
@@ -130,8 +134,9 @@ class Router:
     replicas than the widest is on several paths, so its replicas get as many times more. One batch always fits.
     """
 
-    def __init__(self, view: PlanView, window: int, window_bytes: int) -> None:
+    def __init__(self, view: PlanView, window: int, window_bytes: int, gateway: str = "") -> None:
         self._view = view
+        self.stalled = StalledLinks(gateway)
         self._window = window
         self._window_bytes = window_bytes
         self._batches: Counter[tuple[StageKey, str, str]] = Counter()
@@ -145,14 +150,17 @@ class Router:
             return None
         live = [self._view.usable(stage) for stage in model.stages]
         widest = max(map(len, live))
-        path: list[Replica] = []
+        choices: list[list[Replica]] = []
         for stage, replicas in zip(model.stages, live, strict=True):
             share = ceil(widest / len(replicas))
-            fitting = [r for r in self._preferred(replicas, now) if self._fits(model, stage, r, nbytes, share)]
+            able = replicas if self.stalled else self._preferred(replicas, now)
+            fitting = [r for r in able if self._fits(model, stage, r, nbytes, share)]
             if not fitting:
                 return None
-            path.append(min(fitting, key=self._rank))
-        return tuple(path)
+            choices.append(fitting)
+        if self.stalled:
+            return self.stalled.choose([sorted(fitting, key=self._rank) for fitting in choices], now)
+        return tuple(min(fitting, key=self._rank) for fitting in choices)
 
     def take(self, model: ModelPlan, path: Path, nbytes: int) -> None:
         """A batch goes out on `path`."""
@@ -188,6 +196,7 @@ class Router:
 
     def trust(self, path: Path) -> None:
         """A batch came back."""
+        self.stalled.trust(path)
         for replica in path:
             self._blamed.pop(_who(replica), None)
 

@@ -187,7 +187,7 @@ class Gateway:
         if now >= self._tell_times_at:
             self._tell_times_at = now + STAGE_TIMES_S
             times = self._engine.stage_times()
-        return Heartbeat(self._engine.epoch, self._engine.oldest_in_flight, times)
+        return Heartbeat(self._engine.epoch, self._engine.oldest_in_flight, times, (self._engine.passage(now),))
 
     # --- events in ------------------------------------------------------------------------------------------
 

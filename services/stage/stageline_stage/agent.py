@@ -155,6 +155,7 @@ class Agent:
                 incarnation=self._incarnation,
                 epoch=self._work.loading.epoch,
                 progress=(progress,) if progress is not None else (),
+                passages=self._slot.passages,
             )
         )
 

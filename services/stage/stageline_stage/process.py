@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from stageline.messages import Beat, ExecutorHello, ExecutorInfo, Progress
+from stageline.messages import Beat, ExecutorHello, ExecutorInfo, Passage, Progress
 from stageline.plan import StageKey
 from stageline_stage.blackbox import BlackBox
 from stageline_stage.resources import process_state
@@ -64,6 +64,7 @@ class ExecutorProcess:
         self.executor = executor
         self.hello: ExecutorHello | None = None
         self.progress: Progress | None = None
+        self.passage: Passage | None = None
         self._blackbox = BlackBox.create()
         self._child = subprocess.Popen(
             launch.command(executor, self._blackbox.descriptor),
@@ -89,6 +90,7 @@ class ExecutorProcess:
             self.hello = message
         elif isinstance(message, Beat):
             self.progress = message.progress
+            self.passage = message.passage
 
     def info(self, loaded: set[StageKey]) -> ExecutorInfo | None:
         """As the coordinator gets to know it, once it has said hello."""

@@ -18,6 +18,7 @@ from stageline.messages import (
     Loaded,
     LoadFailed,
     Measured,
+    Passage,
     Progress,
     Stop,
     ToAgent,
@@ -66,6 +67,12 @@ class ExecutorSlot:
     def progress(self) -> Progress | None:
         """The executor's last report."""
         return self.process.progress if self.process is not None else None
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        """Which batches passed the executor, as it said last."""
+        passage = self.process.passage if self.process is not None else None
+        return (passage,) if passage is not None else ()
 
     def info(self, loaded: set[StageKey]) -> ExecutorInfo | None:
         """The executor as the coordinator gets to know it, if it is ready."""

@@ -10,7 +10,8 @@ import zmq
 
 from stageline import logs
 from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames, encode_frames
-from stageline.messages import DATA
+from stageline.messages import DATA, Mark
+from stageline.passing import Passing
 from stageline.plan import StageKey
 from stageline.sockets import Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work
@@ -40,6 +41,7 @@ class Rig:
             data,
             queue=self.queue,
             call_io=self.called.set,
+            passing=Passing(),
             log=logs.get(),
         )
 
@@ -49,12 +51,7 @@ class Rig:
 
     def batch(self, number: int, priority: int = 0, hop: int = 0) -> None:
         """Send a batch to the executor."""
-        path = (Hop(KEY, "tcp://127.0.0.1:1", "n1", "e1"),)
-        values = (Tensor("uint8", (1, 4)),)
-        header = Activation(
-            DATA_VERSION, "g", number, (1,), (1,), 1, (1, 1), path, hop, self.reply, values, priority=priority
-        )
-        self.push.send_multipart(encode_frames(header, [b"abcd"]))
+        self.push.send_multipart(encode_frames(header(self.reply, number, priority, hop), [b"abcd"]))
 
     def until(self, holds: Callable[[], bool], act: Callable[[], object]) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -78,6 +75,12 @@ def rig() -> Iterator[Rig]:
     made = Rig()
     yield made
     made.close()
+
+
+def header(reply: str, number: int, priority: int = 0, hop: int = 0) -> Activation:
+    path = (Hop(KEY, "tcp://127.0.0.1:1", "n1", "e1"),)
+    values = (Tensor("uint8", (1, 4)),)
+    return Activation(DATA_VERSION, "g", number, (1,), (1,), 1, (1, 1), path, hop, reply, values, priority=priority)
 
 
 def outgoing(address: str, number: int) -> Outgoing:
@@ -110,7 +113,7 @@ def test_waiting_ends_when_the_queue_changes(rig: Rig) -> None:
 def test_held_outcomes_leave_together_and_in_order(rig: Rig) -> None:
     for number in range(HELD):
         assert not rig.traffic.full
-        rig.traffic.send(outgoing(rig.reply, number))
+        rig.traffic.send(outgoing(rig.reply, number), header(rig.reply, number))
     assert rig.traffic.full
     rig.until(lambda: bool(rig.sink.poll(20)), rig.traffic.turn)
     assert [rig.received().batch for _ in range(HELD)] == list(range(HELD)) and not rig.traffic.full
@@ -118,7 +121,7 @@ def test_held_outcomes_leave_together_and_in_order(rig: Rig) -> None:
 
 def test_while_lent_another_thread_receives_and_sends(rig: Rig) -> None:
     assert not rig.traffic.serve() and rig.traffic.lent_descriptor() is None
-    rig.traffic.send(outgoing(rig.reply, 7))
+    rig.traffic.send(outgoing(rig.reply, 7), header(rig.reply, 7))
 
     def run() -> str:
         assert rig.called.is_set() and rig.traffic.lent_descriptor() is not None
@@ -163,6 +166,32 @@ def test_what_is_no_batch_is_dropped_and_counted(rig: Rig) -> None:
 
 def test_closing_sends_what_is_left(rig: Rig) -> None:
     for number in range(3):
-        rig.traffic.send(outgoing(rig.reply, number))
+        rig.traffic.send(outgoing(rig.reply, number), header(rig.reply, number))
     rig.traffic.close()
     assert [rig.received().batch for _ in range(3)] == [0, 1, 2]
+
+
+def test_it_tells_what_passed_and_that_it_looked(rig: Rig) -> None:
+    first = rig.traffic.passage(0.0)
+    assert (first.end, first.came, first.went) == ("e1", (), ())
+    for number in (4, 5):
+        rig.batch(number)
+    rig.until(lambda: rig.queue.depth == 2, rig.traffic.turn)
+    rig.traffic.send(outgoing(rig.reply, 4), header(rig.reply, 4))
+    rig.traffic.turn()
+    told = rig.traffic.passage(1.0)
+    assert told.looks != first.looks
+    assert told.came == (Mark(gateway="g", peer="g", batch=5),)
+    assert [(mark.gateway, mark.peer, mark.batch) for mark in told.went] == [("g", "g", 4)]
+    assert rig.traffic.passage(1.0).looks == told.looks, "it has not looked since"
+
+
+def test_who_waits_for_messages_looks_all_the_time(rig: Rig) -> None:
+    waiting = threading.Thread(target=rig.traffic.wait)
+    before = rig.traffic.passage(0.0).looks
+    waiting.start()
+    seen = []
+    rig.until(lambda: len(set(seen)) > 1, lambda: seen.append(rig.traffic.passage(0.0).looks))
+    rig.batch(1)
+    waiting.join(DEADLINE_S)
+    assert seen[-1] > before

@@ -20,7 +20,7 @@ MODEL = ModelPlan(
     status="serving",
     stages=(PlanStage(0, 2, REPLICAS[:1]), PlanStage(2, 5, REPLICAS[1:])),
 )
-BATCH = Batch(1, MODEL, (1, 1), (1, 2), (1, 2), {"batch": 3, "sequence": 16}, REPLICAS, 10, 0.0, 1.0)
+BATCH = Batch(1, MODEL, (1, 1), (1, 2), (1, 2), {"batch": 3, "sequence": 16}, REPLICAS, 10, 0.0, 1.0, (0, 60.0))
 TIMES = (Timing(5, 1000), Timing(7, 3000))
 
 

@@ -38,7 +38,7 @@ class Carrier:
     def turn(self) -> bool:
         return False
 
-    def send(self, outgoing: Outgoing) -> None:
+    def send(self, outgoing: Outgoing, header: Activation) -> None:
         self.sent.append(outgoing)
 
     def while_lent(self, run: Callable[[], Any]) -> Any:

@@ -10,6 +10,7 @@ import torch
 
 from stageline import logs
 from stageline.messages import ExecutorHello
+from stageline.passing import Passing
 from stageline.plan import Endpoint
 from stageline.sockets import Socket, Sockets
 from stageline_stage.blackbox import BlackBox
@@ -67,7 +68,7 @@ def assemble(
     runner, posted = device.make_runner(chosen), outbox.Outbox()
     work: queue.WorkQueue[batches.Work] = queue.WorkQueue(traffic.Bell(sockets, data).ring)
     host = traffic.Host(flags.node, flags.executor)
-    carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, log=log)
+    carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, passing=Passing(), log=log)
     loaded = stages.Stages(chosen)
     loader = stages.Loader(loaded, posted.post, log)
     computer = Computer(

@@ -140,7 +140,7 @@ class Computer:
             self._seconds[key] = seconds
             self._items_done += len(header.ids)
             self._busy_s += seconds
-            self._traffic.send(outgoing)
+            self._traffic.send(outgoing, header)
         except Exception as error:  # as above; on CUDA an error of a kernel appears here
             self._failed(batch, error)
         self._note(None, time.monotonic())
@@ -162,4 +162,4 @@ class Computer:
 
     def _fail(self, batch: Batch, code: str, message: str, *, retryable: bool) -> None:
         failure = failure_of(batch.header, code, message, self._node, self._executor, retryable=retryable)
-        self._traffic.send(failure)
+        self._traffic.send(failure, batch.header)

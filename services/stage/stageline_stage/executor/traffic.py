@@ -23,7 +23,8 @@ import zmq
 from stageline.data import Activation, Failure, decode_frames
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
-from stageline.messages import DATA
+from stageline.messages import DATA, Passage
+from stageline.passing import Passing
 from stageline.sockets import Socket, Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work, failure_of
 from stageline_stage.executor.peers import Peers
@@ -80,9 +81,11 @@ class Traffic:
         *,
         queue: WorkQueue[Work],
         call_io: Callable[[], None],
+        passing: Passing,
         log: Logger,
     ) -> None:
         self._host, self._data, self._queue, self._log = host, data, queue, log
+        self._passing, self._looks, self._waiting = passing, 0, False
         self._call_io = call_io
         self._peers = Peers(sockets, log)
         self._lock = threading.Lock()
@@ -103,24 +106,36 @@ class Traffic:
             self._peers.flush(time.monotonic())
         for _ in range(BURST):
             if not self._receive(_NOBLOCK):
+                self._looks += 1
                 return self._peers.any_waiting
         return True
 
     def wait(self) -> None:
         """Until something has come or the bell rings; not for long, as there is always something to clear away."""
         waiting = list(self._peers.waiting()) if self._peers.any_waiting else []
+        self._waiting = True
         if waiting:
             zmq.select([self._data], waiting, [], timeout=PRUNE_S)
-        elif self._receive():
+            received = False
+        else:
+            received = self._receive()
+        self._waiting = False
+        if received:
             self.turn()
         now = time.monotonic()
         if now >= self._prune_at:
             self._peers.prune(now)
             self._prune_at = now + PRUNE_S
 
-    def send(self, outgoing: Outgoing) -> None:
-        """Send with the next `turn`, or when the sockets are lent; kept as long as the peer is not there."""
+    def send(self, outgoing: Outgoing, header: Activation) -> None:
+        """Send with the next `turn`, or when the sockets are lent; kept as long as the peer is not there.
+
+        `header`: of the batch whose outcome it is, as it came.
+        """
         self._held.append(outgoing)
+        further = outgoing.address != header.reply and header.hop + 1 < len(header.path)
+        peer = header.path[header.hop + 1].executor if further else header.gateway
+        self._passing.went(header.gateway, peer, header.batch, sum(map(len, outgoing.frames)))
 
     @property
     def full(self) -> bool:
@@ -149,6 +164,11 @@ class Traffic:
         self._peers.close(round(FLUSH_S * 1000))
 
     # --- the I/O thread -------------------------------------------------------------------------------------
+
+    def passage(self, now: float) -> Passage:
+        """For the heartbeats: what passed through here. Who waits for messages looks at the socket all the time."""
+        self._looks += self._waiting
+        return self._passing.report(self._host.executor, self._looks, now)
 
     def lent_descriptor(self) -> int | None:
         """What to poll for input (edge-triggered: call `serve` before) while the sockets are lent."""
@@ -194,9 +214,12 @@ class Traffic:
 
     def _accept(self, header: Activation, buffers: Sequence[Any]) -> None:
         batch = Batch(header, buffers, time.monotonic())
+        sender = header.path[header.hop - 1].executor if header.hop else header.gateway
+        self._passing.came(header.gateway, sender, header.batch)
         if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
             node, executor = self._host.node, self._host.executor
-            self.send(failure_of(header, "not_loaded", "the worker is stopping", node, executor, retryable=True))
+            failure = failure_of(header, "not_loaded", "the worker is stopping", node, executor, retryable=True)
+            self.send(failure, header)
 
     def _refuse(self, reason: str) -> None:
         self.malformed += 1

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from stageline.messages import Mark
+from stageline.passing import FORGET_S, FRESH_S, Passing
+
+
+def test_the_newest_batch_of_each_gateway_and_peer_is_told_with_the_largest_that_went() -> None:
+    passing = Passing()
+    for batch in (3, 5, 4):
+        passing.came("g", "a", batch)
+        passing.went("g", "b", batch, 100 * batch)
+    passing.came("h", "a", 1)
+    told = passing.report("me", 7, 0.0)
+    assert (told.end, told.looks) == ("me", 7)
+    assert set(told.came) == {Mark(gateway="g", peer="a", batch=5), Mark(gateway="h", peer="a", batch=1)}
+    assert told.went == (Mark(gateway="g", peer="b", batch=5, nbytes=500),)
+
+
+def test_what_is_old_is_not_told_and_then_forgotten() -> None:
+    passing = Passing()
+    passing.went("g", "b", 5, 1)
+    assert passing.report("me", 1, 0.0).went
+    assert not passing.report("me", 2, FRESH_S).went
+    passing.went("g", "b", 6, 1)
+    assert passing.report("me", 3, FRESH_S + 1).went
+    passing.report("me", 4, FRESH_S + 1 + FORGET_S)
+    passing.went("g", "b", 2, 1)
+    (mark,) = passing.report("me", 5, FRESH_S + 2 + FORGET_S).went
+    assert mark.batch == 2, "nothing is remembered of before"

@@ -129,11 +129,15 @@ class _Run:
         if self._scenario.notices:
             within = PROOF_S if self._aimed else NO_PROOF_S
             self._wait("the coordinator notices", lambda: watch.noticed(victim.node, struck) is not None, within)
+        if self._scenario.localises:
+            within = PROOF_S if self._aimed else NO_PROOF_S
+            self._wait("the link is named", lambda: watch.localised(victim.node, struck) is not None, within)
         self._wait("the requests in flight end", lambda: self._ledger.settled_after(under_way) is not None)
         self._times(victim, watch, struck, under_way)
 
     def _times(self, victim: Target, watch: Watch, struck: float, under_way: list[int]) -> None:
-        seen = watch.noticed(victim.node, struck) if victim.node else None
+        seen = watch.noticed(victim.node, struck) if victim.node and not self._scenario.localises else None
+        seen = watch.localised(victim.node, struck) if self._scenario.localises else seen
         ended = self._ledger.settled_after(under_way)
         self._report.detection_ms = None if seen is None else (seen - struck) * 1000
         self._report.recovery_ms = None if ended is None else (ended - struck) * 1000

@@ -32,6 +32,7 @@ class Scenario:
 
     `refuses`: requests may be refused or expire, each with an error that says why. `repeats`: some must have been
     dispatched again. `undisturbed`: none may have been. `notices`: the coordinator must say that the victim changed.
+    `localises`: it must name a link of the victim that let nothing through.
     `damages`: bits of tensors are flipped below TCP's checksum, which nothing above it checks: some answers must be
     wrong, and be found to be. `silent`: a client whose connection broke asks for nothing new, and comes back for what
     it was owed only when the gateway has computed all of that by itself.
@@ -48,6 +49,7 @@ class Scenario:
     notices: bool = False
     damages: bool = False
     silent: bool = False
+    localises: bool = False
 
 
 def _network() -> tuple[Scenario, ...]:
@@ -69,15 +71,15 @@ def _network() -> tuple[Scenario, ...]:
         on("reset mid-frame to the client", Net("client", Truncate(1000), direction="down", seconds=0.3)),
         on("reset by the first worker", Net("first", ResetPeer(), seconds=0.3), repeats=True),
         on("limited connections to the client", Net("client", LimitData(200_000), direction="down", seconds=0.5)),
-        on("half-open between workers", Net("between", HalfOpen(), seconds=1.0), repeats=True),
+        on("half-open between workers", Net("between", HalfOpen(), seconds=1.0), repeats=True, localises=True),
         on("half-open to the coordinator", Net("control", HalfOpen(), seconds=1.0), notices=True),
         on("half-open to the client", Net("client", HalfOpen(), seconds=1.0)),
-        on("one-way drop between workers", Net("between", Drop(), seconds=1.5), repeats=True),
-        on("one-way drop to the gateway", Net("result", Drop(), seconds=1.5), repeats=True),
+        on("one-way drop between workers", Net("between", Drop(), seconds=1.5), repeats=True, localises=True),
+        on("one-way drop to the gateway", Net("result", Drop(), seconds=1.5), repeats=True, localises=True),
         on("one-way drop to the coordinator", Net("control", Drop(), seconds=1.5), notices=True),
         on("one-way drop from the coordinator", Net("control", Drop(), direction="down", seconds=1.5), notices=True),
         on("timeout between workers", Net("between", Timeout(300), seconds=0.6), repeats=True),
-        on("partition between workers", Net("between", Hold(), seconds=3.0), repeats=True),
+        on("partition between workers", Net("between", Hold(), seconds=3.0), repeats=True, localises=True),
         on("partition from the coordinator", Net("control", Hold(), seconds=2.0), notices=True),
         on("partition from the client", Net("client", Hold(), seconds=1.0)),
         on("worker cut off from all", CutOff(), repeats=True, notices=True),
@@ -112,7 +114,7 @@ def _processes() -> tuple[Scenario, ...]:
         Scenario("gateway frozen", Signal("gateway", "freeze", 2.0), refuses=True),
         Scenario("gateway told to stop", Signal("gateway", "term", 0.5), refuses=True),
         Scenario("coordinator killed", Signal("coordinator", "kill", 1.0), undisturbed=True),
-        Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0)),
+        Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0), undisturbed=True),
         Scenario("coordinator told to stop", Signal("coordinator", "term", 1.0), undisturbed=True),
         Scenario("coordinator killed in a commit", KilledInCommit(), repeats=True),
     )

@@ -22,6 +22,7 @@ class Watch:
         self._socket = self._sockets.connect(PLAN, address)
         self._stop = threading.Event()
         self.seen: list[tuple[float, int, dict[str, NodeView]]] = []
+        self.stalls: list[tuple[float, str]] = []
         self._thread = threading.Thread(target=self._run, name="fault-watch", daemon=True)
         self._thread.start()
 
@@ -43,9 +44,17 @@ class Watch:
                 return at
         return None
 
+    def localised(self, node: str, after: float) -> float | None:
+        """When a broadcast first said that a link to the node (empty: the gateway) lets nothing through."""
+        views = self.seen[-1][2] if self.seen else {}
+        here = views[node].executors if node in views else ()
+        return next((at for at, end in self.stalls if at >= after and (end in here or (not node and "/" in end))), None)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             if self._socket.poll(POLL_MS):
                 message = _decode(self._socket.recv_multipart()[1])
+                if isinstance(message, Digest):
+                    self.stalls += [(time.monotonic(), link.target) for link in message.stalled]
                 nodes = {view.node: view for view in message.nodes}
                 self.seen.append((time.monotonic(), message.term, nodes))

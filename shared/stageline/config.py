@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 import msgspec
 
 from stageline.coordinators import read_addresses
+from stageline.checksum import Checksum
 from stageline.errors import ConfigError
 from stageline.sockets import Transport, check_loopback
 from stageline.yaml_file import read_yaml
@@ -120,6 +121,7 @@ class GatewayConfig(ServiceConfig):
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
+    checksum: Checksum = _setting("auto", "of activations that come here; auto: of those that may come from elsewhere")
     http_port: int = _setting(7781, "port of /healthz, /readyz and /metrics (0: any free one)")
     max_in_flight: int = _setting(4096, "requests accepted and unanswered, at most")
     max_in_flight_bytes: int = _setting(1 << 30, "bytes of accepted and unanswered requests, at most")
@@ -154,6 +156,7 @@ class StageConfig(ServiceConfig):
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
+    checksum: Checksum = _setting("auto", "of activations that come here; auto: of those that may come from elsewhere")
     cache_dir: Path = _setting(lambda: default_data_dir() / "cache", "directory of cached tensors and graphs")
     cache_max_bytes: int = _setting(20 << 30, "bytes that the cache may hold")
     device: str = _setting("auto", "auto, cpu or cuda:N")

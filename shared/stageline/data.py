@@ -2,7 +2,8 @@
 
 A data message is a list of frames ``[header, buffer, buffer, …]``: a msgpack header, then one raw little-endian
 C-contiguous buffer for every tensor in it. The header names its whole path (source routing), so an executor needs
-no plan: it runs `path[hop]` and sends the outcome to `path[hop + 1]`, or to `reply` after the last.
+no plan: it runs `path[hop]` and sends the outcome to `path[hop + 1]`, or to `reply` after the last. Where the receiver
+asks for it, a checksum goes before the header (`stageline.checksum`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Union
 
 import msgspec
 
+from stageline import checksum
 from stageline.codecs import CODECS, CODED_DTYPE
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import RemoteProtocolError
@@ -59,7 +61,8 @@ Value = Union[Tensor, Scalar]
 class Hop(Record, frozen=True):
     """One step of a path: the stage to run and the address (as its sender reaches it) of the executor to run it.
 
-    `codec`: what the executor before may code its outputs with (empty: nothing).
+    `codec`: what the executor before may code its outputs with (empty: nothing). `checked`: what goes there bears a
+    checksum.
     """
 
     stage: StageKey
@@ -67,6 +70,7 @@ class Hop(Record, frozen=True):
     node: str
     executor: str
     codec: str = ""
+    checked: bool = False
 
 
 class Timing(Record, frozen=True):
@@ -80,7 +84,8 @@ class Activation(Record, frozen=True):
     """A batch on its way. `rows[i]` items of dimension 0 belong to request `ids[i]`.
 
     `batch` is unique per dispatch within the `gateway` incarnation; `deadline_ns` is Unix time by the gateway's clock
-    (0: none); lower `priority` numbers run first; `level` is the quality level (0: full).
+    (0: none); lower `priority` numbers run first; `level` is the quality level (0: full). `reply_checked`: what goes to
+    `reply` bears a checksum.
     """
 
     version: int
@@ -99,6 +104,7 @@ class Activation(Record, frozen=True):
     level: int = 0
     trace: str = ""
     timings: tuple[Timing, ...] = ()
+    reply_checked: bool = False
 
     @property
     def finished(self) -> bool:
@@ -124,19 +130,33 @@ _encoder = msgspec.msgpack.Encoder()
 _decode: Decoder[Activation | Failure] = Decoder(Union[Activation, Failure], max_bytes=MAX_HEADER_BYTES)
 
 
-def encode_frames(header: Activation | Failure, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """The frames of a message; `buffers` in the order of the header's tensors."""
-    return [_encoder.encode(header), *buffers]
+class DamagedError(RemoteProtocolError):
+    """A message that is not what was sent. `header` is what can be read of it, which may be wrong, too."""
+
+    def __init__(self, header: Activation | Failure | None) -> None:
+        super().__init__("the checksum does not fit: the message was damaged on its way")
+        self.header = header
+
+
+def encode_frames(
+    header: Activation | Failure, buffers: Sequence[Buffer] = (), *, checked: bool = False
+) -> list[Buffer]:
+    """The frames of a message; `buffers` in the order of the header's tensors. `checked`: with a checksum."""
+    first = _encoder.encode(header)
+    return [checksum.prefix(first, buffers) + first if checked else first, *buffers]
 
 
 def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, Sequence[Any]]:
     """The header and the buffers of received frames (anything with the buffer protocol), checked against each other.
 
-    Raises `RemoteProtocolError` when the header is malformed, or the buffers are not exactly those it promises.
+    Raises `RemoteProtocolError` when the header is malformed, or the buffers are not exactly those it promises, and
+    `DamagedError` when there is a checksum that does not fit.
     """
     if not frames:
         raise RemoteProtocolError("an empty data message")
     first = memoryview(frames[0])
+    if first.nbytes and first[0] == checksum.MARK:
+        first = _verified(first, frames[1:])
     header = _decode(first)
     buffers = frames[1:]
     if header.version != DATA_VERSION:
@@ -147,6 +167,18 @@ def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, Sequence
     elif buffers:
         raise RemoteProtocolError("a failure carries no buffers")
     return header, buffers
+
+
+def _verified(first: memoryview, buffers: Sequence[Any]) -> memoryview:
+    """The header's bytes."""
+    told, rest = first[: checksum.PREFIX_BYTES], first[checksum.PREFIX_BYTES :]
+    if checksum.matches(told, rest, buffers):
+        return rest
+    try:
+        readable = _decode(rest)
+    except RemoteProtocolError:
+        raise DamagedError(None) from None
+    raise DamagedError(readable)
 
 
 def _check(header: Activation, header_bytes: int) -> None:

@@ -20,15 +20,23 @@ ModelStatus = Literal["profiling", "loading", "serving", "unavailable"]
 
 
 class Endpoint(Part, frozen=True):
-    """Where a PULL socket listens: over TCP, and over ipc for peers with the same `host` key."""
+    """Where a PULL socket listens: over TCP, and over ipc for peers with the same `host` key.
+
+    `checksum`: what comes there bears one: all of it, or what comes over TCP.
+    """
 
     tcp: str
     ipc: str = ""
     host: str = ""
+    checksum: Literal["", "tcp", "all"] = ""
 
     def address_from(self, host: str) -> str:
         """The address to connect to for a sender on `host`."""
         return self.ipc if self.ipc and host and host == self.host else self.tcp
+
+    def checked_from(self, host: str) -> bool:
+        """Whether what a sender on `host` sends there bears a checksum."""
+        return self.checksum == "all" or (self.checksum == "tcp" and self.address_from(host) == self.tcp)
 
 
 class ValueSpec(Part, frozen=True):

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from stageline.checksum import Checksum
 from stageline.data import MAX_FRAME_BYTES
 from stageline.errors import ConfigError
 from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, MAX_BALLAST_BYTES, PLAN, PROBE, Channel
@@ -58,15 +59,25 @@ def check_loopback(address: str) -> None:
     host = address.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
     if address.startswith(("ipc://", "inproc://")) or host == "localhost":
         return
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not _is_loopback(host):
         raise ConfigError(
             f"refusing to listen on {host}: beyond loopback Stageline listens only with keys, "
             "and this version has none yet; bind to 127.0.0.1"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _asked(checksum: Checksum, away: bool) -> Literal["", "tcp", "all"]:
+    """What an endpoint says of checksums; `away`: others on other hosts may reach it."""
+    if checksum == "always":
+        return "all"
+    return "tcp" if checksum == "auto" and away else ""
 
 
 class Sockets:
@@ -96,21 +107,28 @@ class Sockets:
         return socket, socket.get_string(zmq.LAST_ENDPOINT)
 
     def bind_data(
-        self, host: str, channel: Channel = DATA, *, port: int = 0, reached_at: str = ""
+        self,
+        host: str,
+        channel: Channel = DATA,
+        *,
+        port: int = 0,
+        reached_at: str = "",
+        checksum: Checksum = "auto",
     ) -> tuple[Socket, Endpoint]:
         """A socket that listens on TCP (a free port of `host`) and, with transport auto, on an abstract ipc address.
 
         `port`: 0 for any free one. `reached_at`: the one address by which others reach it, where that is another.
         """
         socket, tcp = self.bind(channel, f"tcp://{host}:{port}")
+        asked = _asked(checksum, away=bool(reached_at) or not _is_loopback(host))
         if reached_at or not self._unix:
-            return socket, Endpoint(tcp=reached_at or tcp)
+            return socket, Endpoint(tcp=reached_at or tcp, checksum=asked)
         ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
         try:
             socket.bind(ipc)
         except zmq.ZMQError:
             ipc = ""
-        return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "")
+        return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "", checksum=asked)
 
     def connect(self, channel: Channel, address: str, *, identity: bytes = b"") -> Socket:
         """A connected socket. Raises `ConfigError` for a malformed address, or an identity that is too long."""

@@ -36,6 +36,7 @@ class Stats:
     retried: int = 0
     overdue: int = 0
     lost: int = 0
+    damaged: int = 0
     results_dropped: int = 0
     results_refused: int = 0
     attached: int = 0

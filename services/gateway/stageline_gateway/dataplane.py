@@ -9,7 +9,7 @@ from typing import Any
 
 import zmq
 
-from stageline.data import Activation, Buffer, Failure, decode_frames, encode_frames
+from stageline.data import Activation, Buffer, DamagedError, Failure, decode_frames, encode_frames
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA
@@ -17,7 +17,8 @@ from stageline.plan import Endpoint
 from stageline.sockets import Socket, Sockets
 from stageline_gateway.readers import Reader
 
-Receive = Callable[[Activation | Failure, Sequence[Buffer]], None]
+Receive = Callable[[Activation | Failure, Sequence[Buffer], bool], None]
+"""Told the header, the buffers, and whether the message was damaged."""
 
 
 class DataPlane:
@@ -47,7 +48,7 @@ class DataPlane:
         """Push a batch to `address`; it waits here while the executor is not connected."""
         sender = self._sender(address)
         if sender is not None:
-            sender.send(encode_frames(header, buffers))
+            sender.send(encode_frames(header, buffers, checked=header.path[0].checked))
 
     def keep_only(self, addresses: set[str]) -> None:
         """Connect to those, and close the sockets to all others with whatever waits for them."""
@@ -82,11 +83,17 @@ class DataPlane:
     def _received(self, frames: list[Any]) -> None:
         try:
             header, buffers = decode_frames([frame.buffer for frame in frames])
+        except DamagedError as error:
+            sender = error.header.path[-1].node if isinstance(error.header, Activation) and error.header.path else ""
+            self._log.warning("damaged data message dropped", sender=sender[:80], error=error.message)
+            if error.header is not None:
+                self._receive(error.header, (), True)
+            return
         except RemoteProtocolError as error:
             self.malformed += 1
             self._log.warning("malformed data message dropped", error=error.message)
             return
-        self._receive(header, buffers)
+        self._receive(header, buffers, False)
 
 
 class _Sender:

@@ -148,6 +148,7 @@ class Dispatcher:
             deadline_ns=int((batch.rank[1] + core.identity.unix_s) * 1e9),
             level=requests[0].level,
             trace=requests[0].trace,
+            reply_checked=core.identity.reply.checked_from(batch.path[-1].endpoint.host),
         )
         core.stats.dispatched += 1
         core.passing.went(header.gateway, header.path[0].executor, batch.id, batch.nbytes)

@@ -44,6 +44,7 @@ class Engine:
             ev.ClientGone: self._arrivals.client_gone,
             ev.ResultArrived: self._outcomes.result,
             ev.FailureArrived: self._outcomes.failure,
+            ev.DamagedArrived: self._outcomes.damaged,
             ev.PlanApplied: self._plan,
             ev.DigestApplied: self._digest,
             ev.Tick: self._tick,

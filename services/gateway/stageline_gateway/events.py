@@ -55,6 +55,13 @@ class FailureArrived:
 
 
 @dataclass(frozen=True)
+class DamagedArrived:
+    """A message of an executor came whose checksum does not fit; `header` is what can be read of it."""
+
+    header: Activation | Failure
+
+
+@dataclass(frozen=True)
 class PlanApplied:
     """A plan was received."""
 
@@ -123,7 +130,7 @@ class DrainEnded:
 
 
 Event = Union[
-    RequestArrived, CancelRequested, ClientGone, ResultArrived, FailureArrived,
+    RequestArrived, CancelRequested, ClientGone, ResultArrived, FailureArrived, DamagedArrived,
     PlanApplied, DigestApplied, Tick, DrainBegan, DrainEnded, Restored, Recorded, RecordingFailed, RecordingWorks,
 ]  # fmt: skip
 

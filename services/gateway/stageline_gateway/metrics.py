@@ -18,6 +18,7 @@ _EVENTS = {
     "retried": "Requests that had to be dispatched again",
     "overdue": "Batches that were not back in time",
     "lost": "Batches that were lost on a link",
+    "damaged": "Batches whose checksum did not fit, here or at an executor",
     "results_dropped": "Results and failures that nobody waited for",
     "attached": "Requests that joined one in flight with their idempotency key",
     "replayed": "Requests answered from what was kept under their idempotency key",

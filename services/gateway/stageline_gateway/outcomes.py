@@ -18,6 +18,8 @@ from stageline_gateway.timers import Timer
 
 OUT_OF_MEMORY = "out_of_memory"
 """The `code` of a failure for want of memory."""
+DAMAGED = "damaged"
+"""The `code` of a failure for a checksum that does not fit."""
 BACKOFF_S = 0.05
 """Before a request goes out again after a failure; doubled each time, so that a broken stage is not hammered."""
 
@@ -99,6 +101,9 @@ class Outcomes:
         if failure.code == OUT_OF_MEMORY and len(batch.keys) > 1:
             self._halve(batch, failure, now)
             return
+        if failure.code == DAMAGED:
+            self._damaged(batch, now)
+            return
         if failure.retryable:
             core.router.blame(tuple(r for r in batch.path if r.executor == failure.executor), now)
             self._repeat(batch, now, failure.message, node=failure.node, backoff=True)
@@ -111,6 +116,18 @@ class Outcomes:
                 self._again(entry, now, failure.message, node=failure.node)
             else:
                 core.refuse(entry, _as_error(failure), now)
+
+    def damaged(self, event: ev.DamagedArrived, now: float) -> None:
+        """What an executor answered was damaged on its way here."""
+        batch = self._batch_of(event.header)
+        if batch is not None and batch.live:
+            self._damaged(batch, now)
+
+    def _damaged(self, batch: Batch, now: float) -> None:
+        """Nobody is to blame but the link; what is damaged again and again waits for better times."""
+        self._core.stats.damaged += 1
+        again = any(entry.attempts > 1 for entry in self._current(batch))
+        self._repeat(batch, now, "its data were damaged on the way between workers", backoff=again)
 
     def _halve(self, batch: Batch, failure: Failure, now: float) -> None:
         """The batch took more memory than there was: smaller ones may do."""

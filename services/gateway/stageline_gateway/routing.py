@@ -229,8 +229,8 @@ def hops(model: ModelPlan, path: Path, sender_host: str) -> tuple[Hop, ...]:
     route: list[Hop] = []
     host = sender_host
     for stage, replica in zip(model.stages, path, strict=True):
-        address = replica.endpoint.address_from(host)
-        route.append(Hop(model.key(stage), address, replica.node, replica.executor, stage.codec))
+        address, checked = replica.endpoint.address_from(host), replica.endpoint.checked_from(host)
+        route.append(Hop(model.key(stage), address, replica.node, replica.executor, stage.codec, checked))
         host = replica.endpoint.host
     return tuple(route)
 

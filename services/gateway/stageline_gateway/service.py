@@ -98,7 +98,9 @@ class Gateway:
         config, loop = self._config, self._loop
         if config.journal is not None:
             self._journal = Journal(loop, config.journal, self._feed, self._log)
-        bound = self._sockets.bind_data(config.host, port=config.data_port, reached_at=config.data_address)
+        bound = self._sockets.bind_data(
+            config.host, port=config.data_port, reached_at=config.data_address, checksum=config.checksum
+        )
         self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._log)
         self._probes = ProbePort(loop, self._sockets, config.host, self._log)
         probe = self._probes.endpoint if not config.data_address else None  # else it is another way than the data's
@@ -212,7 +214,10 @@ class Gateway:
         """A connection is closed."""
         self._feed(ev.ClientGone(client))
 
-    def _from_executor(self, header: Activation | Failure, buffers: Sequence[Buffer]) -> None:
+    def _from_executor(self, header: Activation | Failure, buffers: Sequence[Buffer], damaged: bool) -> None:
+        if damaged:
+            self._feed(ev.DamagedArrived(header))
+            return
         self._feed(ev.ResultArrived(header, buffers) if isinstance(header, Activation) else ev.FailureArrived(header))
 
     def _from_coordinator(self, message: Plan | Digest) -> None:

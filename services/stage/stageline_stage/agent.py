@@ -81,6 +81,7 @@ class Agent:
             log_format=config.log_format,
             data_port=config.data_port,
             data_address=config.data_address,
+            checksum=config.checksum,
         )
         supervisor = Supervisor(Patience(start_s=config.start_timeout_s), now)
         return ExecutorSlot(socket, launch, supervisor, self._incarnation, self._log)

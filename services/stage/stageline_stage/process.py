@@ -28,6 +28,7 @@ class Launch:
     log_format: str
     data_port: int = 0
     data_address: str = ""
+    checksum: str = "auto"
 
     def command(self, executor: str, blackbox: int) -> list[str]:
         """The command line of executor `executor`."""
@@ -43,6 +44,7 @@ class Launch:
             "log-format": self.log_format,
             "data-port": self.data_port,
             "data-address": self.data_address,
+            "checksum": self.checksum,
             "parent": os.getpid(),
             "blackbox": blackbox,
         }

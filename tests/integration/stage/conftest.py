@@ -104,7 +104,7 @@ class Cluster:
         self.blob_requests: list[Any] = []
         self.pongs: list[Pong] = []
         self.term = 1
-        self.known = False
+        self.known, self.agent = False, b""
         self.agents: list[subprocess.Popen[bytes]] = []
         self.executor: ExecutorInfo | None = None
         self._control: Decoder[Any] = Decoder(ToCoordinator)
@@ -133,7 +133,7 @@ class Cluster:
         self.known = False
 
     def tell(self, message: Message) -> None:
-        self.control.send_multipart([b"agent:n1", encode(message)])
+        self.control.send_multipart([self.agent, encode(message)])
 
     def wait_for(self, kind: type[Any] | tuple[type[Any], ...], check: Callable[[Any], bool] = lambda _: True) -> Any:
         """The next message of that kind; everything else is answered or skipped meanwhile."""
@@ -163,7 +163,7 @@ class Cluster:
         if isinstance(message, Hello):
             welcome = Welcome(term=self.term, plan="tcp://x", blobs=self.blob_address, ping_interval_s=0.1, cluster="c")
             self.control.send_multipart([identity, encode(welcome)])
-            self.known = True
+            self.known, self.agent = True, identity
         elif isinstance(message, Pong):
             self.pongs.append(message)
 

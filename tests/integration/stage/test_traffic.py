@@ -195,3 +195,17 @@ def test_who_waits_for_messages_looks_all_the_time(rig: Rig) -> None:
     rig.batch(1)
     waiting.join(DEADLINE_S)
     assert seen[-1] > before
+
+
+def test_a_damaged_batch_is_told_to_its_gateway_and_not_computed(rig: Rig) -> None:
+    frames = [bytearray(part) for part in encode_frames(header(rig.reply, 9), [b"abcd"], checked=True)]
+    frames[1][2] ^= 4
+    rig.push.send_multipart(frames)
+    rig.until(lambda: rig.traffic.damaged == 1, rig.traffic.turn)
+    rig.traffic.turn()
+    failure = rig.received()
+    assert (failure.code, failure.batch, failure.retryable) == ("damaged", 9, True)
+    assert rig.taken() == [] and rig.traffic.malformed == 0
+    rig.push.send_multipart(encode_frames(header(rig.reply, 10), [b"abcd"], checked=True))
+    rig.until(lambda: rig.queue.depth == 1, rig.traffic.turn)
+    assert rig.taken() == [10]

@@ -154,3 +154,29 @@ def test_nothing_is_settled_wrongly_when_a_request_has_failed_too_often(kit):
     stall(world, kit, ("a/0", "b/0"), number=2)
     assert world.code() == "failed"
     assert world.settled()
+
+
+def test_a_damaged_batch_goes_out_again_at_once_the_first_time_and_blames_nobody(kit):
+    world = kit.World(max_batch=1, window=100)
+    world.plan([["a", "b"], ["c"]])
+    world.ask()
+    world.fail(world.sent[0], retryable=True, code="damaged", node="c")
+    assert len(world.sent) == 2 and world.engine.stats.damaged == 1
+    assert routes(world.sent)[0] == routes(world.sent)[1]
+    world.fail(world.sent[1], retryable=True, code="damaged", node="c")
+    assert len(world.sent) == 2, "the second time it waits a little"
+    world.advance(1.0)
+    assert len(world.sent) == 3
+    world.answer(world.sent[2])
+    assert world.code() == "result" and world.settled()
+
+
+def test_a_result_that_was_damaged_on_its_way_here_is_asked_for_again(kit):
+    world = kit.World(max_batch=1, window=100)
+    world.plan([["a"], ["b"]])
+    world.ask()
+    world.feed(ev.DamagedArrived(world.result(world.sent[0]).header))
+    world.feed(ev.DamagedArrived(world.result(world.sent[0]).header))
+    assert len(world.sent) == 2
+    world.answer(world.sent[1])
+    assert world.code() == "result" and world.settled()

@@ -3,9 +3,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
+from stageline.checksum import MARK
 from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames
 from stageline.errors import ManifestError
 from stageline.plan import StageKey
@@ -168,3 +170,12 @@ def test_running_out_of_memory_is_recognised() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"))
     assert is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate"))
     assert not is_out_of_memory(RuntimeError("shapes differ"))
+
+
+@pytest.mark.parametrize(("hop", "checked"), [(0, (False, True)), (0, (True, False)), (1, (False, False))])
+def test_the_outcome_bears_a_checksum_where_its_receiver_asks_for_one(hop: int, checked: tuple[bool, bool]) -> None:
+    came = header(hop)
+    path = tuple(msgspec.structs.replace(one, checked=wants) for one, wants in zip(came.path, checked, strict=True))
+    came = msgspec.structs.replace(came, path=path, reply_checked=not checked[1])
+    outgoing = next_message(came, [torch.zeros(2, 1)], 0.0, 0.0)
+    assert (bytes(outgoing.frames[0])[0] == MARK) is (checked[1] if hop == 0 else True)

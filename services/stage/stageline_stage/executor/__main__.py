@@ -50,6 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(flag, required=True, type=int)
     parser.add_argument("--data-port", type=int, default=0)
     parser.add_argument("--data-address", default="")
+    parser.add_argument("--checksum", default="auto")
     return parser.parse_args(arguments)
 
 
@@ -75,7 +76,9 @@ def main(arguments: list[str]) -> None:
 
 def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None:
     """Set everything up and compute until told to stop."""
-    data, endpoint = sockets.bind_data(flags.host, port=flags.data_port, reached_at=flags.data_address)
+    data, endpoint = sockets.bind_data(
+        flags.host, port=flags.data_port, reached_at=flags.data_address, checksum=flags.checksum
+    )
     local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
 
     # Imports torch, which takes seconds: the sockets are bound before.

@@ -40,8 +40,10 @@ def next_message(header: Activation, outputs: Sequence[Any], queued_s: float, co
     values, buffers = outgoing_values(outputs, header.path[header.hop + 1].codec if further else "")
     timing = Timing(queue_us=max(0, round(queued_s * 1e6)), compute_us=max(0, round(computed_s * 1e6)))
     following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
-    address = header.reply if following.finished else header.path[following.hop].address
-    return Outgoing(address, encode_frames(following, buffers))
+    if following.finished:
+        return Outgoing(header.reply, encode_frames(following, buffers, checked=header.reply_checked))
+    there = header.path[following.hop]
+    return Outgoing(there.address, encode_frames(following, buffers, checked=there.checked))
 
 
 def failure_of(header: Activation, code: str, message: str, node: str, executor: str, *, retryable: bool) -> Outgoing:
@@ -57,7 +59,7 @@ def failure_of(header: Activation, code: str, message: str, node: str, executor:
         executor=executor,
         retryable=retryable,
     )
-    return Outgoing(header.reply, encode_frames(failure))
+    return Outgoing(header.reply, encode_frames(failure, checked=header.reply_checked))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import zmq
 
-from stageline.data import Activation, Failure, decode_frames
+from stageline.data import Activation, DamagedError, Failure, decode_frames
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA, Passage
@@ -95,7 +95,7 @@ class Traffic:
         self._descriptor = int(data.getsockopt(zmq.FD))
         self._prune_at = 0.0
         data.setsockopt(zmq.RCVTIMEO, round(PRUNE_S * 1000))
-        self.malformed = 0
+        self.malformed = self.damaged = 0
 
     # --- the computing thread -------------------------------------------------------------------------------
 
@@ -202,6 +202,9 @@ class Traffic:
             frames.append(self._data.recv(_NOBLOCK, copy=False))
         try:
             header, buffers = decode_frames(frames)
+        except DamagedError as error:
+            self._damaged(error)
+            return True
         except RemoteProtocolError as error:
             if bytes(frames[0]) != _RING:
                 self._refuse(error.message)
@@ -217,9 +220,21 @@ class Traffic:
         sender = header.path[header.hop - 1].executor if header.hop else header.gateway
         self._passing.came(header.gateway, sender, header.batch)
         if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
-            node, executor = self._host.node, self._host.executor
-            failure = failure_of(header, "not_loaded", "the worker is stopping", node, executor, retryable=True)
-            self.send(failure, header)
+            self._fail(header, "not_loaded", "the worker is stopping")
+
+    def _fail(self, header: Activation, code: str, message: str) -> None:
+        failure = failure_of(header, code, message, self._host.node, self._host.executor, retryable=True)
+        self.send(failure, header)
+
+    def _damaged(self, error: DamagedError) -> None:
+        """Tell the gateway that the header names, if it can be read; else it finds out by itself."""
+        header = error.header
+        sender = ""
+        if isinstance(header, Activation) and 0 <= header.hop < len(header.path):
+            sender = header.path[header.hop - 1].node if header.hop else header.gateway
+            self._fail(header, "damaged", error.message)
+        self.damaged += 1
+        self._log.warning("damaged data message dropped", sender=sender[:80], dropped=self.damaged)
 
     def _refuse(self, reason: str) -> None:
         self.malformed += 1

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from stageline.coordinators import read_addresses
 from stageline.checksum import Checksum
+from stageline.coordinators import read_addresses
 from stageline.errors import ConfigError
 from stageline.sockets import Transport, check_loopback
 from stageline.yaml_file import read_yaml

@@ -180,9 +180,10 @@ def data_plane(data: bytes) -> None:
     except (msgspec.DecodeError, RecursionError):
         return
     header, buffers = decode_frames(frames)
-    again, same = decode_frames(encode_frames(header, buffers))
-    assert encode(again) == encode(header)
-    assert list(same) == list(buffers)
+    for checked in (False, True):
+        again, same = decode_frames(encode_frames(header, buffers, checked=checked))
+        assert encode(again) == encode(header)
+        assert list(same) == list(buffers)
     engine = Engine(GatewaySettings(batch_delay_s=0.0), Identity("g/1", Endpoint("tcp://g:1")))
     engine.handle(ev.PlanApplied(_plan(BYTES)), 0.0)
     engine.handle(ev.RequestArrived(1, ASKED, [b"ab"]), 0.0)

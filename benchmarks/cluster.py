@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stageline.admin import AdminClient
 from stageline.blobs import BlobStore
-from stageline.blocks import BlockSpec, DimRange, ValueSpec
+from stageline.blocks import BlockSpec, DimRange, TensorRef, ValueSpec
 from stageline.data import Hop
 from stageline.embedded.launch import Cluster, ClusterSpec, start
 from stageline.manifest import ModelManifest, canonical_json
@@ -22,11 +25,14 @@ ONE_BY_ONE: Mapping[str, Any] = {"max_batch": 1, "batch_delay_ms": 0}
 
 
 class BenchCluster:
-    """Coordinator, gateway and `nodes` workers with one torch thread each, in a temporary directory."""
+    """Coordinator, gateway and `nodes` workers with one torch thread each, in a temporary directory.
 
-    def __init__(self, nodes: int, gateway: Mapping[str, Any] | None = None) -> None:
+    `memory_bytes`: what each worker offers for weights and activations (0: what the machine has).
+    """
+
+    def __init__(self, nodes: int, gateway: Mapping[str, Any] | None = None, memory_bytes: int = 0) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="stageline-bench-")
-        settings = {"gateway": {**ONE_BY_ONE, **(gateway or {})}}
+        settings = {"gateway": {**ONE_BY_ONE, **(gateway or {})}, "stage": {"memory_bytes": memory_bytes}}
         begun = time.monotonic()
         self.cluster: Cluster = start(ClusterSpec(Path(self._folder.name), nodes=nodes, settings=settings))
         self.start_s = time.monotonic() - begun
@@ -69,8 +75,11 @@ def route(plan: ModelPlan, transport: str) -> tuple[Hop, ...]:
     )
 
 
-def identity_model(store: BlobStore, name: str, nbytes: int, blocks: int = 2) -> ModelManifest:
-    """`blocks` blocks that hand a float32 tensor of `nbytes` on untouched (aten.alias)."""
+def identity_model(store: BlobStore, name: str, nbytes: int, blocks: int = 2, weight_bytes: int = 0) -> ModelManifest:
+    """`blocks` blocks that hand a float32 tensor of `nbytes` on untouched (aten.alias).
+
+    Each is held with weights of its own that it does not use: with too little memory for two, the planner has to cut.
+    """
     value = ValueSpec("x", "float32", ("batch", nbytes // 4))
     specs = []
     for i in range(blocks):
@@ -84,5 +93,18 @@ def identity_model(store: BlobStore, name: str, nbytes: int, blocks: int = 2) ->
                 "nodes": [{"name": "y", "op": "aten.alias.default", "args": [{"ref": value.name}], "kwargs": {}}],
             }
         )
-        specs.append(BlockSpec(f"identity{i}", store.put_bytes(graph), len(graph), (), (value,), (value,), 1, nbytes))
+        weights = (_weights(store, f"{name}-{i}", weight_bytes),) if weight_bytes else ()
+        digest = store.put_bytes(graph)
+        specs.append(BlockSpec(f"identity{i}", digest, len(graph), weights, (value,), (value,), 1, nbytes))
     return ModelManifest(name, (value,), (value,), tuple(specs), {"batch": DimRange(1, 8, 1)})
+
+
+def _weights(store: BlobStore, name: str, nbytes: int) -> TensorRef:
+    """A tensor that no other name has."""
+    import torch  # here, because not every benchmark needs it
+
+    from stageline_stage.tensorfile import tensor_bytes
+
+    array = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, nbytes, np.uint8)
+    data = tensor_bytes(torch.from_numpy(array))
+    return TensorRef(name, store.put_bytes(data), "uint8", (nbytes,), nbytes, len(data))

@@ -20,6 +20,10 @@ from stageline.messages import DATA
 from stageline.plan import ModelPlan
 from stageline.sockets import Socket, Sockets
 
+ROOM_BYTES = 125 << 20
+WEIGHT_BYTES = (64 << 20, 32 << 20)
+"""Of each block of the first and the second model: a worker has room for one block of either, not for a third."""
+
 
 class IdentityCluster:
     """Two workers that serve an identity model for each size; shared by the contenders below."""
@@ -34,10 +38,14 @@ class IdentityCluster:
         """Start with the first user."""
         self._users += 1
         if self._users == 1:
-            self.bench = BenchCluster(nodes=2)
-            for size in self._sizes:
-                manifest = identity_model(self.bench.store, model_name(size), size)
-                self.plans[size] = self.bench.serve(manifest, stages=2)
+            self.bench = BenchCluster(nodes=2, memory_bytes=ROOM_BYTES)
+            try:
+                for size, weight_bytes in zip(self._sizes, WEIGHT_BYTES, strict=True):
+                    manifest = identity_model(self.bench.store, model_name(size), size, weight_bytes=weight_bytes)
+                    self.plans[size] = self.bench.serve(manifest, stages=2)
+            except BaseException:
+                self.release()
+                raise
 
     def release(self) -> None:
         """Stop with the last."""

@@ -66,7 +66,7 @@ def plain(trials: int, most_nodes: int) -> Iterator[Case]:
         for trial in range(trials if nodes <= most_nodes else 0):
             kind = f"{types} types" if types else "arbitrary"
             labels = {"nodes": nodes, "blocks": blocks, "kind": kind, "trial": trial}
-            yield Case("random", labels, _bind(_plain_problem, nodes, blocks, types, trial))
+            yield Case("random", labels, _bind(plain_problem, nodes, blocks, types, trial))
 
 
 def _bind(make: Callable[..., Problem], *arguments: Any) -> Callable[[], Problem]:
@@ -147,7 +147,7 @@ def gpt2(layers: int = 12, width: int = 768, vocabulary: int = 50257, tokens: in
     return {"input_elements": 2 * tokens, "blocks": blocks}
 
 
-def _plain_problem(rng: random.Random, nodes: int, blocks: int, types: int, trial: int) -> Problem:
+def plain_problem(rng: random.Random, nodes: int, blocks: int, types: int, trial: int) -> Problem:
     """Blocks of uneven cost and size; nodes that differ tenfold in speed and hold a third to all of the model."""
     kinds = [_kind(rng) for _ in range(types or nodes)]
     members = [rng.randrange(types) if types else i for i in range(nodes)]

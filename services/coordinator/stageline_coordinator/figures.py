@@ -10,6 +10,9 @@ from typing import NamedTuple
 from stageline.manifest import ModelManifest
 from stageline.plan import StageKey
 
+from .planner.fields import MAX_BYTES
+from .planner.problem_limits import SECONDS
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -18,6 +21,15 @@ class Figure:
     seconds: float
     workspace_bytes: int = 0
     error: float = 0.0
+
+
+def is_sound(figure: Figure) -> bool:
+    """Whether the planner takes it: stored ones may be from before its limits, or damaged."""
+    numbers = (figure.seconds, figure.workspace_bytes, figure.error)
+    if not all(isinstance(one, int | float) and one >= 0 for one in numbers):
+        return False
+    most = SECONDS.most >= figure.seconds >= SECONDS.least or figure.seconds == 0 or math.isinf(figure.seconds)
+    return most and figure.workspace_bytes <= MAX_BYTES and math.isfinite(figure.error)
 
 
 class FigureKey(NamedTuple):

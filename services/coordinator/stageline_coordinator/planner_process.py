@@ -29,6 +29,11 @@ class PlannerProcess:
         self._in = b""
 
     @property
+    def pid(self) -> int | None:
+        """The child's, while there is one."""
+        return self._child.pid if self._child else None
+
+    @property
     def readable(self) -> int | None:
         """Descriptor to wait on for answers."""
         return self._child.stdout.fileno() if self._child and self._child.stdout else None

@@ -10,7 +10,7 @@ import zmq
 
 from stageline import logs
 from stageline.config import CoordinatorConfig
-from stageline.errors import ConfigError, StagelineError
+from stageline.errors import ConfigError
 from stageline.http import StatusServer
 from stageline.lifecycle import StopSignals
 from stageline.messages import BLOBS, CONTROL, PLAN, TOPIC_DIGEST, TOPIC_PLAN, Channel, Pong
@@ -22,14 +22,14 @@ from stageline.wire import Message, encode
 from . import events
 from .admin_requests import REQUESTS, AdminRequests
 from .blob_server import BlobThread
-from .cluster import Cluster, Memory, Settings
+from .cluster import Cluster, Settings
 from .control import ControlSocket, Lost
 from .detector import DetectorConfig, PeerState
 from .figures import FigureKey
 from .heartbeats import Heartbeats
 from .metrics import Metrics
 from .planner_process import PlannerProcess
-from .registry import load_manifest
+from .recall import recall
 from .store import Store
 
 PLAN_EVERY_S = 1.0
@@ -69,7 +69,7 @@ class Coordinator:
             drain_s=config.drain_s,
             max_replicas=config.max_replicas,
         )
-        self._cluster = Cluster(settings, _recall(store), time.monotonic())
+        self._cluster = Cluster(settings, recall(store), time.monotonic())
         self._admin = AdminRequests(self._cluster, store)
         self.metrics = Metrics()
         self._log = self._log.bind(term=settings.term, cluster=settings.cluster)
@@ -209,19 +209,6 @@ def _persist(store: Store, instruction: events.Instruction) -> None:
         store.put_profile(FigureKey(row.graph, row.fingerprint, row.batch), row.figure)
     elif isinstance(instruction, events.PersistLinks):
         store.put_links(instruction.links)
-
-
-def _recall(store: Store) -> Memory:
-    """What is on disk. A model whose manifest is damaged is left out, and the log says so."""
-    models = []
-    for name, sha in store.models().items():
-        try:
-            models.append((sha, load_manifest(store.blobs, sha)))
-        except StagelineError as error:
-            logs.get(service="coordinator").error("model left out", model=name, reason=error.message)
-    return Memory(
-        models=tuple(models), figures=store.profiles(), plan=store.plan(), nodes=store.nodes(), links=store.links()
-    )
 
 
 def _bind(sockets: Sockets, channel: Channel, host: str, port: int, last: dict[str, int]) -> tuple[Socket, str]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from stageline_coordinator.planner import Problem, Solution
 
 OBJECTIVES = ("throughput", "latency", "weighted")
+INFEASIBILITY = {
+    "proven": "there is no plan: the check tried all stages",
+    "open": "that there is no plan was not proven: the check found none for what is left out, within its means",
+}
 STAGE_COLUMNS = ("model", "stage", "blocks", "nodes", "codec", "compute ms", "transfer in ms")
 COMPARE_COLUMNS = ("algorithm", "status", "objective ms", "of the bound", "latency ms", "solve s")
 
@@ -163,8 +167,8 @@ def check_plan(problem: str, solution: str, as_json: bool) -> int:
     if not report.ok:
         note(f"stageline: {len(report.violations)} violations; the first: {report.violations[0]}")
         return EXIT_FAILED
-    if not as_json and given["status"] == "infeasible":
-        note("that there is no plan was not proven: the check looks only at what is stated")
+    if not as_json and report.infeasibility:
+        note(INFEASIBILITY[report.infeasibility])
     return 0
 
 

@@ -101,7 +101,10 @@ def test_a_problem_without_a_plan_says_what_is_missing(capsys: pytest.CaptureFix
     assert "b0" in captured.err
     Path("solution.json").write_text(captured.out)
     assert run(["plan", "check", "tight.json", "solution.json"]) == 0
-    assert "that there is no plan was not proven" in capsys.readouterr().err
+    assert "there is no plan: the check tried all stages" in capsys.readouterr().err
+    Path("problem.json").write_text(json.dumps(PROBLEM))
+    assert run(["plan", "check", "problem.json", "solution.json"]) == EXIT_FAILED
+    assert "can be placed" in capsys.readouterr().err
 
 
 def test_compare_shows_every_algorithm_and_nobody_below_the_bound(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ _CLOSE = 1e-3  # values that differ by less than this share are not worth a wide
 _STRIDE = 5e-3  # first step upwards from the bound
 _SPARSE = 3  # links per node
 _ROWS = 2000
+_LAST = 10  # searches between values that are closer than `_CLOSE`
 
 
 class _Beam:
@@ -94,6 +95,7 @@ def beam(standing: Standing, stop: Stop) -> Iterator[None]:
             yield from _narrow(hunt, width)
         if standing.done or stop():
             break
+    yield from _last(hunt)
     if standing.runs is not None and not stop():
         hunt.forget()
         hunt.prove(standing.high - 1, MANY_STEPS)  # it may just be the best one
@@ -120,6 +122,20 @@ def _narrow(hunt: _Beam, width: int) -> Iterator[None]:
             floor = max(middle + 1, standing.low)
     if not standing.done:
         hunt.prove(standing.high - 1, STEPS)
+
+
+def _last(hunt: _Beam) -> Iterator[None]:
+    """Better plans between values that are close together, which `_narrow` leaves alone."""
+    standing = hunt.standing
+    floor = standing.low
+    for _ in range(_LAST if standing.runs is not None else 0):
+        if floor >= standing.high or hunt.stop():
+            return
+        middle = standing.middle(floor, standing.high)
+        if hunt.judge(middle, SHORTEN_WIDTH):
+            yield
+        else:
+            floor = max(middle + 1, standing.low)
 
 
 def _bound(hunt: _Beam, steps: int) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .check_bound import lower_bound
 from .check_costs import Costs, costs, objective, own_objective
+from .check_place import place
 from .check_reading import Answer, Case, Claims, read_answer, read_case
 from .check_rules import expected_moves, memory_faults, model_faults, required_faults
 
@@ -24,6 +25,7 @@ class Report:
     """What the check found; figures recomputed, in seconds, None where the plan cannot run.
 
     `lower_bound_s`: the checker's own; `gap`: of the recomputed objective to the better of both bounds.
+    `infeasibility`: of a solution that claims it, whether that is "proven", "refuted" (a violation) or "open".
     """
 
     violations: tuple[str, ...]
@@ -32,6 +34,7 @@ class Report:
     gap: float | None = None
     latency_s: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str = ""
+    infeasibility: str = ""
 
     @property
     def ok(self) -> bool:
@@ -48,6 +51,29 @@ def check(problem: object, solution: object) -> Report:
     """The violations, the recomputed figures, and the checker's own bound. Raises as `violations` does."""
     case, answer = read_case(problem), read_answer(solution)
     wrong, found = _judge(case, answer)
+    verdict, plan = _infeasibility(case, answer, possible=found is not None)
+    report = _figures(case, answer, (*wrong, *plan), found)
+    return replace(report, infeasibility=verdict)
+
+
+def _infeasibility(case: Case, answer: Answer, *, possible: bool) -> tuple[str, tuple[str, ...]]:
+    """What becomes of the claim that there is no plan, and the plan that refutes it."""
+    if answer.claims.status != "infeasible":
+        return "", ()
+    others = {name: stages for name, stages in answer.stages.items() if name in case.chains}
+    out = [name for name in case.chains if name not in others]
+    if not out and len(case.chains) == 1:  # the model has stages, but some required node has none
+        out, others = list(case.chains), {}
+    if len(out) != 1 or not possible:
+        return "open", ()
+    found = place(case, case.chains[out[0]], others)
+    if found.stages is not None:
+        plan = ", ".join(f"[{one.start}, {one.end}) on {one.nodes[0]}" for one in found.stages)
+        return "refuted", (f"status: 'infeasible', but {out[0]} can be placed: {plan}",)
+    return ("proven" if found.proven and not others else "open"), ()
+
+
+def _figures(case: Case, answer: Answer, wrong: tuple[str, ...], found: Costs | None) -> Report:
     bound = lower_bound(case)
     own = bound if math.isfinite(bound) else None
     if found is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .costs import transfer_s
 from .parts import Links, Model, Node, Port
-from .quanta import FORBIDDEN, Ints, Quanta
+from .quanta import FORBIDDEN, Ints, Quanta, distinct
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Hops:
 
     def values(self) -> Ints:
         """Every value, ascending."""
-        return np.unique(np.concatenate([np.unique(self.between), self.enter, self.leave]))
+        return distinct(np.concatenate([self.between.ravel(), self.enter, self.leave]))
 
     def largest(self, kinds: Sequence[int], starts: Sequence[int]) -> int:
         """Of a plan whose i-th stage is on a node of type `kinds[i]` from block `starts[i]` on."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .alike import alike
 from .hops import Hops, Network, free_hops, hops
 from .parts import Model, Node
-from .quanta import FORBIDDEN, Ints, Quanta
+from .quanta import FORBIDDEN, Ints, Quanta, distinct
 
 __all__ = ["FORBIDDEN", "Instance", "Ints", "build", "stage_needs"]
 
@@ -73,8 +73,8 @@ class Instance:
 
     def candidates(self) -> Ints:
         """Every value that the bottleneck can have, ascending, from what the hardest block needs on."""
-        values = np.unique(np.concatenate([np.unique(self.cost), self.hops.values()]))
-        return values[(values >= self.hardest()) & (values < FORBIDDEN)]
+        values = np.concatenate([self.cost.ravel(), self.hops.values()])
+        return distinct(values[(values >= self.hardest()) & (values < FORBIDDEN)])
 
     def reach(self, bound: int) -> Ints:
         """`[t, a]`: the largest b such that a node of type t takes blocks [a, b) within `bound` (a: none).

@@ -93,14 +93,14 @@ def key_of(problem: Problem, stages: Mapping[str, Sequence[StageAssignment]]) ->
     unplaced = sum(1 + model.priority for model in problem.models if model.name not in stages)
     hosting = {node for plan in stages.values() for stage in plan for node in stage.nodes}
     idle = sum(node.required and node.id not in hosting for node in problem.nodes)
-    left_out = tuple(model.name not in stages for model in _by_rank(problem))
+    left_out = tuple(model.name not in stages for model in by_rank(problem))
     squares = math.fsum(busy * busy for busy in found.busy.nodes.values())
     return Key(unplaced, left_out, idle, found.objective_s, squares)
 
 
 def _orders(problem: Problem) -> Iterator[list[Model]]:
     """Highest priority first, then most work; the reverse; and a few at random, always the same ones."""
-    first = _by_rank(problem)
+    first = by_rank(problem)
     yield first
     if len(first) < 2:
         return
@@ -110,7 +110,7 @@ def _orders(problem: Problem) -> Iterator[list[Model]]:
         yield rng.sample(first, len(first))
 
 
-def _by_rank(problem: Problem) -> list[Model]:
+def by_rank(problem: Problem) -> list[Model]:
     return sorted(problem.models, key=lambda model: (-model.priority, -_work(problem, model)))
 
 

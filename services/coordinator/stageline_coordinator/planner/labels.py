@@ -31,6 +31,7 @@ TIE = 1e-13  # relative: what differs by less is equal
 
 
 Spending = tuple[Floats, Floats]
+Stop = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,20 @@ class _Level:
 class Search:
     """One kind of cost over one space, within a limit of another: every stage and hop at most `limit_s` busy."""
 
-    def __init__(self, space: Space, costs: Costs, limit_s: float = math.inf, pricings: int = 0) -> None:
+    def __init__(
+        self,
+        space: Space,
+        costs: Costs,
+        limit_s: float = math.inf,
+        pricings: int = 0,
+        out_of_time: Stop = lambda: False,
+    ) -> None:
         self._space, self._limit = space, min(limit_s * (1 + TIE), LONGEST_S)
         self._busy = Costs(space.stage_s, space.links_s, space.loads_s, additive=False)
         stage = np.where(space.stage_s <= self._limit, costs.stage, math.inf)
         self._costs = Costs(stage, costs.hop, costs.fixed, costs.additive)
         self._spending = None if costs.additive else _speed(space)
-        self._relaxed = Relaxation(space, self._costs, self._limit)
+        self._relaxed = Relaxation(space, self._costs, self._limit, out_of_time)
         if costs.additive:
             self._relaxed.raise_prices(pricings)
 
@@ -110,9 +118,7 @@ class Search:
         """No plan costs less."""
         return self._relaxed.bound
 
-    def run(
-        self, target: float, width: int, out_of_time: Callable[[], bool] = lambda: False, *, thrifty: bool = False
-    ) -> Found:
+    def run(self, target: float, width: int, out_of_time: Stop = lambda: False, *, thrifty: bool = False) -> Found:
         """The best plan below `target`; out of time it counts what was not looked at as dropped.
 
         `thrifty`: of too many labels keep those that spent least memory, not those that promise most.
@@ -135,7 +141,7 @@ class Search:
             if out_of_time():
                 dropped = min(dropped, float(level.best[live].min(initial=math.inf)))
                 break
-            grown, lost = self._grow(level, np.nonzero(live)[0], target, width, spending)
+            grown, lost = self._grow(level, np.nonzero(live)[0], target, (width, spending, out_of_time))
             dropped = min(dropped, lost)
             levels.append(grown)
         if best is None:
@@ -154,8 +160,10 @@ class Search:
         return _Level(space.mask[group], group, zero, end, zero, out, value, best[group, out, end], zero)
 
     def _grow(
-        self, level: _Level, rows: NDArray[np.intp], target: float, width: int, spending: Spending | None
+        self, level: _Level, rows: NDArray[np.intp], target: float, bounds: tuple[int, Spending | None, Stop]
     ) -> tuple[_Level, float]:
+        """The labels with one stage more, and the best of what those could have become that were dropped."""
+        width, spending, out_of_time = bounds
         grown, dropped = level.pick(np.zeros(0, dtype=np.intp)), math.inf
         parts = [grown]
         place = level.end[rows] * len(self._space.codecs) + level.out[rows]
@@ -165,6 +173,9 @@ class Search:
             heads = self._heads(int(level.end[same[0]]), int(level.out[same[0]]), target, self._least(level, same))
             step = max(1, CHUNK // max(1, len(heads[0])))
             for at in range(0, len(same) if len(heads[0]) else 0, step):
+                if out_of_time():
+                    dropped = min(dropped, float(level.best[same[at:]].min()))
+                    break
                 parts.append(self._extend(level, same[at : at + step], heads, target))
                 if sum(len(one.value) for one in parts) > MERGE:
                     grown, lost = self._merge(parts, width, spending)

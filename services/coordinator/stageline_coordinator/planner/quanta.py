@@ -14,6 +14,13 @@ _LIMIT = 1 << 58
 _DIGITS = 15  # decimal digits kept of the largest sum
 
 
+def distinct(values: Ints) -> Ints:
+    """Those values, ascending. Much faster than `np.unique`, which hashes."""
+    ordered = np.sort(values, axis=None)
+    found: Ints = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]]
+    return found
+
+
 @dataclass(frozen=True)
 class Quanta:
     """One quantum is 1 / `scale` seconds, up to `limit` quanta.

@@ -7,6 +7,7 @@ dear: a Lagrangian relaxation of "at most once", whose prices are raised by subg
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,10 @@ class Costs:
 class Relaxation:
     """`rest[g, c, k]`: the least that can follow a stage of group g that ends at cut c with codec k, prices on top."""
 
-    def __init__(self, space: Space, costs: Costs, limit_s: float) -> None:
+    def __init__(self, space: Space, costs: Costs, limit_s: float, out_of_time: Callable[[], bool]) -> None:
         self._space, self._costs, self._limit = space, costs, limit_s
         self._prices = np.zeros(len(space.problem.nodes))
+        self._out_of_time, self._cut_short = out_of_time, False
         self.rest = self._completions(self._prices)
 
     @property
@@ -56,14 +58,16 @@ class Relaxation:
     def raise_prices(self, rounds: int) -> None:
         """Make nodes dear that the relaxation uses more than once, as long as its bound grows."""
         best, scale, prices = self.bound, 1.0, self._prices
-        for _ in range(rounds):
+        for _ in range(0 if self._cut_short else rounds):
             over = self._overuse() if math.isfinite(best) else np.zeros(0)
-            if not over.any() or scale < LEAST_STEP:
+            if not over.any() or scale < LEAST_STEP or self._out_of_time():
                 return
             step = scale * STEP * max(abs(best), 1e-300) / float(over @ over)
             prices = np.where(self._needed(), prices + step * over, np.maximum(prices + step * over, 0.0))
             rest = self._completions(prices)
             bound = self._bound(rest, prices)
+            if self._cut_short:
+                return
             if bound > best:
                 best, self.rest, self._prices = bound, rest, prices
             else:
@@ -108,6 +112,9 @@ class Relaxation:
         priced = self._priced(prices)
         clash = (space.mask[:, None] & space.mask[None, :]) != 0
         for c in range(cuts - 2, 0, -1):
+            if self._out_of_time():
+                self._cut_short = True
+                return np.zeros_like(rest)  # whatever follows costs something
             ahead = costs.join(priced[:, :, :, c, c + 1 :], rest[:, None, c + 1 :, :].transpose(0, 1, 3, 2))
             following = ahead.min(axis=(2, 3))  # [h, k]
             for k in range(len(space.codecs)):

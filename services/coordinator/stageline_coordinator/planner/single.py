@@ -55,7 +55,7 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
 
     Between bound and plan the target is bisected: below a target that is hard to reach few labels survive.
     """
-    search = Search(space, peak_costs(space))
+    search = Search(space, peak_costs(space), out_of_time=effort.out_of_time)
     best = Found(known.steps, known.value, min(known.value, max(known.bound, search.bound)))
     for width in _widths(space, effort):
         hopeless = best.bound
@@ -74,7 +74,8 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
 
 def least(space: Space, costs: Costs, limit_s: float, effort: Effort, known: Found) -> Found:
     """The plan with the smallest sum within a limit on every stage and hop."""
-    search = Search(space, costs, limit_s, PRICINGS if len(effort.widths) > 1 else QUICK_PRICINGS)
+    pricings = PRICINGS if len(effort.widths) > 1 else QUICK_PRICINGS
+    search = Search(space, costs, limit_s, pricings, effort.out_of_time)
     best = Found(known.steps, known.value, min(known.value, max(known.bound, search.bound)))
     for width in _widths(space, effort):
         if settled(best) or effort.out_of_time():

@@ -20,7 +20,8 @@ from .labels import LABELS
 from .parts import Model
 from .problem import THROUGHPUT, Problem
 from .reason import explain
-from .replan import choose, moves
+from .repair import REPAIR, repaired
+from .replan import Choice, choose, moves
 from .respond import Stages, respond
 from .single import WIDTHS, Effort
 from .solution import FEASIBLE, INFEASIBLE, OPTIMAL, ModelSolution, Solution, StageAssignment
@@ -44,21 +45,34 @@ def solve(problem: Problem, *, algorithm: str | None = None, out_of_time: Callab
 def improve(
     problem: Problem, *, algorithm: str | None = None, out_of_time: Callable[[], bool] | None = None
 ) -> Iterator[Solution]:
-    """At least one solution: the first soon, each later one better or better proven, the last the one to use."""
+    """At least one solution: the first soon, each later one better or better proven, the last the one to use.
+
+    Where a running plan has lost nodes the first one mends it, within milliseconds.
+    """
     if algorithm not in (None, *ALGORITHMS):
         raise ConfigError(f"algorithm: must be one of {', '.join(ALGORITHMS)}, not '{algorithm}'")
     over = out_of_time or (lambda: False)
-    quick = Effort(WIDTHS[:1], chain=algorithm is None)
-    full = Effort(WIDTHS, over, chain=algorithm is None)
-    last: _State | None = None
-    for effort in (quick, full):
+    last, told = _rough(problem), False
+    if last is not None and problem.current:
+        yield _solution(problem, last, Effort(()))
+        told = True
+    first = Effort(WIDTHS[:1], over if last else lambda: False, chain=algorithm is None)
+    for effort in (first, Effort(WIDTHS, over, chain=algorithm is None)):
         for found in _states(problem, effort):
             state = found if last is None else last.joined(found)
-            if last is None or state.better_than(last):
+            if not told or last is None or state.better_than(last):
                 yield _solution(problem, state, effort)
-            last = state
+            last, told = state, True
             if state.proven or over():
                 return
+
+
+def _rough(problem: Problem) -> _State | None:
+    """What is found at once, for want of anything better."""
+    stages = repaired(problem)
+    if stages is None:
+        return None
+    return _State(problem, stages, dict.fromkeys(stages, REPAIR), dict.fromkeys(stages, 0.0))
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def _states(problem: Problem, effort: Effort) -> Iterator[_State]:
 
 
 def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
-    choice = choose(problem, state.stages, effort)
+    choice = choose(problem, state.stages, effort) if effort.widths else Choice(state.stages)
     found = evaluate(problem, choice.stages)
     broken = [fault for fault in found.faults if not fault.endswith("has no stages")]
     models = {model.name: _model(problem, state, choice.stages, found, model) for model in problem.models}

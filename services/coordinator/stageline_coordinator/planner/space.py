@@ -85,21 +85,29 @@ class Space:
         return np.outer([codec.ratio for codec in self.codecs], self.model.cuts_bytes)
 
 
-def build_space(problem: Problem, model: Model, others: Others, *, required: int = 0, replicas: bool = True) -> Space:
-    """`complete` is false where groups of replicas were left out that might matter: there are too many, or a required
-    node would do nothing in them.
+def build_space(
+    problem: Problem,
+    model: Model,
+    others: Others,
+    *,
+    required: int = 0,
+    replicas: bool = True,
+    only: Sequence[tuple[int, ...]] | None = None,
+) -> Space:
+    """`complete` is false where groups of replicas were left out that might matter: there are too many, a required
+    node would do nothing in them, or `only` some were asked for.
     """
     codecs = (PLAIN, *model.allowed_codecs())
     share = share_of(problem, model)
     busy = _busy(problem, model, codecs, others)
-    groups, complete = _groups(model, busy, model.max_replicas if replicas else 1)
+    groups, complete = (only, False) if only else _groups(model, busy, model.max_replicas if replicas else 1)
     members = np.array([[*group, *[group[0]] * (max(map(len, groups)) - len(group))] for group in groups])
     mask = np.array([sum(1 << node for node in group) for group in groups], dtype=np.int64)
     wire = np.outer([codec.ratio for codec in codecs], model.cuts_bytes)
     links = share * _over_links(problem, wire)
     parts, busiest, idle = _replicated(busy, groups, members.shape[1])
     stage = _stage_s(problem, model, others, share, groups, busiest, parts)
-    before = _before(problem, busy, links, others, groups, required)
+    before = np.zeros_like(mask) if only else _before(problem, busy, links, others, groups, required)
     return Space(
         problem=problem,
         model=model,
@@ -195,6 +203,10 @@ def _replicated(busy: Floats, groups: Sequence[tuple[int, ...]], most: int) -> t
     parts = np.zeros((len(groups), most if most > 1 else 0, *busy.shape[1:]))
     busiest = np.empty((len(groups), *busy.shape[1:]))
     for g, group in enumerate(groups):
+        if len(group) == 1:
+            busiest[g] = busy[group[0]]
+            parts[g, :1] = np.isfinite(busiest[g])
+            continue
         costs = busy[list(group)]
         with np.errstate(divide="ignore", invalid="ignore"):
             even = 1 / (1 / costs).sum(axis=0)
@@ -204,9 +216,8 @@ def _replicated(busy: Floats, groups: Sequence[tuple[int, ...]], most: int) -> t
         able, usable = np.isfinite(costs).all(axis=0), free | (costs > 0).all(axis=0)
         idle = idle or bool((able & ~usable).any())
         usable &= able
-        busiest[g] = np.where(usable, even if len(group) > 1 else costs[0], math.inf)
-        if most > 1:
-            parts[g, : len(group)] = np.where(usable, split if len(group) > 1 else 1.0, 0.0)
+        busiest[g] = np.where(usable, even, math.inf)
+        parts[g, : len(group)] = np.where(usable, split, 0.0)
     return parts, busiest, idle
 
 

@@ -54,8 +54,7 @@ def improve(
     over = out_of_time or (lambda: False)
     last, told = _rough(problem), False
     if last is not None and problem.current:
-        yield _solution(problem, last, Effort(()))
-        told = True
+        yield _solution(problem, last, Effort(()))  # the search says its word in any case: why a plan is kept, say
     first = Effort(WIDTHS[:1], over if last else lambda: False, chain=algorithm is None)
     for effort in (first, Effort(WIDTHS, over, chain=algorithm is None)):
         for found in _states(problem, effort):

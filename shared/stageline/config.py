@@ -105,6 +105,7 @@ class CoordinatorConfig(ServiceConfig):
     rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
     drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
     max_replicas: int = _setting(1, "workers that may share a stage, at most; 1 finds and proves plans soonest")
+    standbys: int = _setting(1, "deaths at once that stages loaded on other workers make up for (0: none)")
 
 
 @dataclass(frozen=True)

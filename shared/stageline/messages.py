@@ -149,7 +149,7 @@ class NodeProfile(Part, frozen=True):
 
 
 class NodeRow(Part, frozen=True):
-    """A node, for listings."""
+    """A node, for listings. `standbys`: those of its stages that it serves only when others cannot."""
 
     node: str
     state: str
@@ -162,6 +162,7 @@ class NodeRow(Part, frozen=True):
     progress: tuple[Progress, ...] = ()
     http: str = ""
     profile: NodeProfile | None = None
+    standbys: tuple[StageKey, ...] = ()
 
 
 class GatewayRow(Part, frozen=True):

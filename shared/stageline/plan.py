@@ -92,7 +92,8 @@ class Replica(Part, frozen=True):
 class PlanStage(Part, frozen=True):
     """A stage and who serves it; seconds and bytes are those of one item (batch 1, nominal dims).
 
-    `codec`: what its inputs travel in (`stageline.codecs`; empty: as they are).
+    `codec`: what its inputs travel in (`stageline.codecs`; empty: as they are). `standbys` have it loaded and get no
+    work as long as a replica can take it; `exposed` says why there are fewer of them than were asked for.
     """
 
     start: int
@@ -104,6 +105,8 @@ class PlanStage(Part, frozen=True):
     weight_bytes: int = 0
     output_bytes: int = 0
     codec: str = ""
+    standbys: tuple[Replica, ...] = ()
+    exposed: str = ""
 
 
 class ModelPlan(Part, frozen=True):

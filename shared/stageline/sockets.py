@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
+from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
 from stageline.checksum import Checksum
 from stageline.data import MAX_FRAME_BYTES
@@ -130,11 +130,16 @@ class Sockets:
             ipc = ""
         return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "", checksum=asked)
 
-    def connect(self, channel: Channel, address: str, *, identity: bytes = b"") -> Socket:
-        """A connected socket. Raises `ConfigError` for a malformed address, or an identity that is too long."""
+    def connect(self, channel: Channel, address: str, *, identity: bytes = b"", watched: bool = False) -> Socket:
+        """A connected socket; `watched`: it has a `link_monitor`.
+
+        Raises `ConfigError` for a malformed address, or an identity that is too long.
+        """
         if len(identity) > MAX_IDENTITY_BYTES:
             raise ConfigError(f"a name of {len(identity)} bytes is too long: choose one of at most 200")
         socket = self._make(channel, channel.connect_type)
+        if watched:
+            _monitors[socket] = socket.get_monitor_socket(_LINK_EVENTS)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)
         try:
@@ -195,6 +200,7 @@ def _specialise(socket: Socket, channel: Channel, kind: int) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 0)
 
 
+_LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 _monitors: weakref.WeakKeyDictionary[Socket, Socket] = weakref.WeakKeyDictionary()
 
 
@@ -220,3 +226,14 @@ def read_monitor(monitor: Socket) -> Iterator[tuple[bool, int]]:
     while monitor.poll(0):
         event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
         yield event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])
+
+
+def link_monitor(socket: Socket) -> Socket:
+    """A socket that gives a message for `link_event` when the connection of a `watched` one changes; closed with it."""
+    return _monitors[socket]
+
+
+def link_event(frames: list[bytes]) -> bool | None:
+    """Whether the connection stands now, by a message of a `link_monitor`; None for one that does not say."""
+    event: Any = parse_monitor_message(frames)["event"]
+    return None if event == zmq.EVENT_MONITOR_STOPPED else bool(event == zmq.EVENT_HANDSHAKE_SUCCEEDED)

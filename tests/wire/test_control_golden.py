@@ -35,7 +35,7 @@ from stageline.messages import (
     ToCoordinator,
     Welcome,
 )
-from stageline.plan import Crash, Digest, Endpoint, NodeView, Plan, StageKey
+from stageline.plan import Crash, Digest, Endpoint, ModelPlan, NodeView, Plan, PlanStage, Replica, Signature, StageKey
 from stageline.wire import MAX_CONTROL_BYTES, Decoder, Message, encode
 
 SHA = "ab" * 32
@@ -80,6 +80,24 @@ def test_small_messages_are_these_bytes() -> None:
     for channel, message, golden in GOLDEN:
         assert encode(message).hex() == golden
         assert Decoder(channel)(bytes.fromhex(golden)) == message
+
+
+def test_a_stage_is_a_map_that_an_older_peer_reads_without_its_standbys() -> None:
+    replica, standby = (Replica(node=n, executor=f"{n}/0", endpoint=Endpoint(tcp="tcp://127.0.0.1:1")) for n in "ab")
+    bare = PlanStage(start=0, end=3, replicas=(replica,))
+    assert encode(bare).hex() == (
+        "83a5737461727400a3656e6403a87265706c6963617391"
+        "83a46e6f6465a161a86578656375746f72a3612f30a8656e64706f696e7481a3746370b17463703a2f2f3132372e302e302e313a31"
+    )
+    guarded = PlanStage(start=0, end=3, replicas=(replica,), standbys=(standby,), exposed="x")
+    assert encode(guarded).hex() == "85" + encode(bare).hex()[2:] + (
+        "a87374616e6462797391"
+        "83a46e6f6465a162a86578656375746f72a3622f30a8656e64706f696e7481a3746370b17463703a2f2f3132372e302e302e313a31"
+        "a76578706f736564a178"
+    )
+    model = ModelPlan(name="m", manifest=SHA, signature=Signature((), ()), status="serving", stages=(guarded,))
+    plan = Plan(term=1, version=2, models=(model,))
+    assert Decoder(Plan | Digest)(encode(plan)) == plan
 
 
 def test_hello_is_a_map_of_its_fields_without_defaults() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from stageline.manifest import ModelManifest
@@ -83,30 +83,47 @@ def slots_of(model: ModelPlan) -> tuple[Slot, ...]:
 
 
 def running_stages(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
-    """The served stages of `models` as the planner's `current`; a replica not on one of `nodes` is left out."""
+    """The served stages of `models` as the planner's `current`; a replica not on one of `nodes` is left out.
+
+    Where none is left, the standbys serve the stage: nothing has to be moved to them.
+    """
     here = {node.name for node in nodes}
     return {
         model.name: [
             {
-                "blocks": [slot.start, slot.end],
-                "nodes": [node for node in slot.nodes if node in here],
-                "codec": slot.codec or "none",
+                "blocks": [stage.start, stage.end],
+                "nodes": _here(stage.replicas, here) or _here(stage.standbys, here),
+                "codec": stage.codec or "none",
             }
-            for slot in slots_of(model)
+            for stage in model.stages
         ]
         for model in plan.models
         if model.stages and model.name in models and model.manifest == models[model.name][0]
     }
 
 
+def _here(replicas: Sequence[Replica], nodes: Collection[str]) -> list[str]:
+    return [replica.node for replica in replicas if replica.node in nodes]
+
+
+def serves(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:
+    """Whether gateways can have requests answered: each stage runs on a node that stays, if only on a standby."""
+    return bool(model.stages) and all(
+        any(_runs(replica, model, stage, nodes) for replica in (*stage.replicas, *stage.standbys))
+        for stage in model.stages
+    )
+
+
+def _runs(replica: Replica, model: ModelPlan, stage: PlanStage, nodes: Mapping[str, Node]) -> bool:
+    node = nodes.get(replica.node)
+    return node is not None and not node.leaving and node.runs(replica.executor, model.key(stage))
+
+
 def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:
     """Whether every replica still runs with its stage loaded, on a node that stays."""
-    for stage in model.stages:
-        for replica in stage.replicas:
-            node = nodes.get(replica.node)
-            if node is None or node.leaving or not node.runs(replica.executor, model.key(stage)):
-                return False
-    return bool(model.stages)
+    return bool(model.stages) and all(
+        _runs(replica, model, stage, nodes) for stage in model.stages for replica in stage.replicas
+    )
 
 
 def why_not(

@@ -48,6 +48,7 @@ from .events import (
     Watch,
 )
 from .figures import Figures, Models
+from .guarding import Guard
 from .measuring import Measuring
 from .members import Members
 from .network import Ends, Link
@@ -68,6 +69,7 @@ class Settings:
     rejoin_s: float = 3.0
     drain_s: float = 10.0
     max_replicas: int = 1
+    standbys: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class Cluster:
         published = Published(settings.term, memory.plan, settings.drain_s)
         resume_at = now + settings.rejoin_s if memory.plan else None
         self.planning = Planning(self.measuring, self.members, settings.max_replicas)
+        guard = Guard(settings.term, settings.standbys, self.members, self.planning, self.measuring.book)
         self._course = Course(
-            settings.term, self.members, self._models, self.measuring, self.planning, published, resume_at
+            settings.term, self.members, self._models, self.measuring, self.planning, published, guard, resume_at
         )
 
     @property

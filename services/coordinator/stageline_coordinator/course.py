@@ -14,6 +14,7 @@ from stageline.plan import Digest, ModelPlan, Plan
 from . import assemble
 from .events import Instruction, Note, Send, Solved, SolveFailed
 from .figures import Models
+from .guarding import Guard, coverage, without
 from .measuring import Measuring
 from .members import Members
 from .peers import Node
@@ -34,6 +35,7 @@ class Course:
         measuring: Measuring,
         planning: Planning,
         published: Published,
+        guard: Guard,
         resume_at: float | None,
     ) -> None:
         self._term = term
@@ -42,6 +44,7 @@ class Course:
         self._measuring = measuring
         self._published = published
         self._planning = planning
+        self._guard = guard
         self._preparation: Preparation | None = None
         self._resume_at = resume_at
 
@@ -66,6 +69,8 @@ class Course:
         preparation = self._preparation
         if preparation and message.term == self._term and preparation.answered(node, message):
             return
+        if self._guard.prepared(node, message):
+            return
         # too late, but loaded it is: known, it will be retired again
         for stage, executor in zip(message.stages, message.executors):  # noqa: B905 - a peer's lists may differ
             if executor in node.executors:
@@ -78,10 +83,12 @@ class Course:
         if preparation and (message.term, message.version) == (self._term, preparation.version):
             node.exclude(now, f"{message.stage} failed to load: {message.message}")
             yield Note("prepare failed", {"node": node.name, "stage": str(message.stage), "reason": message.message})
+        yield from self._guard.failed(node, message, now)
 
     def repeat(self, node: Node) -> Iterator[Instruction]:
         """A node said hello again: it may have missed what it was to prepare."""
         preparation = self._preparation
+        self._guard.rejoined(node.name)
         if preparation and node.name in preparation.waiting:
             yield Send(node.address, preparation.message(self._term, node.name))
 
@@ -109,7 +116,10 @@ class Course:
         nodes = self._members.usable(now)
         yield from self._measuring.requests(nodes, self._members, self._models, now)
         yield from self._plan(nodes, now)
+        yield from self._furnish(now)
         yield from self.retire(now)
+        if self._preparation is None and not self._published.draining:
+            yield from self._guard.load(self.plan, self._published.next_version)
 
     def _may_resume(self, now: float) -> bool:
         """Once all workers of the restored plan are back, or the time for that is over."""
@@ -154,10 +164,31 @@ class Course:
         here = {node.name: node for node in nodes}
         begun = Preparation.begin(self._published.next_version(), target, answer, self._models, here, now)
         self._preparation = begun
+        yield from self._make_room(begun, now)
         yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
         for name in begun.stages:
             here[name].kept = None
             yield Send(here[name].address, begun.message(self._term, name))
+
+    def _make_room(self, begun: Preparation, now: float) -> Iterator[Instruction]:
+        """Standbys never take memory that a plan needs."""
+        self._guard.superseded()
+        gone = self._guard.in_the_way(self.plan, begun.target, self._models)
+        models = without(self.plan.models, gone)
+        if models != self.plan.models:
+            yield from self._published.commit(models, self._members, now)
+        for name, stages in gone.items():
+            yield Note("standbys dropped", {"node": name, "stages": sorted(map(str, stages))})
+            yield self._published.drop(self._members.nodes[name], stages, begun.version)
+
+    def _furnish(self, now: float) -> Iterator[Instruction]:
+        """Have the plan name the standbys that are ready."""
+        if self._preparation is not None:
+            return
+        models = self._guard.furnish(self.plan, self._models, now)
+        if models != self.plan.models:
+            yield Note("standbys", coverage(models))
+            yield from self._published.commit(models, self._members, now)
 
     def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:
         for name in done.stages:
@@ -184,11 +215,13 @@ class Course:
     def _condemned(self, old: ModelPlan, nodes: list[Node], answer: Answer | None) -> bool:
         """Whether a model that was served is so no longer, and will not be soon."""
         sha, manifest = self._models[old.name]
-        runs = assemble.intact(old, self._members.nodes)
+        runs = assemble.serves(old, self._members.nodes)
         if (runs and old.manifest == sha) or answer is None or old.name in answer.placement:
             return False
         return not runs or can_plan(manifest, nodes, self._measuring.book)
 
     def retire(self, now: float) -> Iterable[Instruction]:
         """The part of it that depends on what gateways have left behind."""
-        return () if self.resuming else self._published.retire(self._members, self._preparation, now)
+        return (
+            () if self.resuming else self._published.retire(self._members, self._preparation, self._guard.wanted, now)
+        )

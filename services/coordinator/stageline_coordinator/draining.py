@@ -14,13 +14,18 @@ Hosts = Mapping[str, frozenset[StageKey]]
 
 
 def hosts_of(models: Iterable[ModelPlan]) -> Hosts:
-    """Who serves what in these plans."""
+    """Who serves what in these plans, or may have to."""
     found: dict[str, frozenset[StageKey]] = {}
     for model in models:
         for stage in model.stages:
-            for replica in stage.replicas:
+            for replica in (*stage.replicas, *stage.standbys):
                 found[replica.node] = found.get(replica.node, frozenset()) | {model.key(stage)}
     return found
+
+
+def covers(hosts: Hosts, others: Hosts) -> bool:
+    """Whether whatever `others` have loaded is loaded there in `hosts`, too."""
+    return all(stages <= hosts.get(node, frozenset()) for node, stages in others.items())
 
 
 @dataclass(frozen=True)

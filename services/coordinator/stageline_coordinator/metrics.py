@@ -23,6 +23,9 @@ class Metrics:
         self._nodes = Gauge(f"{PREFIX}_nodes", "Workers by state", ["state"], registry=own)
         self._gateways = Gauge(f"{PREFIX}_gateways", "Gateways by state", ["state"], registry=own)
         self._models = Gauge(f"{PREFIX}_models", "Models by status", ["status"], registry=own)
+        self._guarded = Gauge(
+            f"{PREFIX}_stages", "Stages of the plan by whether others can serve them", ["covered"], registry=own
+        )
         self.replans = Counter(f"{PREFIX}_replans", "Plans prepared and committed", registry=own)
         self.evictions = Counter(f"{PREFIX}_evictions", "Peers given up", registry=own)
         self.solve_seconds = Histogram(f"{PREFIX}_solve_seconds", "Seconds to compute a placement", registry=own)
@@ -47,5 +50,8 @@ class Metrics:
         for state in get_args(NodeState):
             self._nodes.labels(state).set(nodes.count(state))
             self._gateways.labels(state).set(gateways.count(state))
+        exposed = [bool(stage.exposed) for model in plan.models for stage in model.stages]
+        for covered in (True, False):
+            self._guarded.labels(str(covered).lower()).set(exposed.count(not covered))
         for status in get_args(ModelStatus):
             self._models.labels(status).set(sum(model.status == status for model in plan.models))

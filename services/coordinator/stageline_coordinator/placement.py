@@ -183,7 +183,7 @@ def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], bo
                 roles.setdefault(node, []).append((name, slot))
     pairs: list[tuple[int, bool, str, str]] = []
     for role, stages in roles.items():
-        needed = sum(_slot_bytes(models[name][1], slot, book) for name, slot in stages)
+        needed = sum(slot_bytes(models[name][1], slot, book) for name, slot in stages)
         for other in nodes.values():
             if _can_swap(nodes[role], other, needed):
                 pairs.append((_held(stages, models, other), role == other.name, role, other.name))
@@ -219,7 +219,8 @@ def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int
     return sum(stage_bytes(manifest, slot.start, slot.end) for manifest, slot in here)
 
 
-def _slot_bytes(manifest: ModelManifest, slot: Slot, book: FigureBook) -> int:
+def slot_bytes(manifest: ModelManifest, slot: Slot, book: FigureBook) -> int:
+    """What the planner charges a node for the stage."""
     model = _model("", manifest, (), book)
     run = model["blocks"][slot.start : slot.end]
     weights, workspaces = ([block[what] for block in run] for what in ("weight_bytes", "workspace_bytes"))

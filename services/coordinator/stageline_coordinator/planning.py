@@ -80,7 +80,7 @@ class Planning:
             return
         self._number += 1
         self._outstanding, self._answered = inputs, False
-        problem = self.problem(plan, nodes, plannable) if beside else self._problem(nodes, plannable)
+        problem = self.problem(plan, nodes, plannable) if beside else self.bare_problem(nodes, plannable)
         self._beside = "current" in problem
         yield Solve(self._number, problem)
 
@@ -155,13 +155,14 @@ class Planning:
     def _bottleneck_s(self, placement: Placement, models: Models, nodes: Mapping[str, Node]) -> float:
         used = sorted({name for slots in placement.values() for slot in slots for name in slot.nodes})
         boxes, placed = [nodes[name] for name in used], {name: models[name] for name in placement}
-        return bottleneck_s(self._problem(boxes, placed), placement)
+        return bottleneck_s(self.bare_problem(boxes, placed), placement)
 
     def problem(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
         """What the planner is asked for models that `can_plan`, coming from `plan`."""
-        return self._problem(nodes, models) | _coming_from(plan, models, nodes)
+        return self.bare_problem(nodes, models) | _coming_from(plan, models, nodes)
 
-    def _problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
+    def bare_problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
+        """The same as if nothing ran."""
         network = self._links.view(nodes, self._members)
         return build_problem(nodes, models, self._book, network, max_replicas=self._max_replicas)
 

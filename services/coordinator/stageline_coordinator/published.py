@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from stageline.messages import Farewell, Retire
 from stageline.plan import Digest, ModelPlan, NodeView, Plan, StageKey, StalledLink
 
-from .draining import Drain, hosts_of
+from .draining import Drain, Hosts, covers, hosts_of
 from .events import Instruction, PersistPlan, PublishDigest, PublishPlan, Send
 from .members import Members
 from .peers import Node
@@ -37,7 +37,7 @@ class Published:
         current = self.plan.version if self.plan.term == self._term else 0
         number = version if version > current else self.next_version()
         old, self.plan = self.plan, Plan(term=self._term, version=number, models=models, nodes=members.views())
-        if hosts_of(old.models) != hosts_of(models):
+        if not covers(hosts_of(models), hosts_of(old.models)):
             self._drain.supersede(old.models, self.plan.epoch, now)
         yield PersistPlan(self.plan)
         yield PublishPlan(self.plan)
@@ -61,7 +61,14 @@ class Published:
             stalled=members.stalled,
         )
 
-    def retire(self, members: Members, preparation: Preparation | None, now: float) -> Iterator[Instruction]:
+    @property
+    def draining(self) -> bool:
+        """Whether requests may still be on earlier plans."""
+        return self._drain.pending
+
+    def retire(
+        self, members: Members, preparation: Preparation | None, standbys: Hosts, now: float
+    ) -> Iterator[Instruction]:
         """Let nodes unload what no plan needs any more, and those go that want to and that nothing needs."""
         self._drain.settle(members.gateways.values(), now)
         committed = hosts_of(self.plan.models)
@@ -70,6 +77,7 @@ class Published:
             if node.liveness != "alive":
                 continue
             keep = self._keep(node.name, committed, preparation)
+            keep |= standbys.get(node.name, frozenset()) if not node.leaving else frozenset()
             if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
                 node.keep_loaded(keep)
                 number = preparation.version if preparation else self._version  # never ahead of what nodes work on
@@ -78,9 +86,13 @@ class Published:
                 node.farewell = True
                 yield Send(node.address, Farewell())
 
-    def _keep(
-        self, node: str, committed: Mapping[str, frozenset[StageKey]], preparation: Preparation | None
-    ) -> frozenset[StageKey]:
+    def drop(self, node: Node, stages: Iterable[StageKey], version: int) -> Instruction:
+        """Have a node unload what it holds in vain, before it prepares plan `version`."""
+        keep = node.loaded() - set(stages)
+        node.keep_loaded(keep)
+        return Send(node.address, Retire(term=self._term, version=version, keep=tuple(sorted(keep))))
+
+    def _keep(self, node: str, committed: Hosts, preparation: Preparation | None) -> frozenset[StageKey]:
         coming = preparation.stages.get(node, ()) if preparation else ()
         return committed.get(node, frozenset()) | self._drain.keep(node) | frozenset(coming)
 

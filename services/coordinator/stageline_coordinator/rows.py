@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stageline.messages import GatewayRow, LinkRow, ModelRow, NodeProfile, NodeRow
+from stageline.plan import Plan, StageKey
 
 from .cluster import Cluster
 from .links import present
@@ -53,12 +54,18 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 executors=tuple(node.executors.values()),
                 progress=node.progress,
                 http=hello.http,
+                standbys=_standbys(cluster.plan, name),
                 profile=_profile(
                     cluster, node, links.get(node.identity, ()), len(links) - 1 if node.identity in links else 0
                 ),
             )
         )
     return tuple(rows)
+
+
+def _standbys(plan: Plan, node: str) -> tuple[StageKey, ...]:
+    stages = [(model, stage) for model in plan.models for stage in model.stages]
+    return tuple(model.key(stage) for model, stage in stages if any(r.node == node for r in stage.standbys))
 
 
 def _links(cluster: Cluster) -> dict[str, list[LinkRow]]:

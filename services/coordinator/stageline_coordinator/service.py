@@ -68,6 +68,7 @@ class Coordinator:
             rejoin_s=config.rejoin_ms / 1000,
             drain_s=config.drain_s,
             max_replicas=config.max_replicas,
+            standbys=config.standbys,
         )
         self._cluster = Cluster(settings, recall(store), time.monotonic())
         self._admin = AdminRequests(self._cluster, store)

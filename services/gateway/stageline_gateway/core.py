@@ -33,6 +33,7 @@ class Stats:
     """Counters since the start."""
 
     dispatched: int = 0
+    on_standbys: int = 0
     retried: int = 0
     overdue: int = 0
     lost: int = 0
@@ -172,4 +173,4 @@ class Core:
             return self.keys.waiter(key) is not None
         if what is Timer.RESTORED:
             return self.keys.held(key) is not None
-        return what in (Timer.BATCH, Timer.KEPT) or self.table.get(key) is not None
+        return what in (Timer.BATCH, Timer.KEPT, Timer.REACH) or self.table.get(key) is not None

@@ -1,10 +1,14 @@
-"""The gateway's data sockets: one PULL for results, one PUSH for each executor that a path may start at."""
+"""The gateway's data sockets: one PULL for results, one PUSH for each executor of the plan.
+
+A path starts at few of them only; the connections to the others show who lives.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import zmq
@@ -14,11 +18,13 @@ from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA
 from stageline.plan import Endpoint
-from stageline.sockets import Socket, Sockets
+from stageline.sockets import Socket, Sockets, link_event, link_monitor
 from stageline_gateway.readers import Reader
 
 Receive = Callable[[Activation | Failure, Sequence[Buffer], bool], None]
 """Told the header, the buffers, and whether the message was damaged."""
+LinkNews = Callable[[str, bool], None]
+"""Takes an address, and whether the connection to it stands."""
 
 
 class DataPlane:
@@ -33,11 +39,13 @@ class DataPlane:
         sockets: Sockets,
         bound: tuple[Socket, Endpoint],
         receive: Receive,
+        link_changed: LinkNews,
         log: Logger,
     ) -> None:
         self._loop = loop
         self._sockets = sockets
         self._receive = receive
+        self._link_changed = link_changed
         self._log = log
         self._senders: dict[str, _Sender] = {}
         pull, self.endpoint = bound
@@ -60,8 +68,8 @@ class DataPlane:
     def poll(self) -> None:
         """Look at every socket, whatever the descriptors said."""
         self._reader.drain()
-        for sender in self._senders.values():
-            sender.flush()
+        for sender in list(self._senders.values()):
+            sender.poll()
 
     def close(self) -> None:
         """Stop; the sockets are closed by `Sockets`."""
@@ -73,11 +81,12 @@ class DataPlane:
     def _sender(self, address: str) -> _Sender | None:
         if address not in self._senders:
             try:
-                socket = self._sockets.connect(DATA, address)
+                socket = self._sockets.connect(DATA, address, watched=True)
             except ConfigError as error:
                 self._log.error("bad executor address", address=address, error=error.message)
                 return None
-            self._senders[address] = _Sender(self._loop, self._sockets, socket)
+            news = partial(self._link_changed, address)
+            self._senders[address] = _Sender(self._loop, self._sockets, socket, news)
         return self._senders[address]
 
     def _received(self, frames: list[Any]) -> None:
@@ -97,12 +106,16 @@ class DataPlane:
 
 
 class _Sender:
-    """A PUSH socket and what waits for it."""
+    """A PUSH socket and what waits for it. `news` is told whenever its connection is made or broken."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket, news: Callable[[bool], None]
+    ) -> None:
         self._loop = loop
         self._sockets = sockets
         self._socket = socket
+        self._news = news
+        self._monitor = Reader(loop, link_monitor(socket), self._happened, copy=True)
         self._waiting: deque[list[Buffer]] = deque()
         self._fd = int(socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self.flush)
@@ -121,7 +134,18 @@ class _Sender:
                 return
             self._waiting.popleft()
 
+    def poll(self) -> None:
+        """Look at both sockets, whatever the descriptors said."""
+        self.flush()
+        self._monitor.drain()
+
+    def _happened(self, frames: list[bytes]) -> None:
+        up = link_event(frames)
+        if up is not None:
+            self._news(up)
+
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
+        self._monitor.close()
         self._sockets.release(self._socket)
         self._waiting.clear()

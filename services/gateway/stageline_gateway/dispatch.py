@@ -151,5 +151,7 @@ class Dispatcher:
             reply_checked=core.identity.reply.checked_from(batch.path[-1].endpoint.host),
         )
         core.stats.dispatched += 1
+        stages = zip(batch.model.stages, batch.path, strict=True)
+        core.stats.on_standbys += any(replica not in stage.replicas for stage, replica in stages)
         core.passing.went(header.gateway, header.path[0].executor, batch.id, batch.nbytes)
         core.emit(ev.Dispatch(header.path[0].address, header, buffers))

@@ -20,7 +20,8 @@ from stageline_gateway.dispatch import Dispatcher
 from stageline_gateway.inflight import State
 from stageline_gateway.journaling import Journaling
 from stageline_gateway.outcomes import Outcomes
-from stageline_gateway.routing import Applied, first_addresses
+from stageline_gateway.reach import Reach
+from stageline_gateway.routing import Applied, addresses
 from stageline_gateway.settings import Settings
 from stageline_gateway.suspects import Suspects
 from stageline_gateway.timers import Timer
@@ -34,6 +35,7 @@ class Engine:
         self._dispatcher = Dispatcher(self._core)
         self._outcomes = Outcomes(self._core, self._dispatcher)
         self._suspects = Suspects(self._core, self._dispatcher)
+        self._reach = Reach(self._core, self._outcomes)
         self._arrivals = Arrivals(self._core, self._dispatcher)
         self._journaling = Journaling(self._core, self._arrivals.begin)
         self._asked: float | None = None
@@ -47,6 +49,7 @@ class Engine:
             ev.DamagedArrived: self._outcomes.damaged,
             ev.PlanApplied: self._plan,
             ev.DigestApplied: self._digest,
+            ev.LinkChanged: self._reach.changed,
             ev.Tick: self._tick,
             ev.DrainBegan: self._drain_began,
             ev.DrainEnded: self._arrivals.drain_ended,
@@ -63,6 +66,7 @@ class Engine:
             Timer.WAITER: self._arrivals.waited,
             Timer.KEPT: lambda key, now: self._core.forget_kept(now),
             Timer.RESTORED: self._journaling.late,
+            Timer.REACH: lambda key, now: self._reach.look(now),
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
@@ -142,11 +146,11 @@ class Engine:
         """Batches and bytes that paths are charged with."""
         return self._core.router.held
 
-    def first_addresses(self) -> set[str]:
-        """Where batches may be sent first, and where batches in flight were sent."""
+    def addresses(self) -> set[str]:
+        """All executors of the plan, whose connections tell who lives, and where batches in flight were sent."""
         host = self._core.identity.reply.host
         used = {batch.path[0].endpoint.address_from(host) for batch in self._core.batches.live()}
-        return used | (first_addresses(self.plan, host) if self.plan else set())
+        return used | (addresses(self.plan, host).keys() if self.plan else set())
 
     @property
     def batches_kept(self) -> int:
@@ -185,7 +189,7 @@ class Engine:
             del self._core.capacities[name]
         self._suspects.look(now)
         self._outcomes.hasten_old(now)
-        self._outcomes.check_paths(now)
+        self._reach.look(now)
         self._dispatcher.readmit(now)
         if not self.draining:
             self._journaling.resume(now)

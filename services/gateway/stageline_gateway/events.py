@@ -76,6 +76,14 @@ class DigestApplied:
 
 
 @dataclass(frozen=True)
+class LinkChanged:
+    """Our connection to the executor at `address` was made, or broke and could not be made again yet."""
+
+    address: str
+    up: bool
+
+
+@dataclass(frozen=True)
 class Tick:
     """A time asked for by `WakeAt` has come."""
 
@@ -131,7 +139,8 @@ class DrainEnded:
 
 Event = Union[
     RequestArrived, CancelRequested, ClientGone, ResultArrived, FailureArrived, DamagedArrived,
-    PlanApplied, DigestApplied, Tick, DrainBegan, DrainEnded, Restored, Recorded, RecordingFailed, RecordingWorks,
+    PlanApplied, DigestApplied, LinkChanged, Tick, DrainBegan, DrainEnded,
+    Restored, Recorded, RecordingFailed, RecordingWorks,
 ]  # fmt: skip
 
 # --- instructions -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 
 _EVENTS = {
     "dispatched": "Batches sent to a first stage",
+    "on_standbys": "Batches sent on a path with a standby, as no replica of the plan's own could be used",
     "retried": "Requests that had to be dispatched again",
     "overdue": "Batches that were not back in time",
     "lost": "Batches that were lost on a link",

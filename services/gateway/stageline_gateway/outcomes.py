@@ -136,11 +136,16 @@ class Outcomes:
         self._repeat(batch, now, failure.message, node=failure.node)
 
     def check_paths(self, now: float) -> None:
-        """Repeat every batch whose path has lost a replica."""
+        """Repeat every batch whose path has lost a replica, or may have, where there is a path that has not."""
+        view = self._core.view
         for batch in self._core.batches.live():
-            dead = next((r for r in batch.path if not self._core.view.alive(r)), None)
+            dead = next((r for r in batch.path if not view.alive(r)), None)
+            doubtful = dead or next((r for r in batch.path if view.doubtful(r)), None)
+            model = view.model(batch.model.name)
             if dead is not None:
                 self._repeat(batch, now, "the worker died", node=dead.node)
+            elif doubtful is not None and model is not None and view.certain(model):
+                self._repeat(batch, now, "the worker cannot be reached", node=doubtful.node)
 
     def check_links(self, now: float) -> None:
         """Repeat every batch whose path leads over a link that is newly found to have let nothing through."""

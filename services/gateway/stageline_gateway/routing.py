@@ -1,9 +1,15 @@
-"""Which plan is current, who lives, and which path a batch takes: one live replica per stage with enough credit."""
+"""Which plan is current, who lives, and which path a batch takes: one live replica per stage with enough credit.
+
+A stage's standbys are used as long as none of the plan's own replicas can be: that are suspected or gone, as the
+coordinator says, cut off from us, or left alone for not answering, which this gateway finds out by itself.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from math import ceil
 from typing import NamedTuple
 
@@ -45,6 +51,8 @@ class PlanView:
         self._states: dict[str, NodeState] = {}
         self._running: set[tuple[str, str]] = set()
         self.stalled: tuple[StalledLink, ...] = ()
+        self.cut_off: set[tuple[str, str]] = set()
+        """Executors (node, executor) that this gateway's own connections do not reach."""
         self.crashes: tuple[tuple[str, Crash], ...] = ()
         """Each node's last."""
 
@@ -99,17 +107,39 @@ class PlanView:
         return state != "gone" and (replica.node, replica.executor) in self._running
 
     def usable(self, stage: PlanStage) -> list[Replica]:
-        """Replicas that new work may go to; those on draining nodes only if there is no other."""
-        there = [r for r in stage.replicas if self.alive(r)]
+        """Replicas that new work may go to; those on draining nodes only if there is no other.
+
+        Those that we do not reach only if nobody else has the stage: they may be reached again by then.
+        """
+        own, spare = self._at_work(stage.replicas), self.spare(stage)
+        reached = [r for r in own if _who(r) not in self.cut_off]
+        return reached or ([] if spare else own)
+
+    def spare(self, stage: PlanStage) -> list[Replica]:
+        """Standbys that could take the stage's work."""
+        return self._at_work([r for r in stage.standbys if _who(r) not in self.cut_off])
+
+    def _at_work(self, replicas: Sequence[Replica]) -> list[Replica]:
+        there = [r for r in replicas if self.alive(r)]
         by_state = {s: [r for r in there if self._states[r.node] == s] for s in ("alive", "draining")}
         return by_state["alive"] or by_state["draining"]
+
+    def doubtful(self, replica: Replica) -> bool:
+        """Whether it may be dead, as far as others or we can tell."""
+        return self._states.get(replica.node) == "suspect" or _who(replica) in self.cut_off
+
+    def certain(self, model: ModelPlan) -> bool:
+        """Whether there is a path for `model` without anybody who may be dead."""
+        return bool(model.stages) and all(
+            any(not self.doubtful(r) for r in (*self.usable(stage), *self.spare(stage))) for stage in model.stages
+        )
 
     def obstacle(self, model: ModelPlan) -> str:
         """Why nothing can be dispatched for `model` now; empty if it can."""
         if model.status != "serving" or not model.stages:
             return model.reason or f"the model is {model.status}"
         for i, stage in enumerate(model.stages):
-            if not self.usable(stage):
+            if not self.usable(stage) and not self.spare(stage):
                 nodes = ", ".join(sorted({r.node for r in stage.replicas})) or "none"
                 return f"no live worker for stage {i + 1} of {len(model.stages)} (planned on {nodes})"
         return ""
@@ -148,18 +178,22 @@ class Router:
         """The least loaded path with credit for a batch of `nbytes`, or None."""
         if self._view.obstacle(model):
             return None
-        live = [self._view.usable(stage) for stage in model.stages]
-        widest = max(map(len, live))
+        live = [self._candidates(stage) for stage in model.stages]
+        widest = max(width for _, width in live)
         choices: list[list[Replica]] = []
-        for stage, replicas in zip(model.stages, live, strict=True):
-            share = ceil(widest / len(replicas))
+        for stage, (replicas, width) in zip(model.stages, live, strict=True):
+            share = ceil(widest / width)
             able = replicas if self.stalled else self._preferred(replicas, now)
             fitting = [r for r in able if self._fits(model, stage, r, nbytes, share)]
             if not fitting:
                 return None
             choices.append(fitting)
         if self.stalled:
-            return self.stalled.choose([sorted(fitting, key=self._rank) for fitting in choices], now)
+            ranked = [
+                sorted(fitting, key=partial(self._precedence, stage))
+                for stage, fitting in zip(model.stages, choices, strict=True)
+            ]
+            return self.stalled.choose(ranked, now)
         return tuple(min(fitting, key=self._rank) for fitting in choices)
 
     def take(self, model: ModelPlan, path: Path, nbytes: int) -> None:
@@ -205,12 +239,29 @@ class Router:
         """Credits in use: batches and bytes, summed over stages. Both are 0 when nothing is in flight."""
         return self._batches.total(), self._bytes.total()
 
+    def _candidates(self, stage: PlanStage) -> tuple[list[Replica], int]:
+        """Who may get the stage's work, and how many share it: the plan's own, or beside them the standbys.
+
+        Of those who are left alone one gets a batch now and then, so that they are used again once they answer. While
+        links are stalled, standbys may be what leads around them.
+        """
+        own, spare = self._view.usable(stage), self._view.spare(stage)
+        trusted = any(_who(r) not in self._blamed for r in own)
+        if not spare or (trusted and not self.stalled):
+            return own, len(own)
+        return own + spare, len(own if trusted else spare)
+
     def _preferred(self, replicas: list[Replica], now: float) -> list[Replica]:
         trusted = [r for r in replicas if _who(r) not in self._blamed]
         if not trusted:
             return replicas
         due = [r for r in replicas if r not in trusted and now >= self._blamed[_who(r)].until]
         return [r for r in due if not self._load[_who(r)]] or trusted
+
+    def _precedence(self, stage: PlanStage, replica: Replica) -> tuple[int, bool, tuple[int, int, str, str]]:
+        """By blame; then the plan's own before standbys."""
+        rank = self._rank(replica)
+        return rank[0], replica not in stage.replicas, rank
 
     def _rank(self, replica: Replica) -> tuple[int, int, str, str]:
         blame = self._blamed.get(_who(replica))
@@ -240,10 +291,11 @@ def reply_address(path: Path, reply: Endpoint) -> str:
     return reply.address_from(path[-1].endpoint.host)
 
 
-def first_addresses(plan: Plan, sender_host: str) -> set[str]:
-    """Every address that a batch may be sent to first."""
-    stages = [model.stages[0] for model in plan.models if model.stages]
-    return {replica.endpoint.address_from(sender_host) for stage in stages for replica in stage.replicas}
+def addresses(plan: Plan, sender_host: str) -> dict[str, tuple[str, str]]:
+    """Every executor (node, executor) that the plan names, by the address at which we reach it."""
+    stages = [stage for model in plan.models for stage in model.stages]
+    replicas = [replica for stage in stages for replica in (*stage.replicas, *stage.standbys)]
+    return {replica.endpoint.address_from(sender_host): _who(replica) for replica in replicas}
 
 
 def _who(replica: Replica) -> tuple[str, str]:

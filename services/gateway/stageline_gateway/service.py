@@ -101,7 +101,7 @@ class Gateway:
         bound = self._sockets.bind_data(
             config.host, port=config.data_port, reached_at=config.data_address, checksum=config.checksum
         )
-        self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._log)
+        self._data = DataPlane(loop, self._sockets, bound, self._from_executor, self._link_changed, self._log)
         self._probes = ProbePort(loop, self._sockets, config.host, self._log)
         probe = self._probes.endpoint if not config.data_address else None  # else it is another way than the data's
         limits = Limits(
@@ -162,7 +162,7 @@ class Gateway:
         self._log.info("stopped")
 
     def _housekeeping(self) -> None:
-        self._data.keep_only(self._engine.first_addresses())
+        self._data.keep_only(self._engine.addresses())
         self._data.poll()
         self._probes.poll()
         self._control.poll()
@@ -220,12 +220,16 @@ class Gateway:
             return
         self._feed(ev.ResultArrived(header, buffers) if isinstance(header, Activation) else ev.FailureArrived(header))
 
+    def _link_changed(self, address: str, up: bool) -> None:
+        self._log.info("executor connected" if up else "executor not reached", address=address)
+        self._feed(ev.LinkChanged(address, up))
+
     def _from_coordinator(self, message: Plan | Digest) -> None:
         before = self._engine.epoch
         self._feed(ev.PlanApplied(message) if isinstance(message, Plan) else ev.DigestApplied(message))
         plan = self._engine.plan
         if plan is not None and plan.epoch != before:
-            self._data.keep_only(self._engine.first_addresses())
+            self._data.keep_only(self._engine.addresses())
             self._ready = self._readiness()
             self._log.info("plan applied", term=plan.term, version=plan.version, models=[m.name for m in plan.models])
 

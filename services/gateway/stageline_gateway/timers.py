@@ -10,7 +10,7 @@ from enum import IntEnum
 class Timer(IntEnum):
     """What a timer is about.
 
-    `key` is a request, a batch (OVERDUE), a waiter (WAITER), a holder (RESTORED) or nothing (BATCH, KEPT).
+    `key` is a request, a batch (OVERDUE), a waiter (WAITER), a holder (RESTORED) or nothing (BATCH, KEPT, REACH).
     """
 
     DEADLINE = 0
@@ -20,6 +20,7 @@ class Timer(IntEnum):
     WAITER = 4
     KEPT = 5
     RESTORED = 6
+    REACH = 7
 
 
 class Timers:

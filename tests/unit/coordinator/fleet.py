@@ -141,9 +141,17 @@ class FakeAgent:
 class Fleet:
     """Drives a `Cluster`; every instruction is carried out at once unless `planner_works` is off."""
 
-    def __init__(self, term: int = 1, memory: Memory | None = None, now: float = 0.0, *, max_replicas: int = 1) -> None:
+    def __init__(
+        self,
+        term: int = 1,
+        memory: Memory | None = None,
+        now: float = 0.0,
+        *,
+        max_replicas: int = 1,
+        standbys: int = 0,
+    ) -> None:
         self.now = now
-        settings = Settings(term, "c", "tcp://p", "tcp://b", max_replicas=max_replicas)
+        settings = Settings(term, "c", "tcp://p", "tcp://b", max_replicas=max_replicas, standbys=standbys)
         self.cluster = Cluster(settings, memory or Memory(), now)
         self.agents: dict[str, FakeAgent] = {}
         self.plans: list[Plan] = []

@@ -37,9 +37,19 @@ def replica(node: str) -> Replica:
     return Replica(node, f"{node}/0", Endpoint(f"tcp://{node}:1", f"ipc://@{node}", "here"))
 
 
-def model_plan(stages: list[list[str]], *, name: str = "m", status: str = "serving", **more: Any) -> ModelPlan:
+def model_plan(
+    stages: list[list[str]],
+    *,
+    name: str = "m",
+    status: str = "serving",
+    standbys: list[list[str]] | None = None,
+    **more: Any,
+) -> ModelPlan:
+    spare = standbys or [[] for _ in stages]
     planned = tuple(
-        PlanStage(i, i + 1, tuple(map(replica, nodes)), compute_s=0.01, output_bytes=2)
+        PlanStage(
+            i, i + 1, tuple(map(replica, nodes)), compute_s=0.01, output_bytes=2, standbys=tuple(map(replica, spare[i]))
+        )
         for i, nodes in enumerate(stages)
     )
     values = {"manifest": "ab" * 32, "signature": SIGNATURE, "stages": planned, "input_bytes": 2, **more}
@@ -90,7 +100,7 @@ class World:
         self.version += 1
         for model in models:
             for stage in model.stages:
-                for one in stage.replicas:
+                for one in (*stage.replicas, *stage.standbys):
                     self.states.setdefault(one.node, "alive")
         self.feed(ev.PlanApplied(Plan(self.term, self.version, models, views(self.states))))
 
@@ -98,6 +108,9 @@ class World:
         self.states.update(states)
         self.sequence += 1
         self.feed(ev.DigestApplied(Digest(self.term, self.version, self.sequence, views(self.states))))
+
+    def link(self, node: str, up: bool) -> None:
+        self.feed(ev.LinkChanged(f"ipc://@{node}", up))
 
     def ask(self, client: int = 1, id: int = 1, value: int = 7, rows: int = 1, **more: Any) -> None:
         model = more.pop("model", "m")

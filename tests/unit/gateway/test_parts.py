@@ -13,7 +13,7 @@ from stageline.protocol import TensorSpec
 from stageline_gateway.batching import patience
 from stageline_gateway.inflight import TRANSITIONS, Entry, IllegalTransitionError, InFlightTable, Request, State
 from stageline_gateway.queueing import ModelQueue, Waiting
-from stageline_gateway.routing import Applied, PlanView, Router, first_addresses, hops
+from stageline_gateway.routing import Applied, PlanView, Router, addresses, hops
 from stageline_gateway.signature import batchable, check_inputs, check_outputs, divisible, largest_batch
 from stageline_gateway.timers import Timer, Timers
 from stageline_gateway.whole import part_sizes
@@ -219,10 +219,10 @@ class TestView:
         assert view.apply_plan(Plan(1, 10)) is Applied.STALE
         assert view.epoch == (2, 1)
 
-    def test_first_addresses(self, kit):
+    def test_addresses(self, kit):
         plan = Plan(1, 1, (kit.model_plan([["a", "b"], ["c"]]), kit.model_plan([], status="unavailable", name="n")))
-        assert first_addresses(plan, "here") == {"ipc://@a", "ipc://@b"}
-        assert first_addresses(plan, "there") == {"tcp://a:1", "tcp://b:1"}
+        assert addresses(plan, "here") == {f"ipc://@{node}": (node, f"{node}/0") for node in "abc"}
+        assert addresses(plan, "there") == {f"tcp://{node}:1": (node, f"{node}/0") for node in "abc"}
 
     def test_a_path_says_how_each_hop_is_coded(self, kit):
         model = kit.model_plan([["a"], ["b"]])

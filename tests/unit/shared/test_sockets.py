@@ -10,7 +10,15 @@ import zmq
 
 from stageline.errors import ConfigError
 from stageline.messages import BLOBS, CHANNELS, CONTROL, DATA, PLAN, TOPIC_PLAN
-from stageline.sockets import Sockets, check_loopback, host_key, peer_monitor, read_monitor
+from stageline.sockets import (
+    Sockets,
+    check_loopback,
+    host_key,
+    link_event,
+    link_monitor,
+    peer_monitor,
+    read_monitor,
+)
 
 WAIT_MS = 10_000
 
@@ -126,3 +134,16 @@ def test_data_may_be_reached_at_another_address_than_where_it_listens(sockets: S
     sender.poll(WAIT_MS, zmq.POLLOUT)
     sender.send(b"hello")
     assert receiver.poll(WAIT_MS)
+
+
+def test_a_watched_connection_tells_when_it_stands_and_when_it_breaks(sockets: Sockets) -> None:
+    bound, address = sockets.bind(DATA, "tcp://127.0.0.1:0")
+    push = sockets.connect(DATA, address, watched=True)
+    monitor = link_monitor(push)
+    assert monitor.poll(WAIT_MS)
+    assert link_event(monitor.recv_multipart()) is True
+    sockets.release(bound)
+    assert monitor.poll(WAIT_MS)
+    assert link_event(monitor.recv_multipart()) is False
+    sockets.release(push)
+    assert monitor.closed

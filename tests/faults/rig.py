@@ -241,12 +241,14 @@ class Rig:
         return wait_until("the cluster is whole again", self._healthy, READY_S)
 
     def _healthy(self) -> bool:
-        """Every worker is alive and one that the planner may use, and a plan over two of them at least serves."""
+        """Every worker is alive and one that the planner may use, and a plan over two of them at least serves, each
+        stage of which has the standbys that were asked for."""
         with contextlib.suppress(ClusterError, OSError), self.admin() as admin:
             rows, plan = admin.nodes().nodes, admin.plan().model(NAME)
             usable = json.loads(admin.problem())["nodes"]
             alive = [row for row in rows if row.state == "alive" and row.executors]
             served = plan is not None and plan.status == "serving" and len(plan.stages) >= 2
+            served = served and not any(stage.exposed for stage in plan.stages)
             return len(alive) == len(usable) == NODES and served and self._ready()
         return False
 

@@ -8,6 +8,7 @@ from .commits import KilledInCommit
 from .damage import BadCache, BadDatabase, LockedDatabase, Starved, Throttled
 from .disks import FullCache, FullDisk, FullJournal
 from .events import CutOff, Event, Net, Reset, Signal
+from .headless import Headless, Planless
 from .jumps import DAY_S, ClockJump
 from .rig import RigKind
 from .strangers import Impostor, Namesake, Strangers
@@ -144,6 +145,15 @@ def _clocked() -> tuple[Scenario, ...]:
     )
 
 
+def _no_new_plans() -> tuple[Scenario, ...]:
+    return (
+        Scenario("worker killed, no planner", Planless("kill"), repeats=True, notices=True),
+        Scenario("worker frozen, no planner", Planless("freeze"), repeats=True, notices=True),
+        Scenario("coordinator dead, worker killed", Headless("kill"), repeats=True),
+        Scenario("coordinator dead, worker frozen", Headless("freeze", 8.0), repeats=True),
+    )
+
+
 def _damage() -> tuple[Scenario, ...]:
     return (
         Scenario("cached tensor flipped", BadCache("flip"), repeats=True),
@@ -161,5 +171,5 @@ def _damage() -> tuple[Scenario, ...]:
     )
 
 
-SCENARIOS = (*_processes(), *_damage(), *_journaled(), *_clocked(), *_network())
+SCENARIOS = (*_processes(), *_no_new_plans(), *_damage(), *_journaled(), *_clocked(), *_network())
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -222,6 +222,7 @@ class Course:
 
     def retire(self, now: float) -> Iterable[Instruction]:
         """The part of it that depends on what gateways have left behind."""
-        return (
-            () if self.resuming else self._published.retire(self._members, self._preparation, self._guard.wanted, now)
-        )
+        if self.resuming:
+            return ()
+        guard = self._guard
+        return self._published.retire(self._members, self._preparation, guard.wanted, guard.asked, now)

@@ -57,6 +57,11 @@ class Guard:
         self.wanted: Hosts = {}
         """Stages that nodes have loaded for it, or will have."""
 
+    @property
+    def asked(self) -> dict[str, int]:
+        """Versions of the `Prepare`s that nodes have not answered."""
+        return {name: one.version for name, one in self._asked.items()}
+
     # --- news -----------------------------------------------------------------------------------------------
 
     def prepared(self, node: Node, message: Prepared) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from stageline.messages import Farewell, Retire
 from stageline.plan import Digest, ModelPlan, NodeView, Plan, StageKey, StalledLink
@@ -67,9 +67,17 @@ class Published:
         return self._drain.pending
 
     def retire(
-        self, members: Members, preparation: Preparation | None, standbys: Hosts, now: float
+        self,
+        members: Members,
+        preparation: Preparation | None,
+        standbys: Hosts,
+        asked: Mapping[str, int],
+        now: float,
     ) -> Iterator[Instruction]:
-        """Let nodes unload what no plan needs any more, and those go that want to and that nothing needs."""
+        """Let nodes unload what no plan needs any more, and those go that want to and that nothing needs.
+
+        `standbys` are kept as well; `asked`: the version under which a node is loading one.
+        """
         self._drain.settle(members.gateways.values(), now)
         committed = hosts_of(self.plan.models)
         settled = preparation is None and not self._drain.pending
@@ -80,7 +88,8 @@ class Published:
             keep |= standbys.get(node.name, frozenset()) if not node.leaving else frozenset()
             if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
                 node.keep_loaded(keep)
-                number = preparation.version if preparation else self._version  # never ahead of what nodes work on
+                latest = preparation.version if preparation else self._version
+                number = asked.get(node.name, latest)  # never ahead of what the node works on
                 yield Send(node.address, Retire(term=self._term, version=number, keep=tuple(sorted(keep))))
             if self._may_go(node, keep):
                 node.farewell = True

@@ -10,6 +10,7 @@ import msgspec
 from stageline.cli.completion import complete_gone_node
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
+from stageline.cli.plans import exposed
 from stageline.cli.processes import live_gateways, process_rows
 from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
@@ -65,6 +66,7 @@ def _status_json(
         "gateway": gateways[0] if gateways else "",
         "gateways": list(gateways),
         "epoch": list(plan.epoch) if plan else None,
+        "stages_without_standby": exposed(plan)[0] if plan else None,
         "processes": processes,
         "nodes": [node_json(node) for node in listing.nodes],
         "models": msgspec.to_builtins(models),
@@ -82,6 +84,9 @@ def _print_status(
         emit_table("Models", MODEL_COLUMNS, model_rows(models), right=("blocks", "weights"))
     if plan is not None:
         click.echo(f"plan {plan.term}.{plan.version}; coordinator {location.coordinator}")
+        lacking, stages = exposed(plan)
+        if lacking:
+            note(f"{lacking} of {stages} stages have no standby: `stageline plan show` says why")
 
 
 MODEL_COLUMNS = ("model", "state", "blocks", "weights", "reason")
@@ -156,6 +161,7 @@ def node_json(node: NodeRow) -> dict[str, Any]:
             {"executor": e.executor, "pid": e.pid, "stages": [str(stage) for stage in e.loaded]} for e in node.executors
         ],
         "progress": [{**msgspec.structs.asdict(p)} for p in node.progress],
+        "standbys": [str(stage) for stage in node.standbys],
         "profile": node.profile and _profile_json(node.profile),
     }
 
@@ -181,7 +187,7 @@ def _node_row(node: NodeRow) -> list[str]:
         size(node.memory_bytes),
         str(node.pid or ""),
         " ".join(f"{e.executor}({e.pid})" for e in node.executors),
-        " ".join(str(stage) for e in node.executors for stage in e.loaded),
+        " ".join(f"{s}{' (standby)' * (s in node.standbys)}" for e in node.executors for s in e.loaded),
         str(sum(p.items_done for p in node.progress)),
         str(sum(p.queue_depth for p in node.progress)),
         _measured(node.profile),

@@ -33,6 +33,25 @@ def plan_rows(plan: Plan) -> list[list[str]]:
     return rows
 
 
+def standby_lines(plan: Plan) -> list[str]:
+    """Who stands by for which stage, and why somebody does not; nothing where no standbys are wanted."""
+    lines = []
+    for model in plan.models:
+        for stage in model.stages:
+            name = f"{model.name} {stage.start}-{stage.end}"
+            if stage.standbys:
+                lines.append(f"standby for {name}: {' '.join(replica.node for replica in stage.standbys)}")
+            if stage.exposed:
+                lines.append(f"no {'further ' if stage.standbys else ''}standby for {name}: {stage.exposed}")
+    return lines
+
+
+def exposed(plan: Plan) -> tuple[int, int]:
+    """(stages that have fewer standbys than wanted, stages)."""
+    stages = [stage for model in plan.models for stage in model.stages]
+    return sum(bool(stage.exposed) for stage in stages), len(stages)
+
+
 def bottleneck(model: ModelPlan) -> int:
     """The number of the stage that computes longest per item, its replicas sharing the work; -1 without stages."""
     times = [stage.compute_s / max(1, len(stage.replicas)) for stage in model.stages]
@@ -59,6 +78,8 @@ def model_json(model: ModelPlan) -> dict[str, Any]:
                 "last_block": stage.last_block,
                 "nodes": [replica.node for replica in stage.replicas],
                 "executors": [replica.executor for replica in stage.replicas],
+                "standbys": [replica.node for replica in stage.standbys],
+                "exposed": stage.exposed,
                 "weight_bytes": stage.weight_bytes,
                 "compute_s": stage.compute_s,
                 "output_bytes": stage.output_bytes,

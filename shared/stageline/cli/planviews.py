@@ -16,7 +16,7 @@ from rich.console import Console
 from stageline.admin import AdminClient
 from stageline.cli.options import Seconds, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows
+from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows, standby_lines
 from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
 from stageline.plan import Plan
@@ -196,6 +196,8 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
         emit_table(_title(plan), PLAN_COLUMNS, plan_rows(plan), right=PLAN_RIGHT)
     else:
         _print(figures)
+    for line in standby_lines(plan):
+        note(line)
     for model in plan.models:
         if model.status != "serving":
             note(f"{model.name} is {model.status}: {model.reason or 'wait a little'}")

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 from xml.etree import ElementTree as Xml
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -21,7 +22,7 @@ from stageline.cli.planfigures import Figures
 from stageline.cli.planpicture import WIDTH, picture
 from stageline.errors import NotReadyError
 from stageline.messages import NodeList, NodeRow, Progress
-from stageline.plan import ModelPlan, Plan, PlanStage, Signature
+from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature
 from stageline_coordinator.planner import Problem
 from stageline_coordinator.planner.solution import StageAssignment
 
@@ -395,3 +396,25 @@ def test_the_problem_is_written(admin: type[FakeAdmin], capsys: pytest.CaptureFi
     assert run(["plan", "problem", "--output", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"file": str(path), "models": ["net"], "nodes": list(NODES)}
     assert Problem.from_json(json.loads(path.read_text())).current
+
+
+def guarded_plan() -> Plan:
+    """Two stages; one has a standby, the other says why it has none."""
+    on, standby = (Replica(node=n, executor=f"{n}/0", endpoint=Endpoint(tcp="tcp://127.0.0.1:1")) for n in ("n1", "n2"))
+    first = PlanStage(start=0, end=1, replicas=(on,), standbys=(standby,))
+    second = PlanStage(start=1, end=4, replicas=(on,), exposed="it takes 60 MB")
+    model = ModelPlan(name="net", manifest="ab" * 32, signature=Signature((), ()), status="serving")
+    return Plan(term=1, version=2, models=(msgspec.structs.replace(model, stages=(first, second)),))
+
+
+def test_standbys_are_shown_and_why_there_are_none(
+    admin: type[FakeAdmin], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(admin, "plan", lambda self: guarded_plan())
+    assert run(["plan", "show"]) == 0
+    shown = capsys.readouterr()
+    assert "standby for net 0-1: n2\nno standby for net 1-4: it takes 60 MB\n" in shown.err
+    assert run(["plan", "show", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)["models"][0]["stages"]
+    assert (first["standbys"], first["exposed"]) == (["n2"], "")
+    assert (second["standbys"], second["exposed"]) == ([], "it takes 60 MB")

@@ -252,3 +252,21 @@ def made_gateway():  # type: ignore[no-untyped-def]
 
 def pong(made: Fleet, epoch, oldest=None) -> None:  # type: ignore[no-untyped-def]
     made.say("gateway:g", Pong(sequence=1, sent_s=0.0, incarnation="i", epoch=epoch, oldest_in_flight=oldest))
+
+
+def test_a_retire_is_never_ahead_of_what_a_node_is_loading() -> None:
+    """Agents drop what they fetched for a version that is not their latest."""
+    made = Fleet(standbys=1)
+    slow = made.join("n0", memory=ROOMY)
+    made.join("n1", memory=ROOMY)
+    made.add(manifest(blocks=6))
+    made.sent.clear()
+    slow.mute = True
+    own = {made.model().key(s) for s in made.model().stages if s.replicas[0].node == "n0"}
+    slow.loaded = tuple(own)
+    made.say(slow.identity, slow.hello())
+    made.add(manifest("big", blocks=2, weights=10_000 * MB))
+    made.pass_time(1.0)
+    slow_prepares = [m.version for to, m in made.sent if to == slow.identity and isinstance(m, Prepare)]
+    retires = [m.version for to, m in made.sent if to == slow.identity and isinstance(m, Retire)]
+    assert slow_prepares and all(version <= slow_prepares[-1] for version in retires)

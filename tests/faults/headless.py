@@ -1,0 +1,90 @@
+"""Faults while nobody makes new plans: gateways have to get by with what the last plan names."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from typing import Literal
+
+from stageline.embedded.processes import read_stat
+
+from .events import Signal, Target, victim_node, worker
+from .rig import Rig, dead, stopped
+
+AWAY_S = 1.5
+"""So long there is no coordinator; what has its outcome earlier had it from standbys."""
+
+
+@dataclass(frozen=True)
+class Headless:
+    """The coordinator is killed and stays away; then a worker of the plan is killed or frozen."""
+
+    how: Literal["kill", "freeze"]
+    seconds: float = AWAY_S
+
+    @property
+    def kind(self) -> str:
+        return "without a coordinator"
+
+    def aim(self, rig: Rig) -> Target:
+        target = worker(rig, victim_node(rig))
+        return Target(target.name, target.node, target.pids, (*target.services, rig.coordinator))
+
+    def decoy(self, rig: Rig) -> Target:
+        return Signal("worker", self.how).decoy(rig)
+
+    def strike(self, rig: Rig, target: Target) -> None:
+        for service in target.services[1:]:
+            service.kill()
+        for pid in target.pids:
+            os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+
+    def proof(self, rig: Rig, target: Target) -> str:
+        hurt = all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
+        alone = not rig.coordinator.running
+        return f"{target.name} is {self.how}ed, and no coordinator runs" if hurt and alone else ""
+
+    def relent(self, rig: Rig, target: Target) -> None:
+        if not rig.coordinator.running:
+            rig.revive("coordinator")
+        for pid in target.pids:
+            if not dead(pid):
+                os.kill(pid, signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Planless:
+    """A worker of the plan is killed or frozen while the planner stands still: the coordinator can only say so."""
+
+    how: Literal["kill", "freeze"]
+    seconds: float = AWAY_S
+
+    @property
+    def kind(self) -> str:
+        return "without a planner"
+
+    def aim(self, rig: Rig) -> Target:
+        target = worker(rig, victim_node(rig))
+        planner = [pid for pid in rig.coordinator.pids() if pid != rig.coordinator.pid]
+        target.before = {str(pid): pid for pid in planner}
+        return target
+
+    def decoy(self, rig: Rig) -> Target:
+        return Signal("worker", self.how).decoy(rig)
+
+    def strike(self, rig: Rig, target: Target) -> None:
+        for pid in target.before.values():
+            os.kill(pid, signal.SIGSTOP)
+        for pid in target.pids:
+            os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+
+    def proof(self, rig: Rig, target: Target) -> str:
+        hurt = all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
+        still = [pid for pid in target.before.values() if stopped(pid)]
+        return f"{target.name} is {self.how}ed, and the planner is in state T" if hurt and still else ""
+
+    def relent(self, rig: Rig, target: Target) -> None:
+        for pid in (*target.before.values(), *target.pids):
+            if (stat := read_stat(pid)) is not None and not stat.dead:
+                os.kill(pid, signal.SIGCONT)

@@ -65,7 +65,8 @@ def test_it_answers_before_there_is_a_new_plan(bench: Bench, number: signal.Sign
     wait_until("a plan without the victim", lambda: bench.serving_without(victim.node))
     wait_until("standbys for that plan", lambda: guarded(bench))
     answers_flow(load)
-    assert bench.check(load.stop()) > 0, "the fault hit no request"
+    repeated = bench.check(load.stop())
+    assert repeated > 0 or number == signal.SIGKILL, "who is frozen must have been sent something before it is suspected"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])

@@ -66,7 +66,7 @@ def test_it_answers_before_there_is_a_new_plan(bench: Bench, number: signal.Sign
     wait_until("standbys for that plan", lambda: guarded(bench))
     answers_flow(load)
     repeated = bench.check(load.stop())
-    assert repeated > 0 or number == signal.SIGKILL, "who is frozen must have been sent something before it is suspected"
+    assert repeated > 0 or number == signal.SIGKILL, "the frozen one was sent nothing before it was suspected"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])

@@ -106,7 +106,7 @@ class DataPlane:
 
 
 class _Sender:
-    """A PUSH socket and what waits for it. `news` is told whenever its connection is made or broken."""
+    """A PUSH socket and what waits for it. `news` is told when its connection breaks, or is made again."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket, news: Callable[[bool], None]
@@ -114,7 +114,7 @@ class _Sender:
         self._loop = loop
         self._sockets = sockets
         self._socket = socket
-        self._news = news
+        self._news, self._up = news, True
         self._monitor = Reader(loop, link_monitor(socket), self._happened, copy=True)
         self._waiting: deque[list[Buffer]] = deque()
         self._fd = int(socket.getsockopt(zmq.FD))
@@ -141,7 +141,8 @@ class _Sender:
 
     def _happened(self, frames: list[bytes]) -> None:
         up = link_event(frames)
-        if up is not None:
+        if up is not None and up != self._up:
+            self._up = up
             self._news(up)
 
     def close(self) -> None:

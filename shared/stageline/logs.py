@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-import structlog
+_RICH = "rich"
+
+
+def _import_structlog() -> Any:
+    """structlog without rich, which it would draw tracebacks with: 5 MB in every service, for terminals only."""
+    if _RICH in sys.modules:
+        return importlib.import_module("structlog")
+    sys.modules[_RICH] = None  # type: ignore[assignment]  # an import of it fails, which structlog allows for
+    try:
+        return importlib.import_module("structlog")
+    finally:
+        del sys.modules[_RICH]
+
+
+if TYPE_CHECKING:
+    import structlog
+else:
+    structlog = _import_structlog()
 
 Format = Literal["auto", "json", "console"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}

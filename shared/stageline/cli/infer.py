@@ -125,7 +125,9 @@ def read_input(text: str) -> tuple[str, Array]:
 
 
 def check_output(path: Path, outputs: Sequence[str]) -> None:
-    """Raises `ConfigError` where the file cannot hold what the model gives, before that is computed."""
+    """Raises `ConfigError` where the file cannot be, or cannot hold what the model gives, before that is computed."""
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"{path.parent} is no directory: choose another --output")
     if path.suffix == SINGLE and len(outputs) != 1:
         raise ConfigError(
             f"--output {path.name} holds one array, the model gives {', '.join(outputs)}: name a .npz file"

@@ -107,6 +107,14 @@ def test_several_outputs_in_a_npy_file_are_refused_before_anything_is_computed(
     assert FakeClient.asked == []
 
 
+def test_a_directory_that_is_not_there_is_refused_before_anything_is_computed(
+    x: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["infer", "net", "--input", x, "--output", str(tmp_path / "none/y.npz")]) == EXIT_USAGE
+    assert "none is no directory: choose another --output" in capsys.readouterr().err
+    assert FakeClient.asked == []
+
+
 def test_an_input_that_is_given_twice_is_refused(x: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["infer", "net", "--input", x, "--input", x]) == EXIT_USAGE
     assert "--input x is given twice" in capsys.readouterr().err

@@ -370,9 +370,11 @@ def test_damaged_archives(archive: Path, tmp_path: Path, store: BlobStore) -> No
     unreadable = rewritten(archive, tmp_path / "u.pt2", lambda n, d: b"{" if n.endswith("model.json") else d)
     nonsense = rewritten(archive, tmp_path / "n.pt2", lambda n, d: b"{}" if n.endswith("model.json") else d)
     short = rewritten(archive, tmp_path / "s.pt2", lambda n, d: d[:-3] if n.endswith("weight_0") else d)
-    for bad in (half, text, empty, unreadable, nonsense, short, tmp_path / "absent.pt2"):
+    for bad in (half, text, empty, unreadable, nonsense, short):
         with pytest.raises(ModelImportError):
             import_model(str(bad), store=store)
+    with pytest.raises(ModelImportError, match=r"^there is no file absent\.pt2: "):
+        import_model(str(tmp_path / "absent.pt2"), store=store)
 
 
 def test_a_zip_bomb(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -62,3 +64,8 @@ def test_console_style_is_for_people() -> None:
     logs.configure(service="s", style="console", stream=stream).info("hello")
     assert "hello" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+def test_services_do_without_rich_and_others_have_it() -> None:
+    code = "import sys, stageline.logs; assert 'rich' not in sys.modules; import rich.table"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -26,6 +26,8 @@ def import_pt2(path: Path, *, name: str, store: BlobStore, source: str) -> Model
     Raises `UnsafeArchiveError` for pickled payloads, `UnsupportedOperatorError`, and `ModelImportError` for a file
     that is missing, damaged or takes too long.
     """
+    if not path.is_file():
+        raise ModelImportError(f"there is no file {path.name}: give the path of a torch.export archive")
     with tempfile.TemporaryDirectory(prefix="stageline-pt2-") as scratch:
         folder = Path(scratch)
         tensor_bytes = clean_copy(path, folder / "clean.pt2")

@@ -36,8 +36,10 @@ class Carrier:
     def __init__(self) -> None:
         self.sent: list[Any] = []
         self.lent = 0
+        self.sent_at_last_turn = -1
 
     def turn(self) -> bool:
+        self.sent_at_last_turn = len(self.sent)
         return False
 
     def send(self, outgoing: Outgoing, header: Activation) -> None:
@@ -151,6 +153,12 @@ def test_the_sockets_are_lent_while_a_stage_runs_that_is_long_or_new(seconds: fl
     carrier = Carrier()
     compute(lambda x: (x,), batch(), batch(), batch(), carrier=carrier, runner=Timed(seconds))
     assert carrier.lent == lent and len(carrier.sent) == 3
+
+
+def test_before_it_ends_it_looks_at_the_sockets_once_more() -> None:
+    carrier = Carrier()
+    compute(lambda x: (x,), batch(), carrier=carrier)
+    assert carrier.sent_at_last_turn == 1
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,8 @@ class Computer:
         """Compute until there is nothing left and nothing more to come."""
         with torch.inference_mode():
             while True:
-                if not self._queue.depth or self._traffic.full:
+                # With nothing to choose from no look is taken before `wait`, which receives at once what is there.
+                if self._traffic.full or (not self._queue.depth and (self._in_flight or not self._queue.empty)):
                     self._traffic.turn()
                 ended = self._queue.closed
                 work = self._queue.take()
@@ -92,6 +93,7 @@ class Computer:
                     self._measure(work)
                 elif not self._in_flight:
                     if ended:
+                        self._traffic.turn()  # refuses what has come meanwhile
                         return
                     self._traffic.wait()
                 if self._in_flight and (work is None or len(self._in_flight) >= self._runner.depth):

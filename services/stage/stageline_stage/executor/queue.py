@@ -80,6 +80,11 @@ class WorkQueue(Generic[T]):
         return self._batches
 
     @property
+    def empty(self) -> bool:
+        """Whether nothing waits, no measurement either."""
+        return not self._heap
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed

@@ -111,16 +111,17 @@ class Traffic:
         return True
 
     def wait(self) -> None:
-        """Until something has come or the bell rings; not for long, as there is always something to clear away."""
+        """Send what is held, then wait until something has come or the bell rings; not for long, see `prune`."""
+        self._send_held()
         waiting = list(self._peers.waiting()) if self._peers.any_waiting else []
         self._waiting = True
         if waiting:
             zmq.select([self._data], waiting, [], timeout=PRUNE_S)
-            received = False
+            came = True
         else:
-            received = self._receive()
+            came = self._receive()
         self._waiting = False
-        if received:
+        if came:
             self.turn()
         now = time.monotonic()
         if now >= self._prune_at:

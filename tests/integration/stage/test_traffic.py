@@ -120,13 +120,13 @@ def test_held_outcomes_leave_together_and_in_order(rig: Rig) -> None:
 
 
 def test_waiting_sends_what_is_held(rig: Rig) -> None:
-    rig.traffic.send(outgoing(rig.reply, 5))
+    rig.traffic.send(outgoing(rig.reply, 5), header(rig.reply, 5))
     rig.until(lambda: bool(rig.sink.poll(20)), rig.traffic.wait)
     assert rig.received().batch == 5
 
 
 def test_waiting_receives_although_a_peer_is_not_there(rig: Rig) -> None:
-    rig.traffic.send(outgoing("tcp://127.0.0.1:1", 5))
+    rig.traffic.send(outgoing("tcp://127.0.0.1:1", 5), header(rig.reply, 5))
     rig.batch(3)
     rig.until(lambda: rig.queue.depth == 1, rig.traffic.wait)
     assert rig.taken() == [3]

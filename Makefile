@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test fuzz chaos reliability lint format setup clean
+.PHONY: demo test fuzz chaos reliability soak lint format setup clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -39,6 +39,11 @@ chaos: $(READY)
 reliability: RUNS ?= 20
 reliability: $(READY)
 	PYTHONPATH=tests $(BIN)/python -m faults table --runs $(RUNS) --write docs/reliability.md
+
+# Full processors and cables for a while, in which no worker may be suspected of anything.
+soak: MINUTES ?= 10
+soak: $(READY)
+	PYTHONPATH=tests $(BIN)/python -m faults soak --minutes $(MINUTES) --json benchmarks/results/soak.json
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from .means import lacking
 from .runner import Report
 from .scenarios import BY_NAME, SCENARIOS, Scenario
 from .sitting import sit
+from .soak import soak
 from .table import line, replaced, table
 
 
@@ -82,6 +85,20 @@ def make_table(
     if write is not None:
         write.write_text(replaced(write.read_text(), table(kept.reports())))
     _end(kept.reports())
+
+
+@main.command(name="soak", help="Full processors and cables for a while, in which nobody may be suspected of anything.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--minutes", default=10.0, show_default=True)
+@click.option("--json", "figures", type=click.Path(path_type=Path), help="write the report there, too")
+def make_soak(seed: int, minutes: float, figures: Path | None) -> None:
+    with tempfile.TemporaryDirectory(prefix="stageline-soak-") as folder:
+        report = soak(Path(folder), minutes, seed)
+    text = json.dumps(report, indent=1)
+    click.echo(text)
+    if figures is not None:
+        figures.write_text(text + "\n")
+    sys.exit(bool(report["failures"]))
 
 
 def _end(reports: Sequence[Report]) -> None:

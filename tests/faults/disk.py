@@ -14,13 +14,13 @@ FILLER = "filler"
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A directory on a disk of `DISK_BYTES`, where we may mount one; otherwise a plain directory."""
+def small_disk(folder: Path, nbytes: int = DISK_BYTES) -> Iterator[Path]:
+    """A directory on a disk of so many bytes, where we may mount one; otherwise a plain directory."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:
         yield folder
         return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={nbytes}", "none", str(folder)], check=True)
     try:
         yield folder
     finally:

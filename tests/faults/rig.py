@@ -25,7 +25,7 @@ from stageline.messages import NodeRow
 from stageline.plan import ModelPlan
 
 from . import clock
-from .disk import small_disk
+from .disk import DISK_BYTES, small_disk
 from .load import wait_until
 from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
@@ -49,8 +49,8 @@ class Rig:
     mount them.
     """
 
-    def __init__(self, folder: Path, kind: RigKind, *, seed: int = 0) -> None:
-        self.folder, self.kind = folder, kind
+    def __init__(self, folder: Path, kind: RigKind, *, seed: int = 0, disk_bytes: int = DISK_BYTES) -> None:
+        self.folder, self.kind, self._disk_bytes = folder, kind, disk_bytes
         self._stack = ExitStack()
         self._thread = ProxyThread(seed)
         self.random = self._thread.random
@@ -173,7 +173,7 @@ class Rig:
 
     def _add(self, name: str, role: ServiceRole, settings: Mapping[str, Any]) -> None:
         """A service with a disk, and a clock where the kind of cluster asks for it."""
-        self._stack.enter_context(small_disk(self.folder / f"disk-{name}"))
+        self._stack.enter_context(small_disk(self.folder / f"disk-{name}", self._disk_bytes))
         own = dict(settings)
         if role == "coordinator":
             own["data_dir"] = self.state

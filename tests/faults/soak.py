@@ -1,0 +1,216 @@
+"""A long time in which nothing is wrong but everything is slow: nobody may be suspected, evicted or killed for it.
+
+Two processes per processor want all of it, models are imported, loaded and removed all the time, and every data and
+control link is a cable of 20 Mbps full of large activations. The coordinator's broadcasts are written down, the
+requests judged.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stageline import Client
+from stageline.blobs import BlobStore
+from stageline.errors import StagelineError
+from stageline.manifest import canonical_json
+from stageline.plan import NodeView
+from stageline_stage.importer import Signature, import_module
+
+from . import book
+from .ledger import Ledger
+from .load import Load, wait_until
+from .model import Judge
+from .rig import Rig
+from .runner import SLACK_S
+from .toxics import Bandwidth
+from .watch import Watch
+
+CABLE = Bandwidth(2.5e6)
+WIDE, ITEM = "wide", 1 << 16
+IMPORTED, SOURCE = "imported", "stageline_stage.zoo:resnet50"
+DISK_BYTES = 512 << 20
+WIDTH, DEADLINE_S = 40, 60.0
+BURNERS_PER_CPU = 2
+SERVING_S, IMPORT_S = 180.0, 300.0
+
+
+class Wide(torch.nn.Module):
+    """Little to compute, much to carry: 256 KiB per item and hop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = torch.nn.ParameterList([torch.full((ITEM,), 0.5 + i) for i in range(4)])
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        for scale in self.scales:
+            x = x + torch.tanh(x * scale)
+        return {"y": x}
+
+
+def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
+    """What happened, as JSON; `failures` is empty if all was well."""
+    ledger, counts = Ledger(DEADLINE_S, SLACK_S), Counter[str]()
+    with Rig(folder / "rig", "proxied", seed=seed, disk_bytes=DISK_BYTES) as rig:
+        _register_wide(rig)
+        for proxy in rig.proxies.values():
+            proxy.add(CABLE, "up")
+            proxy.add(CABLE, "down")
+        with rig.admin() as admin:
+            broadcasts = admin.welcome.plan
+        before, began = _jiffies(), time.monotonic()
+        with (
+            Watch(broadcasts) as watch,
+            _burners(),
+            _work(rig, counts),
+            Load(
+                rig.client_address, Judge(seed), ledger, width=WIDTH, deadline_s=DEADLINE_S, run=f"soak/{began}"
+            ) as load,
+        ):
+            time.sleep(max(0.0, began + 60 * minutes - time.monotonic()))
+            load.stop(DEADLINE_S + SLACK_S)
+        return _result(rig, ledger, watch, counts, _busy(before, _jiffies()), time.monotonic() - began)
+
+
+def _result(
+    rig: Rig, ledger: Ledger, watch: Watch, counts: Mapping[str, int], busy: float, seconds: float
+) -> dict[str, Any]:
+    accused = accusations([(at, nodes) for at, _, nodes in watch.seen])
+    gaps = [later[0] - earlier[0] for earlier, later in zip(watch.seen, watch.seen[1:], strict=False)]
+    tally = ledger.tally()
+    evictions = int(rig.coordinator.gauge("stageline_coordinator_evictions_total"))
+    bad = {"lost": tally.lost, "wrong": tally.wrong, "refused": tally.refused, "failed": tally.failed}
+    bad |= {"expired": tally.expired, "duplicated": tally.duplicated, "late": tally.late, "evicted": evictions}
+    failures = [f"{count} {what}" for what, count in bad.items() if count] + accused
+    failures += [f"{count} {what}" for what, count in counts.items() if "failed" in what]
+    failures += [f"no {what}" for what in ("imports", "wide answers") if not counts[what]]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": book.commit(),
+        "machine": book.machine(),
+        "minutes": round(seconds / 60, 1),
+        "cpu_busy": round(busy, 3),
+        "models_imported_loaded_removed": counts["imports"],
+        "wide_requests": counts["wide answers"],
+        "wide_requests_failed": counts["wide errors"],
+        "mib_through_cables": sum(p.counts["up"] + p.counts["down"] for p in rig.proxies.values()) >> 20,
+        "requests": {name: getattr(tally, name) for name in ("sent", "answered", "lost", "wrong", "repeated")},
+        "overdue_batches": int(rig.gateway.gauge("stageline_gateway_overdue_total")),
+        "longest_between_broadcasts_s": round(max(gaps, default=0.0), 2),
+        "suspected_or_evicted": accused,
+        "failures": failures,
+    }
+
+
+def accusations(seen: list[tuple[float, dict[str, NodeView]]]) -> list[str]:
+    """Each change for the worse of what broadcasts said of a worker: pure."""
+    found, last = [], dict[str, NodeView]()
+    for at, nodes in seen:
+        for name in {*last, *nodes}:
+            then, now = last.get(name), nodes.get(name)
+            if then is None or (now is not None and (now.state, now.executors) == (then.state, then.executors)):
+                continue
+            said = "is left out" if now is None else f"is {now.state} with executors {list(now.executors)}"
+            found.append(f"{at - seen[0][0]:.1f} s: {name} {said}")
+        last |= nodes
+    return found
+
+
+# --- what goes on meanwhile -----------------------------------------------------------------------------------
+
+
+def _register_wide(rig: Rig) -> None:
+    store = BlobStore(rig.folder / "import-wide")
+    signature = Signature.batched({"x": torch.zeros(2, ITEM)})
+    manifest = import_module(Wide().eval(), signature, name=WIDE, store=store)
+    sha = store.put_bytes(canonical_json(manifest.to_json()))
+    with rig.admin() as admin:
+        admin.upload(store, [*manifest.blobs(), sha])
+        admin.put_model(sha)
+    _await_serving(rig, WIDE)
+
+
+def _await_serving(rig: Rig, name: str) -> None:
+    def serves() -> bool:
+        with suppress(StagelineError, OSError), rig.admin() as admin:
+            model = admin.plan().model(name)
+            return model is not None and model.status == "serving"
+        return False
+
+    problem = wait_until(f"{name} is served", serves, SERVING_S)
+    if problem:
+        raise RuntimeError(problem)
+
+
+@contextmanager
+def _burners() -> Iterator[None]:
+    """Processes that want all processors, at no lower priority than ours."""
+    command = [sys.executable, "-c", "while True: pass"]
+    children = [subprocess.Popen(command) for _ in range(BURNERS_PER_CPU * (os.cpu_count() or 1))]
+    try:
+        yield
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+@contextmanager
+def _work(rig: Rig, counts: Counter[str]) -> Iterator[None]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=one, args=(rig, counts, stop)) for one in (_import_models, _carry, _carry)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _import_models(rig: Rig, counts: Counter[str], stop: threading.Event) -> None:
+    """From the shell, as a user would; it is served before it is removed."""
+    add = [str(Path(sys.executable).with_name("stageline")), "models", "add", SOURCE, "--name", IMPORTED]
+    while not stop.is_set():
+        try:
+            subprocess.run([*add, "--coordinator", rig.coordinator.address], timeout=IMPORT_S, check=True)
+            _await_serving(rig, IMPORTED)
+            with rig.admin() as admin:
+                admin.remove_model(IMPORTED)
+            counts["imports"] += 1
+        except (subprocess.SubprocessError, StagelineError, RuntimeError) as error:
+            counts[f"imports that failed ({error})"] += 1
+            stop.wait(1.0)
+
+
+def _carry(rig: Rig, counts: Counter[str], stop: threading.Event) -> None:
+    x = np.random.default_rng(0).standard_normal((1, ITEM)).astype(np.float32)
+    with Client(rig.client_address.removeprefix("tcp://"), retry=None) as client:
+        while not stop.is_set():
+            try:
+                client.infer(WIDE, {"x": x}, deadline_s=DEADLINE_S)
+                counts["wide answers"] += 1
+            except StagelineError:
+                counts["wide errors"] += 1
+
+
+def _jiffies() -> list[int]:
+    return [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+
+def _busy(before: list[int], after: list[int]) -> float:
+    """The part of all processors' time that was not idle."""
+    spent = [late - early for early, late in zip(before, after, strict=True)]
+    return 1 - (spent[3] + spent[4]) / max(1, sum(spent))

@@ -1,13 +1,23 @@
-"""How a process stops: signals set flags, the main loop looks; a second Ctrl-C forces."""
+"""How a process stops: signals set flags, the main loop looks; a second Ctrl-C forces. Children go with parents."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
 from types import FrameType, TracebackType
 
 FORCED_EXIT = 130
+PR_SET_PDEATHSIG = 1
+"""prctl(2)"""
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, and end now if it has ended already."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 class StopSignals:

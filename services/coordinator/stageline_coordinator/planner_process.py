@@ -115,7 +115,7 @@ class PlannerProcess:
     def _ensure_child(self) -> None:
         if self._child is not None:
             return
-        command = [sys.executable, "-m", "stageline_coordinator.planner.worker"]
+        command = [sys.executable, "-m", "stageline_coordinator.planner.worker", str(os.getpid())]
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=False
         )

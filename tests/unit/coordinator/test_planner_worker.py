@@ -6,14 +6,17 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from small_problems import random_problem
 
+from stageline.embedded.processes import read_stat
 from stageline_coordinator.planner import Block, Model, Node, Problem, Solution, solve
 from stageline_coordinator.planner.worker import Lines, answers, serve
 
@@ -119,3 +122,27 @@ def test_lines_are_answered_in_order_and_newer_ones_noticed() -> None:
     assert {json.loads(one)["id"] for one in sink.getvalue().splitlines()} == {3}
     assert source.waiting()
     os.close(out)
+
+
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-m", "stageline_coordinator.planner.worker", str(os.getpid())],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdin.write(b"{}\\n"); child.stdin.flush(); child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+def test_it_does_not_outlive_a_coordinator_that_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    os.kill(worker, signal.SIGSTOP)  # it cannot see the end of its input, as in the midst of a large problem
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while (stat := read_stat(worker)) is not None and not stat.dead:
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.01)

@@ -1,10 +1,10 @@
-"""The planner as a child process: ``python -m stageline_coordinator.planner.worker``.
+"""The planner as a child process: ``python -m stageline_coordinator.planner.worker [PARENT]``.
 
 One JSON problem per line on stdin. A problem may carry an `id`, which its answers echo, and a `time_limit_s`. Each is
 answered by lines on stdout: solutions with `final` false as they are found, each better or better proven than the one
 before, then the last one again with `final` true; or ``{"id", "final": true, "error": {"code", "message"}}``. The
-first one comes soon. A newer line on stdin cuts the work on an older problem short. Ends at EOF, that is, with the
-coordinator; a Ctrl-C at the terminal is the coordinator's to handle.
+first one comes soon. A newer line on stdin cuts the work on an older problem short. Ends at EOF, and at once when the
+process PARENT, the coordinator, is killed; a Ctrl-C at the terminal is the coordinator's to handle.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TextIO
 
 from stageline.errors import ConfigError, StagelineError
+from stageline.lifecycle import die_with_parent
 
 from .fields import Field
 from .problem import Problem
@@ -29,7 +30,9 @@ TIME_LIMIT_S = 10.0
 READ_BYTES = 1 << 16
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
+    for parent in arguments:
+        die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     serve(Lines(sys.stdin.fileno()), sys.stdout)
 
@@ -104,4 +107,4 @@ def _failure(name: object, code: str, message: str) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import signal
 import sys
 
 from stageline import logs
 from stageline.errors import ConfigError
+from stageline.lifecycle import die_with_parent
 from stageline.messages import LOCAL
 from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Sockets
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2)"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)"""
@@ -23,13 +20,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 8 << 20
 MAPPED_BYTES = 32 << 20
 """malloc's own upper limit; smaller blocks are reused."""
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its agent ends, and end now if it has ended already."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def tune_malloc() -> None:

@@ -1,14 +1,17 @@
 """Every order in which things can happen in a `World`, with a bounded number of faults. Depth first; states that were
 seen before are not gone on from (Holzmann's stateful search, without the partial-order reduction).
+
+A step changes one process at most, unless it is a fault: the others are shared by a state and its successors, together
+with their fingerprints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from states import clone, fingerprint
+from states import clone, fingerprint, mark
 from world import BACK, LOST, Parcel, ViolationError, World
 
 from stageline.messages import Leaving
@@ -62,10 +65,6 @@ def explore(scenario: Scenario) -> Found:
     ]
     while stack:
         world, budget, leave, trail = stack.pop()
-        mark = hash((fingerprint(world, set(map(id, world.shared()))), budget, leave))
-        if mark in seen:
-            continue
-        seen.add(mark)
         states += 1
         early = max(early, world.unloaded_early)
         if world.waits > MAX_WAITS:
@@ -75,13 +74,48 @@ def explore(scenario: Scenario) -> Found:
             ends += 1
             _settled(world, trail)
         for name, act, cost, leaves in following:
-            after = clone(world, {id(one): one for one in world.shared()})
+            after = _copy(world, act)
             try:
                 act(after)
             except ViolationError as violation:
                 raise ViolationError(f"{violation}\n{_told((trail, name))}") from violation
-            stack.append((after, budget - cost, leave and not leaves, (trail, name)))
+            found = _mark(after, budget - cost, leave and not leaves)
+            if found not in seen:
+                seen.add(found)
+                stack.append((after, budget - cost, leave and not leaves, (trail, name)))
     return Found(states, ends, early)
+
+
+def _parts(world: World) -> dict[str, object]:
+    """The processes, by the names that connections give them."""
+    return {"c": world.cluster, "g": world.engine, **world.workers} if type(world) is World else {}
+
+
+def _changed(act: Callable[[World], None], names: Iterable[str]) -> set[str]:
+    """The processes that an action may change: whoever gets something."""
+    if isinstance(act, partial) and act.func is World.deliver:
+        return {act.keywords["ends"][1].removeprefix("x")}
+    if isinstance(act, partial) and act.func is _arrive:
+        return {"g"} if act.keywords["parcel"].to.startswith("g") else set()
+    if isinstance(act, partial) and act.func is World.ask:
+        return {"g"}
+    return set() if act is World.beat else set(names)
+
+
+def _copy(world: World, act: Callable[[World], None]) -> World:
+    """For the action to change."""
+    parts = _parts(world)
+    changed = _changed(act, parts)
+    kept = [*world.shared(), *(part for name, part in parts.items() if name not in changed)]
+    copy: World = clone(world, {id(one): one for one in kept})
+    return copy
+
+
+def _mark(world: World, budget: int, leave: bool) -> int:
+    """Equal for states that behave alike."""
+    shared, parts = world.shared(), _parts(world).values()
+    marks = tuple([mark(part, shared) for part in parts])
+    return hash((fingerprint(world, set(map(id, (*shared, *parts)))), marks, budget, leave))
 
 
 def _arrive(world: World, parcel: Parcel) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import functools
 import types
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
 import msgspec
 
 _PLAIN = (str, bytes, int, float, bool, type(None), Enum, type, frozenset, types.FunctionType)
-_IGNORED = frozenset({"stats", "observed", "_handlers", "_timer_handlers", "out"})
+MARK = "_mark"
+_IGNORED = frozenset({"stats", "observed", "_handlers", "_timer_handlers", "out", MARK})
 """Counters, and what is the same in every state: no part of what a state is."""
 
 _marks: dict[int, tuple[Any, int]] = {}
@@ -60,7 +62,7 @@ def clone(one: Any, known: dict[int, Any]) -> Any:
     made: Any = object.__new__(type(one)) if kind == "object" else type(one)()
     known[key] = made
     if kind == "object":
-        made.__dict__.update({name: clone(value, known) for name, value in one.__dict__.items()})
+        made.__dict__.update({name: clone(value, known) for name, value in one.__dict__.items() if name != MARK})
     elif kind in ("dict", "ordered"):
         made.update({name: clone(value, known) for name, value in one.items()})
     elif kind == "list":
@@ -92,6 +94,17 @@ def fingerprint(one: Any, seen: set[int]) -> Any:
         return tuple([fingerprint(item, seen) for item in one])
     items = [(fingerprint(key, seen), fingerprint(value, seen)) for key, value in one.items()]
     return tuple(items) if kind == "ordered" else frozenset(items)
+
+
+def mark(part: Any, shared: Iterable[object]) -> int:
+    """The hash of an object's fingerprint, which it keeps: it must not change any more, only copies of it may.
+
+    `shared`: what is the same in all states.
+    """
+    known: int | None = part.__dict__.get(MARK)
+    if known is None:
+        known = part.__dict__[MARK] = hash(fingerprint(part, set(map(id, shared))))
+    return known
 
 
 def _of_object(one: Any, seen: set[int]) -> Any:

@@ -1,5 +1,6 @@
 """Every order in which things can happen in a `World`, with a bounded number of faults. Depth first; states that were
-seen before are not gone on from (Holzmann's stateful search, without the partial-order reduction).
+seen before are not gone on from (Holzmann's stateful search). Of orders that make no difference one is looked at: see
+`_alone` (partial-order reduction by persistent sets, Godefroid 1996).
 
 A step changes one process at most, unless it is a fault: the others are shared by a state and its successors, together
 with their fingerprints.
@@ -12,15 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from states import clone, fingerprint, mark
-from world import BACK, LOST, Parcel, ViolationError, World
+from world import BACK, EVICTED, LOST, Parcel, ViolationError, World
 
-from stageline.messages import Leaving
+from stageline.messages import Leaving, Prepare, Retire
 from stageline.plan import Digest, Plan, StageKey
 from stageline.wire import Message
 from stageline_gateway import events as ev
 
 MAX_WAITS = 14
 Action = tuple[str, Callable[[World], None]]
+Step = tuple[str, Callable[[World], None], int, bool]
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def explore(scenario: Scenario) -> Found:
         if not following:
             ends += 1
             _settled(world, trail)
+        if not budget:
+            following = _alone(world, leave, following) or following
         for name, act, cost, leaves in following:
             after = _copy(world, act)
             try:
@@ -84,6 +88,35 @@ def explore(scenario: Scenario) -> Found:
                 seen.add(found)
                 stack.append((after, budget - cost, leave and not leaves, (trail, name)))
     return Found(states, ends, early)
+
+
+def _alone(world: World, leave: bool, following: list[Step]) -> list[Step]:
+    """A step that may be taken first, whatever else is possible now or later, if there is one.
+
+    That is what the coordinator told an agent, as long as nothing else can reach the agent, break its connection or
+    have it say hello before: all other steps commute with it, and no promise depends on whether it was taken. Only
+    without faults to come. Each takes a message from a queue and adds none to it, so nothing is put off for ever.
+    """
+    if type(world) is not World:
+        return []
+    for step in following:
+        act = step[1]
+        if isinstance(act, partial) and act.func is World.deliver:
+            source, target = act.keywords["ends"]
+            told = source == "c" and target in world.workers and not (leave and target == "a")
+            if told and _undisturbed(world, target):
+                return [step]
+    return []
+
+
+def _undisturbed(world: World, name: str) -> bool:
+    """Whether only the coordinator's queue leads to the agent, and its record there cannot go away."""
+    worker, told = world.workers[name], world.queues[("c", name)][0]
+    member = world.cluster.members.find(f"agent:{name}")
+    known = member is not None and member.hello.incarnation == f"i{worker.starts}"
+    lost = any(message in (LOST, EVICTED, BACK) for message in world.queues.get((name, "c"), ()))
+    idle = (name, f"x{name}") not in world.queues
+    return worker.up and not worker.leaving and known and not lost and idle and isinstance(told, (Prepare, Retire))
 
 
 def _parts(world: World) -> dict[str, object]:
@@ -123,9 +156,7 @@ def _arrive(world: World, parcel: Parcel) -> None:
     world.compute(parcel)
 
 
-def _steps(
-    world: World, scenario: Scenario, budget: int, leave: bool
-) -> Iterator[tuple[str, Callable[[World], None], int, bool]]:
+def _steps(world: World, scenario: Scenario, budget: int, leave: bool) -> Iterator[Step]:
     """What can happen next: (name, what it does, what it costs of the budget, whether worker a begins to leave)."""
     regular = list(_regular(world))
     yield from ((name, act, 0, False) for name, act in regular)

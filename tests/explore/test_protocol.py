@@ -29,7 +29,7 @@ LONGER = {
     "the gateway restarts": Scenario(1, frozenset({"gateway"}), 1),
     "time passes early": Scenario(1, frozenset({"late"}), 1),
 }
-"""Minutes each: `python tests/explore/test_protocol.py "a worker dies"`."""
+"""Minutes each: `python tests/explore/test_protocol.py "a worker dies"`. Their states are in docs/reliability.md."""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

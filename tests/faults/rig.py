@@ -1,7 +1,8 @@
 """A cluster that is hurt, heals and is measured.
 
 Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies. Journaled:
-the gateway has a journal. Clocked: each service has a wall clock of its own.
+the gateway has a journal. Clocked: each service has a wall clock of its own. Wired: only activations, and what clients
+say, lead through proxies.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
 from .service import Figures, Service, free_port
 
-RigKind = Literal["direct", "proxied", "journaled", "clocked"]
+RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked"]
 
 NODES = 3
 READY_S = 90.0
@@ -92,7 +93,7 @@ class Rig:
     @property
     def proxied(self) -> bool:
         """Whether links lead through proxies."""
-        return self.kind == "proxied"
+        return self.kind in ("proxied", "wired")
 
     @property
     def state(self) -> Path:
@@ -195,6 +196,8 @@ class Rig:
             return {"coordinator": control}
         port = free_port()
         data = self.proxies[f"data:{name}"] = self._thread.proxy(("127.0.0.1", port), f"data:{name}")
+        if self.kind == "wired":
+            return {"coordinator": control, "data_port": port, "data_address": data.address}
         host, control_port = control.removeprefix("tcp://").rsplit(":", 1)
         link = self.proxies[f"control:{name}"] = self._thread.proxy((host, int(control_port)), f"control:{name}")
         return {"coordinator": link.address, "data_port": port, "data_address": data.address}

@@ -1,13 +1,14 @@
 """A long time in which nothing is wrong but everything is slow: nobody may be suspected, evicted or killed for it.
 
-Two processes per processor want all of it, models are imported, loaded and removed all the time, and every data and
-control link is a cable of 20 Mbps full of large activations. The coordinator's broadcasts are written down, the
-requests judged.
+A process per processor wants all of it, models are imported, loaded and removed all the time, and every data link is a
+cable of 20 Mbps full of large activations. The coordinator's broadcasts are written down, the requests judged. Control
+links are direct: a proxy that shares the processors stands still where a cable would not.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -34,6 +35,7 @@ from .load import Load, wait_until
 from .model import Judge
 from .rig import Rig
 from .runner import SLACK_S
+from .sitting import LOGS
 from .toxics import Bandwidth
 from .watch import Watch
 
@@ -42,8 +44,8 @@ WIDE, ITEM = "wide", 1 << 16
 IMPORTED, SOURCE = "imported", "stageline_stage.zoo:resnet50"
 DISK_BYTES = 512 << 20
 WIDTH, DEADLINE_S = 40, 60.0
-BURNERS_PER_CPU = 2
-SERVING_S, IMPORT_S = 180.0, 300.0
+BURNERS_PER_CPU = 1
+SERVING_S, IMPORT_S = 300.0, 600.0
 
 
 class Wide(torch.nn.Module):
@@ -62,7 +64,7 @@ class Wide(torch.nn.Module):
 def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     """What happened, as JSON; `failures` is empty if all was well."""
     ledger, counts = Ledger(DEADLINE_S, SLACK_S), Counter[str]()
-    with Rig(folder / "rig", "proxied", seed=seed, disk_bytes=DISK_BYTES) as rig:
+    with Rig(folder / "rig", "wired", seed=seed, disk_bytes=DISK_BYTES) as rig:
         _register_wide(rig)
         for proxy in rig.proxies.values():
             proxy.add(CABLE, "up")
@@ -80,7 +82,11 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         ):
             time.sleep(max(0.0, began + 60 * minutes - time.monotonic()))
             load.stop(DEADLINE_S + SLACK_S)
-        return _result(rig, ledger, watch, counts, _busy(before, _jiffies()), time.monotonic() - began)
+        result = _result(rig, ledger, watch, counts, _busy(before, _jiffies()), time.monotonic() - began)
+        if result["failures"]:
+            shutil.rmtree(LOGS / "soak", ignore_errors=True)
+            shutil.copytree(rig.folder / "logs", LOGS / "soak")
+        return result
 
 
 def _result(
@@ -185,7 +191,8 @@ def _import_models(rig: Rig, counts: Counter[str], stop: threading.Event) -> Non
     add = [str(Path(sys.executable).with_name("stageline")), "models", "add", SOURCE, "--name", IMPORTED]
     while not stop.is_set():
         try:
-            subprocess.run([*add, "--coordinator", rig.coordinator.address], timeout=IMPORT_S, check=True)
+            if not _ran([*add, "--coordinator", rig.coordinator.address], stop):
+                return
             _await_serving(rig, IMPORTED)
             with rig.admin() as admin:
                 admin.remove_model(IMPORTED)
@@ -193,6 +200,23 @@ def _import_models(rig: Rig, counts: Counter[str], stop: threading.Event) -> Non
         except (subprocess.SubprocessError, StagelineError, RuntimeError) as error:
             counts[f"imports that failed ({error})"] += 1
             stop.wait(1.0)
+
+
+def _ran(command: list[str], stop: threading.Event) -> bool:
+    """Whether it came to its end before time was over. Raises `subprocess.SubprocessError` if it failed."""
+    child = subprocess.Popen(command)
+    deadline = time.monotonic() + IMPORT_S
+    while child.poll() is None and not stop.wait(0.1):
+        if time.monotonic() > deadline:
+            child.kill()
+            raise subprocess.TimeoutExpired(command[1:4], IMPORT_S)
+    if child.poll() is None:
+        child.terminate()
+        child.wait()
+        return False
+    if child.returncode:
+        raise subprocess.CalledProcessError(child.returncode, command[1:4])
+    return True
 
 
 def _carry(rig: Rig, counts: Counter[str], stop: threading.Event) -> None:

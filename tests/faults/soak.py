@@ -63,7 +63,7 @@ class Wide(torch.nn.Module):
 
 def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     """What happened, as JSON; `failures` is empty if all was well."""
-    ledger, counts = Ledger(DEADLINE_S, SLACK_S), Counter[str]()
+    ledger, counts, commit = Ledger(DEADLINE_S, SLACK_S), Counter[str](), book.commit()
     with Rig(folder / "rig", "wired", seed=seed, disk_bytes=DISK_BYTES) as rig:
         _register_wide(rig)
         for proxy in rig.proxies.values():
@@ -83,6 +83,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
             time.sleep(max(0.0, began + 60 * minutes - time.monotonic()))
             load.stop(DEADLINE_S + SLACK_S)
         result = _result(rig, ledger, watch, counts, _busy(before, _jiffies()), time.monotonic() - began)
+        result["commit"] = commit
         if result["failures"]:
             shutil.rmtree(LOGS / "soak", ignore_errors=True)
             shutil.copytree(rig.folder / "logs", LOGS / "soak")
@@ -103,7 +104,7 @@ def _result(
     failures += [f"no {what}" for what in ("imports", "wide answers") if not counts[what]]
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "commit": book.commit(),
+        "commit": "",
         "machine": book.machine(),
         "minutes": round(seconds / 60, 1),
         "cpu_busy": round(busy, 3),

@@ -36,7 +36,7 @@ class Headless:
 
     def strike(self, rig: Rig, target: Target) -> None:
         for service in target.services[1:]:
-            service.kill()
+            service.signal(signal.SIGKILL)  # it does not live to see the next line
         for pid in target.pids:
             os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
 

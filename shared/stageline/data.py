@@ -74,10 +74,15 @@ class Hop(Record, frozen=True):
 
 
 class Timing(Record, frozen=True):
-    """What one stage spent on a batch, in microseconds."""
+    """What one stage spent on a batch, in microseconds.
+
+    `sustained_us`: what the batch counts for where batches follow each other without end on a box with a CPU quota,
+    which lets single ones pass at full speed; 0: as `compute_us`.
+    """
 
     queue_us: int
     compute_us: int
+    sustained_us: int = 0
 
 
 class Activation(Record, frozen=True):

@@ -29,7 +29,10 @@ class ExecutorInfo(Part, frozen=True):
 
 
 class NodeInfo(Part, frozen=True):
-    """What a worker offers. `fingerprint` names everything that block times depend on except the block."""
+    """What a worker offers. `fingerprint` names everything that block times depend on except the block.
+
+    `hop_s`, `byte_s`: seconds for each message received or sent, and for each byte of it, as the worker measured them.
+    """
 
     memory_bytes: int
     fingerprint: str
@@ -39,6 +42,8 @@ class NodeInfo(Part, frozen=True):
     executors: tuple[ExecutorInfo, ...] = ()
     cpu: str = ""
     backend: str = ""
+    hop_s: float = 0.0
+    byte_s: float = 0.0
 
 
 class Progress(Part, frozen=True):
@@ -79,6 +84,7 @@ class BlockTime(Part, frozen=True):
     """A block measured on a node: median seconds of one run at `batch`, its relative spread, workspace bytes.
 
     `error`: half the width of the confidence interval of the median, relative to it; `runs`: how many it comes from.
+    `spent_s`: seconds that all of it took, with what was done between the runs (0: not said).
     """
 
     block: int
@@ -88,6 +94,7 @@ class BlockTime(Part, frozen=True):
     workspace_bytes: int = 0
     error: float = 0.0
     runs: int = 0
+    spent_s: float = 0.0
 
 
 class StageTime(Part, frozen=True):
@@ -136,6 +143,7 @@ class NodeProfile(Part, frozen=True):
     """How well a node is known: blocks and links measured of those that there are, and the largest relative error.
 
     `slowdown`: live seconds / profiled seconds that plans reckon with (1: as profiled); `drift`: as last seen.
+    `upkeep`: the part of its speed that the worker takes for itself; `hop_s`, `byte_s`: seconds per message and byte.
     """
 
     blocks: int = 0
@@ -146,6 +154,9 @@ class NodeProfile(Part, frozen=True):
     links: tuple[LinkRow, ...] = ()
     slowdown: float = 1.0
     drift: float = 1.0
+    upkeep: float = 0.0
+    hop_s: float = 0.0
+    byte_s: float = 0.0
 
 
 class NodeRow(Part, frozen=True):
@@ -233,6 +244,7 @@ class Pong(Message, frozen=True):
     """Answers `Ping`; a gateway adds the oldest epoch that it still has requests in flight on, and stage times.
 
     `passages`: of the sender's executors, or of the gateway.
+    A worker adds `upkeep`: the part of its speed that it takes for itself, whatever it serves.
     """
 
     sequence: int
@@ -243,6 +255,7 @@ class Pong(Message, frozen=True):
     oldest_in_flight: Epoch | None = None
     stage_times: tuple[StageTime, ...] = ()
     passages: tuple[Passage, ...] = ()
+    upkeep: float = 0.0
 
 
 class Leaving(Message, frozen=True):
@@ -493,7 +506,10 @@ class BlobAck(Message, frozen=True):
 
 
 class ExecutorHello(Message, frozen=True):
-    """An executor's sockets are bound and torch is imported. `memory_bytes`: the device's own (0: none)."""
+    """An executor's sockets are bound and torch is imported. `memory_bytes`: the device's own (0: none).
+
+    `hop_s`, `byte_s`: as in `NodeInfo`.
+    """
 
     executor: str
     pid: int
@@ -503,6 +519,8 @@ class ExecutorHello(Message, frozen=True):
     base_bytes: int = 0
     backend: str = ""
     memory_bytes: int = 0
+    hop_s: float = 0.0
+    byte_s: float = 0.0
 
 
 class Load(Message, frozen=True):
@@ -554,11 +572,12 @@ class Measured(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """An executor's sign of life, sent by its I/O thread every 100 ms."""
+    """An executor's sign of life, sent by its I/O thread every 100 ms; `io_s`: processor time of that thread so far."""
 
     progress: Progress
     computing: tuple[int, ...] = ()
     passage: Passage | None = None
+    io_s: float = 0.0
 
 
 class Stop(Message, frozen=True):

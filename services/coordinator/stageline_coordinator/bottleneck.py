@@ -29,7 +29,7 @@ def bottleneck_s(problem: Problem, placement: Placement) -> float:
     models = {model["name"]: model for model in problem["models"]}
     spent: dict[object, float] = {}
     for name, slots in placement.items():
-        costs = [{node: _cost(models[name], slot, index[node]) for node in slot.nodes} for slot in slots]
+        costs = [{node: _cost(problem, models[name], slot, index[node]) for node in slot.nodes} for slot in slots]
         shares = [_shares(one) for one in costs]
         busy: list[tuple[object, float]] = []
         for cost, share in zip(costs, shares, strict=True):
@@ -40,9 +40,11 @@ def bottleneck_s(problem: Problem, placement: Placement) -> float:
     return max(spent.values(), default=0.0)
 
 
-def _cost(model: Mapping[str, Any], slot: Slot, node: int) -> float:
+def _cost(problem: Problem, model: Mapping[str, Any], slot: Slot, node: int) -> float:
     found = [block["seconds"][node] for block in model["blocks"][slot.start : slot.end]]
-    return math.inf if None in found else math.fsum(found)
+    box, cuts = problem["nodes"][node], model["cuts_bytes"]
+    messages = 2 * box.get("hop_s", 0.0) + box.get("byte_s", 0.0) * (cuts[slot.start] + cuts[slot.end])
+    return math.inf if None in found else math.fsum(found) + messages
 
 
 def _shares(costs: Shares) -> dict[str, float]:

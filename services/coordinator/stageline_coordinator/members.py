@@ -101,6 +101,7 @@ class Members:
             peer.epoch, peer.oldest = message.epoch, message.oldest_in_flight
         elif isinstance(peer, Node):
             peer.report(message.progress, now)
+            peer.keep_up(message.upkeep)
 
     def executor_up(self, node: Node, executor: ExecutorInfo) -> None:
         node.executors.pop(executor.executor, None)

@@ -31,6 +31,10 @@ BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
 """A node that fails to load a stage is left out for 1, 2, 4, … seconds."""
 
 
+UPKEEP_STEP, MOST_UPKEEP = 0.02, 0.9
+"""Changes of a node's speed below this are noise; a node that says it has less left than a tenth is not believed."""
+
+
 @dataclass
 class Peer:
     """What a node and a gateway have in common. `address`: the identity of the DEALER that it said hello with."""
@@ -92,6 +96,7 @@ class Node(Peer):
     `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
+    `upkeep`: the part of its speed that it takes for itself, as plans reckon with it.
     """
 
     executors: dict[str, ExecutorInfo] = field(default_factory=dict)
@@ -103,6 +108,7 @@ class Node(Peer):
     excluded_until: float = 0.0
     slowdown: float = 1.0
     drift: float = 1.0
+    upkeep: float = 0.0
     worked_at: float = -math.inf
 
     @property
@@ -132,6 +138,11 @@ class Node(Peer):
         if any(one.queue_depth or one.items_done > done.get(one.executor, 0) for one in progress):
             self.worked_at = now
         self.progress = progress
+
+    def keep_up(self, upkeep: float) -> None:
+        """Take in what it says that it takes for itself; small changes make no new plan."""
+        if math.isfinite(upkeep) and abs(upkeep - self.upkeep) >= UPKEEP_STEP:
+            self.upkeep = min(MOST_UPKEEP, max(0.0, round(upkeep, 2)))
 
     def usable(self, now: float) -> bool:
         """Whether a plan may rely on it."""

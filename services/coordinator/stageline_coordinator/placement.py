@@ -28,6 +28,10 @@ CODING_S_PER_BYTE = {"fp16": 2e-10, "int8": 3e-10}
 """Processor seconds per byte of a tensor before coding, at either end: twice what one core of an EPYC takes."""
 
 
+LEAST_HOP_S, LEAST_BYTE_S, MOST_MESSAGE_S = 1e-9, 1e-15, 1e2
+"""Per message and per byte: less is nothing, more is not believed."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """Blocks half-open [start, end) on `nodes` (several: replicas); `codec` of what comes in (empty: not coded)."""
@@ -85,7 +89,13 @@ def build_problem(
     return {
         "version": 1,
         "nodes": [
-            {"id": node.name, "memory_bytes": node.info.memory_bytes, "base_bytes": node.info.base_bytes}
+            {
+                "id": node.name,
+                "memory_bytes": node.info.memory_bytes,
+                "base_bytes": node.info.base_bytes,
+                "hop_s": _message_s(node.info.hop_s, LEAST_HOP_S, node),
+                "byte_s": _message_s(node.info.byte_s, LEAST_BYTE_S, node),
+            }
             for node in nodes
         ],
         "models": [
@@ -130,9 +140,22 @@ def _workspace(block: BlockSpec, book: FigureBook) -> int:
 
 
 def _seconds(graph: str, node: Node, book: FigureBook) -> float:
-    """Of one item on that node, corrected by its live traffic; inf where it cannot be run, or is not known."""
+    """Of one item on that node, corrected by its live traffic and for what the worker takes for itself.
+
+    inf where it cannot be run, or is not known.
+    """
     figure = book.figure(graph, node.info.fingerprint)
-    return figure.seconds * node.slowdown if figure else math.inf
+    return figure.seconds * node.slowdown / _left(node) if figure else math.inf
+
+
+def _left(node: Node) -> float:
+    """The part of its speed that is left for stages."""
+    return 1 - node.upkeep
+
+
+def _message_s(seconds: float, least: float, node: Node) -> float:
+    """What a worker says of its messages, if that can be, to two digits (what is noise makes no two nodes differ)."""
+    return float(f"{seconds / _left(node):.2g}") if least <= seconds <= MOST_MESSAGE_S else 0.0
 
 
 def read_answer(solution: Mapping[str, Any], inputs: object, models: Models) -> Answer:
@@ -209,7 +232,7 @@ def _can_swap(role: Node, node: Node, needed: int) -> bool:
     if role is node:
         return True
     a, b = role.info, node.info
-    equal = a.fingerprint == b.fingerprint and role.slowdown == node.slowdown
+    equal = a.fingerprint == b.fingerprint and role.slowdown == node.slowdown and role.upkeep == node.upkeep
     return equal and needed + b.base_bytes <= b.memory_bytes
 
 

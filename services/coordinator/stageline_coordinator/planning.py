@@ -184,10 +184,14 @@ class Planning:
             self._target = swapped if swapped_s <= MOVING_COSTS * planned_s else answer.placement
 
     def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
-        offers = tuple((n.name, n.info.memory_bytes, n.info.base_bytes, n.info.fingerprint, n.slowdown) for n in nodes)
+        offers = tuple(
+            (n.name, n.info.memory_bytes, n.info.base_bytes, n.info.hop_s, n.info.byte_s, n.info.fingerprint)
+            for n in nodes
+        )
+        speeds = tuple((n.slowdown, n.upkeep) for n in nodes)
         fingerprints = sorted({node.info.fingerprint for node in nodes})
         known = tuple(
             (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))
             for name, (sha, manifest) in models.items()
         )
-        return (offers, known, self._links.view(nodes, self._members))
+        return (offers, speeds, known, self._links.view(nodes, self._members))

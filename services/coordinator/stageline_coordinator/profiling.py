@@ -179,5 +179,5 @@ def _sound(time: BlockTime) -> bool:
 
 
 def _spent(times: Iterable[BlockTime]) -> float:
-    """Seconds that went into these figures, the warm-up included."""
-    return math.fsum((max(time.runs, FEWEST_RUNS) + 1) * time.seconds for time in times)
+    """Seconds that went into these figures, the warm-up included, and at least as many as the figures need."""
+    return math.fsum(max(time.spent_s, (max(time.runs, FEWEST_RUNS) + 1) * time.seconds) for time in times)

@@ -97,6 +97,9 @@ def _profile(cluster: Cluster, node: Node, links: Sequence[LinkRow], peers: int)
         links=tuple(links),
         slowdown=node.slowdown,
         drift=node.drift,
+        upkeep=node.upkeep,
+        hop_s=node.info.hop_s,
+        byte_s=node.info.byte_s,
     )
 
 

@@ -31,7 +31,7 @@ class Observed:
             key = (replica.node, batch.model.key(stage), sum(batch.rows))
             if key in self._sums or len(self._sums) < MOST:
                 batches, seconds = self._sums.get(key, (0, 0.0))
-                self._sums[key] = (batches + 1, seconds + timing.compute_us / 1e6)
+                self._sums[key] = (batches + 1, seconds + (timing.sustained_us or timing.compute_us) / 1e6)
 
     def take(self) -> tuple[StageTime, ...]:
         """What was added since the last time."""

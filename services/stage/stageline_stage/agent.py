@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from os import getpid
+from os import getpid, sched_getaffinity
 from typing import Any
 
 import zmq
@@ -33,10 +33,12 @@ from stageline_stage.fetch import Fetcher
 from stageline_stage.membership import Membership
 from stageline_stage.probing import Prober
 from stageline_stage.process import Launch
-from stageline_stage.resources import available_bytes, cpu_name
+from stageline_stage.resources import available_bytes, cpu_name, cpu_quota
 from stageline_stage.slot import ExecutorSlot, bind_local
 from stageline_stage.status import Status, registry
 from stageline_stage.supervision import Patience, Supervisor
+from stageline_stage.upkeep import Upkeep
+from stageline_stage.upkeep import share as upkeep_share
 from stageline_stage.work import Work
 
 TICK_MS = 50
@@ -54,6 +56,7 @@ class Agent:
         self._announced = False
         self._membership, self._departure = Membership(now), Departure(config.drain_s)
         self._absence = Absence()
+        self._upkeep, self._capacity = Upkeep(), cpu_quota() or float(len(sched_getaffinity(0)))
         self._store = BlobStore(config.cache_dir, config.cache_max_bytes)
         self._coordinators = Coordinators(read_addresses(config.coordinator))
         self._chosen = True
@@ -148,6 +151,7 @@ class Agent:
 
     def _on_ping(self, message: messages.Ping, now: float) -> None:
         self._membership.pinged(now)
+        self._upkeep.add(now, time.process_time() + self._slot.io_s)
         progress = self._slot.progress
         self._control.send(
             messages.Pong(
@@ -157,6 +161,7 @@ class Agent:
                 epoch=self._work.loading.epoch,
                 progress=(progress,) if progress is not None else (),
                 passages=self._slot.passages,
+                upkeep=upkeep_share(self._upkeep.cpus, self._capacity, self._config.threads),
             )
         )
 
@@ -214,6 +219,8 @@ class Agent:
             executors=(info,) if info is not None else (),
             cpu=self._cpu,
             backend=hello.backend,
+            hop_s=hello.hop_s,
+            byte_s=hello.byte_s,
         )
         return messages.Hello(
             role="agent",

@@ -67,6 +67,8 @@ class ExecutorProcess:
         self.hello: ExecutorHello | None = None
         self.progress: Progress | None = None
         self.passage: Passage | None = None
+        self.io_s = 0.0
+        """Processor time of its I/O thread."""
         self._blackbox = BlackBox.create()
         self._child = subprocess.Popen(
             launch.command(executor, self._blackbox.descriptor),
@@ -91,7 +93,7 @@ class ExecutorProcess:
         if isinstance(message, ExecutorHello):
             self.hello = message
         elif isinstance(message, Beat):
-            self.progress = message.progress
+            self.progress, self.io_s = message.progress, message.io_s
             self.passage = message.passage
 
     def info(self, loaded: set[StageKey]) -> ExecutorInfo | None:

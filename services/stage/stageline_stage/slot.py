@@ -74,6 +74,11 @@ class ExecutorSlot:
         passage = self.process.passage if self.process is not None else None
         return (passage,) if passage is not None else ()
 
+    @property
+    def io_s(self) -> float:
+        """Processor seconds of the executor's I/O thread."""
+        return self.process.io_s if self.process is not None else 0.0
+
     def info(self, loaded: set[StageKey]) -> ExecutorInfo | None:
         """The executor as the coordinator gets to know it, if it is ready."""
         return self.process.info(loaded) if self.process is not None else None

@@ -176,7 +176,7 @@ def _measured(profile: NodeProfile | None) -> str:
     if profile is None:
         return ""
     known = f"{profile.blocks}/{profile.blocks_total} blocks, {len(profile.links)}/{profile.links_total} links"
-    return known + (f", {profile.slowdown:.1f} times the profile" if profile.slowdown != 1.0 else "")
+    return known + (f", {profile.slowdown:.2f} times the profile" if profile.slowdown != 1.0 else "")
 
 
 def _node_row(node: NodeRow) -> list[str]:

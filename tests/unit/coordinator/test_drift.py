@@ -56,11 +56,24 @@ def test_one_that_recovers_is_noticed_too() -> None:
 
 def test_small_differences_and_short_ones_are_noise() -> None:
     watch = Watch()
-    assert watch.serve(300, 1.4) == [] and watch.node.slowdown == 1.0
-    assert 1.39 < watch.node.drift < 1.41
+    assert watch.serve(300, 1.09) == [] and watch.node.slowdown == 1.0
+    assert 1.08 < watch.node.drift < 1.1
     for _ in range(20):
         assert watch.serve(round(PATIENCE_S) - 2, 2.0) == []
         assert watch.serve(20, 1.0) == []
+
+
+def test_what_is_more_than_noise_is_refined_and_told_apart_from_drift() -> None:
+    watch = Watch()
+    assert watch.serve(60, 1.3) == ["node refined"]
+    assert 1.2 < watch.node.slowdown < 1.31
+
+
+def test_refining_to_and_fro_comes_to_rest() -> None:
+    watch = Watch()
+    turns = [len(watch.serve(60, ratio)) for ratio in (1.2, 1.0) * 20]
+    assert 1 <= sum(turns[:10]) <= 6 and sum(turns[20:]) == 0
+    assert watch.serve(14, 3.0) == ["node drifted"], "what is large is noticed as soon as ever"
 
 
 def test_a_few_batches_are_no_evidence() -> None:

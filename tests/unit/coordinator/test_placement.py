@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from fleet import MB, FakeAgent, manifest
 
@@ -121,12 +122,47 @@ def test_links_and_ports_count_with_codecs() -> None:
     assert reached(PLACED, nodes, barred) == float("inf")
 
 
+def test_what_workers_say_of_messages_and_upkeep_reaches_the_problem() -> None:
+    a, b = node("a"), node("b")
+    assert b.hello.node is not None
+    info = msgspec.structs.replace(b.hello.node, hop_s=0.0104, byte_s=2e-4)
+    b.hello = msgspec.structs.replace(b.hello, node=info)
+    b.keep_up(0.2)
+    first, second = Problem.from_json(build_problem([a, b], MODELS, book("cpu"), FREE)).nodes
+    assert (first.hop_s, first.byte_s) == (0.0, 0.0)
+    assert (second.hop_s, second.byte_s) == (0.013, 2.5e-4)
+    assert reached({"net": (Slot(0, 4, ("a",)),)}, [a, b]) == 2.0
+    assert reached({"net": (Slot(0, 4, ("b",)),)}, [a, b]) == pytest.approx(2.0 / 0.8 + 2 * 0.013 + 2.5e-4 * 800)
+
+
+@pytest.mark.parametrize(("said", "taken"), [(0.013, 0.0), (0.1, 0.1), (float("nan"), 0.0), (-1.0, 0.0), (7.0, 0.9)])
+def test_upkeep_that_is_noise_or_nonsense_changes_little(said: float, taken: float) -> None:
+    one = node("a")
+    one.keep_up(said)
+    assert one.upkeep == taken
+
+
+@pytest.mark.parametrize("said", [float("nan"), -1.0, 1e-30, float("inf")])
+def test_nonsense_about_messages_is_left_out(said: float) -> None:
+    one = node("a")
+    assert one.hello.node is not None
+    one.hello = msgspec.structs.replace(
+        one.hello, node=msgspec.structs.replace(one.hello.node, hop_s=said, byte_s=said)
+    )
+    (box,) = Problem.from_json(build_problem([one], MODELS, book("cpu"), FREE)).nodes
+    assert (box.hop_s, box.byte_s) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_it_says_what_the_planners_evaluation_says(seed: int) -> None:
     draw = random.Random(seed)
     nodes = [node(name) for name in "abcd"]
     for one in nodes:
         one.slowdown = draw.uniform(0.5, 3)
+        one.keep_up(draw.uniform(0, 0.5))
+        assert one.hello.node is not None
+        costs = {"hop_s": draw.uniform(0, 0.1), "byte_s": draw.uniform(0, 1e-3)}
+        one.hello = msgspec.structs.replace(one.hello, node=msgspec.structs.replace(one.hello.node, **costs))
     who = {name: f"agent:{name}" for name in "abcd"} | {"g": "gateway:g"}
     links = {(a, b): Link(draw.uniform(100, 2000), 0.01) for a in who.values() for b in who.values() if a != b}
     network = LinkBook(links).view([who[name] for name in "abcd"], ["gateway:g"])

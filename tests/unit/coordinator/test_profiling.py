@@ -7,7 +7,7 @@ import math
 import pytest
 from fleet import MB, FakeAgent, manifest
 
-from stageline.messages import Profiled, ProfileRequest, Progress
+from stageline.messages import BlockTime, Profiled, ProfileRequest, Progress
 from stageline_coordinator.figures import Figure, FigureBook, FigureKey, Models
 from stageline_coordinator.peers import QUIET_S, Node
 from stageline_coordinator.profiling import ANSWER_S, BUSY_SHARE, MAX_ATTEMPTS, ProfileBook
@@ -143,3 +143,12 @@ def test_the_workspace_of_a_full_batch_is_that_of_the_largest_measured_scaled(
 ) -> None:
     book = FigureBook({FigureKey("g", f, batch): Figure(1.0, nbytes) for (f, batch), nbytes in figures.items()})
     assert book.workspace("g", 8) == expected
+
+
+def test_what_is_done_between_runs_counts_too_beside_live_traffic() -> None:
+    book, made = ProfileBook({}), node(busy=True)
+    ((_, request),) = book.requests([made], MODELS, 0.0)
+    time = BlockTime(block=request.blocks[0], batch=1, seconds=0.001, runs=5, spent_s=0.3)
+    book.profiled(made, Profiled(manifest=request.manifest, fingerprint="cpu", times=(time,)), MODELS, 1.0)
+    assert not book.requests([made], MODELS, 0.95 + 0.3 / BUSY_SHARE)
+    assert book.requests([made], MODELS, 1.05 + 0.3 / BUSY_SHARE)

@@ -36,6 +36,12 @@ def test_compute_times_are_summed_by_node_stage_and_items() -> None:
     assert seen.take() == ()
 
 
+def test_what_a_batch_counts_for_under_a_quota_is_what_counts() -> None:
+    seen = Observed()
+    seen.add(BATCH, (Timing(5, 1000, 2500), Timing(7, 3000)))
+    assert [one.seconds for one in seen.take()] == pytest.approx([0.0025, 0.003])
+
+
 def test_other_sizes_than_those_that_were_measured_are_left_out() -> None:
     seen = Observed()
     seen.add(replace(BATCH, sizes={"batch": 3, "sequence": 17}), TIMES)

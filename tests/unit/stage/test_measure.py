@@ -14,7 +14,7 @@ from stageline.manifest import ModelManifest, canonical_json
 from stageline.messages import Load, Measure
 from stageline.plan import StageKey
 from stageline_stage.executor.device import CpuRunner
-from stageline_stage.executor.measure import MOST_RUNS, RUNS, Measurement, enough, filled, guesses, summary, sustained
+from stageline_stage.executor.measure import MOST_RUNS, RUNS, Measurement, enough, filled, guesses, summary
 from stageline_stage.executor.stages import Stages
 from stageline_stage.tensorfile import tensor_bytes
 
@@ -62,6 +62,7 @@ def test_each_batch_size_is_measured_without_weights(linear: tuple[Path, Path, P
     assert all(t.seconds > 0 for t in answer.times)
     assert [t.workspace_bytes for t in answer.times] == [100, 400]
     assert all(RUNS <= t.runs <= MOST_RUNS and t.error >= 0 for t in answer.times)
+    assert all(t.spent_s > t.runs * t.seconds / 2 for t in answer.times)
 
 
 def test_what_cannot_be_measured_is_answered_with_a_reason(linear: tuple[Path, Path, Path]) -> None:
@@ -103,13 +104,6 @@ def test_the_summary_is_robust_against_one_slow_run() -> None:
     time = summary(3, 1, [1.0, 1.1, 0.9, 9.0, 1.0], 5)
     assert time.seconds == 1.0 and time.spread == pytest.approx(0.1)
     assert time.runs == 5 and summary(3, 1, [1.0, 1.1, 0.9] * 8, 5).error == pytest.approx(0.1)
-
-
-def test_short_runs_within_a_quota_count_as_what_they_take_in_the_long_run() -> None:
-    wall, processor = [0.001, 0.001, 0.008, 0.001], [0.001] * 4
-    assert sustained(wall, processor, 0.0) == wall
-    assert sustained(wall, processor, 0.25) == [0.004] * 4
-    assert sustained([0.008] * 4, processor, 0.25) == [0.008] * 4, "the box is busy beside its quota"
 
 
 @pytest.mark.parametrize(("each", "runs"), [(1e-5, 25), (0.001, 20), (0.1, 5), (0.5, 3)])

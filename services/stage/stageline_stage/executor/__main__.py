@@ -75,7 +75,7 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
     from stageline_stage.executor import assembly
 
     chosen = assembly.set_up_device(flags)
-    hello = assembly.greeting(flags, chosen, endpoint)
+    hello = assembly.greeting(flags, chosen, endpoint, assembly.message_cost(flags, sockets))
     executor = assembly.assemble(flags, chosen, hello, sockets, local, data, log)
     log.info("executor is up", device=hello.device, address=endpoint.tcp)
     executor.run()

@@ -14,9 +14,9 @@ from stageline.passing import Passing
 from stageline.plan import Endpoint
 from stageline.sockets import Socket, Sockets
 from stageline_stage.blackbox import BlackBox
-from stageline_stage.executor import batches, device, io, outbox, queue, runtime, stages, traffic
+from stageline_stage.executor import batches, device, hopcost, io, outbox, queue, runtime, stages, traffic
 from stageline_stage.executor.compute import Computer
-from stageline_stage.resources import resident_bytes
+from stageline_stage.resources import cpu_quota, resident_bytes
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ def set_up_device(flags: argparse.Namespace) -> torch.device:
     return chosen
 
 
-def greeting(flags: argparse.Namespace, chosen: torch.device, endpoint: Endpoint) -> ExecutorHello:
-    """What the agent is told of this executor."""
+def greeting(
+    flags: argparse.Namespace, chosen: torch.device, endpoint: Endpoint, cost: hopcost.HopCost
+) -> ExecutorHello:
+    """What the agent is told of this executor; `cost` is that of messages."""
     return ExecutorHello(
         executor=flags.executor,
         pid=os.getpid(),
@@ -57,7 +59,15 @@ def greeting(flags: argparse.Namespace, chosen: torch.device, endpoint: Endpoint
         base_bytes=resident_bytes(os.getpid()) if chosen.type == "cpu" else 0,
         memory_bytes=runtime.device_bytes(chosen),
         backend=runtime.BACKEND,
+        hop_s=cost.hop_s,
+        byte_s=cost.byte_s,
     )
+
+
+def message_cost(flags: argparse.Namespace, sockets: Sockets) -> hopcost.HopCost:
+    """Measured now, by messages to ourselves."""
+    with torch.inference_mode():
+        return hopcost.measure(sockets, flags.host).on(cpu_quota())
 
 
 def assemble(

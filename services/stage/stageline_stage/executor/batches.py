@@ -34,11 +34,17 @@ class Outgoing(NamedTuple):
     frames: Sequence[Buffer]
 
 
-def next_message(header: Activation, outputs: Sequence[Any], queued_s: float, computed_s: float) -> Outgoing:
-    """The outcome of a stage, addressed to the next hop, or after the last to the gateway."""
+def next_message(
+    header: Activation, outputs: Sequence[Any], queued_s: float, computed_s: float, sustained_s: float = 0.0
+) -> Outgoing:
+    """The outcome of a stage, addressed to the next hop, or after the last to the gateway.
+
+    `sustained_s`: see `Timing`; 0 where it is `computed_s`.
+    """
     further = header.hop + 1 < len(header.path)
     values, buffers = outgoing_values(outputs, header.path[header.hop + 1].codec if further else "")
-    timing = Timing(queue_us=max(0, round(queued_s * 1e6)), compute_us=max(0, round(computed_s * 1e6)))
+    queue_us, compute_us, sustained_us = (max(0, round(s * 1e6)) for s in (queued_s, computed_s, sustained_s))
+    timing = Timing(queue_us, compute_us, sustained_us if sustained_us != compute_us else 0)
     following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
     if following.finished:
         return Outgoing(header.reply, encode_frames(following, buffers, checked=header.reply_checked))

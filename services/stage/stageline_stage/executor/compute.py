@@ -19,8 +19,10 @@ from stageline_stage.executor.measure import Measurement
 from stageline_stage.executor.outbox import Outbox
 from stageline_stage.executor.queue import Urgency, WorkQueue
 from stageline_stage.executor.stages import Stages
+from stageline_stage.executor.sustain import Sustained
 from stageline_stage.executor.tensors import received_values
 from stageline_stage.executor.traffic import Traffic
+from stageline_stage.resources import cpu_quota
 
 LONG_S = 0.001
 """While a stage runs that took so long the last time, the I/O thread has the data sockets."""
@@ -69,6 +71,8 @@ class Computer:
         self._traffic, self._outbox, self._blackbox, self._log = traffic, outbox, blackbox, log
         self._in_flight: deque[_InFlight] = deque()
         self._seconds: dict[StageKey, float] = {}
+        self._sustained: dict[StageKey, Sustained] = {}
+        self._quota = cpu_quota()
         self._items_done, self._busy_s = 0, 0.0
         self._computing: tuple[float, tuple[int, ...]] = (0.0, ())
 
@@ -138,7 +142,8 @@ class Computer:
                 outputs, seconds = self._traffic.while_lent(entry.running.wait)
             else:
                 outputs, seconds = entry.running.wait()
-            outgoing = next_message(header, outputs, entry.started_s - batch.arrived_s, seconds)
+            sustained_s = self._sustain(key, seconds, entry.running.processor_s)
+            outgoing = next_message(header, outputs, entry.started_s - batch.arrived_s, seconds, sustained_s)
             self._seconds[key] = seconds
             self._items_done += len(header.ids)
             self._busy_s += seconds
@@ -146,6 +151,11 @@ class Computer:
         except Exception as error:  # as above; on CUDA an error of a kernel appears here
             self._failed(batch, error)
         self._note(None, time.monotonic())
+
+    def _sustain(self, key: StageKey, seconds: float, processor_s: float) -> float:
+        if not processor_s:
+            return seconds
+        return self._sustained.setdefault(key, Sustained(self._quota)).add(seconds, processor_s)
 
     def _note(self, batch: Batch | None, now: float) -> None:
         """Say what is computed: what is in flight and `batch`."""

@@ -16,6 +16,7 @@ import torch
 
 from stageline.errors import ConfigError
 from stageline_stage.executor.tensors import StageValue
+from stageline_stage.resources import cpu_quota
 
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -23,7 +24,9 @@ StageCall = Callable[..., Sequence[Any]]
 
 
 class Running(Protocol):
-    """A batch under way."""
+    """A batch under way. `processor_s`: processor time that it took, 0 where that is not asked for or not the CPU."""
+
+    processor_s: float
 
     def wait(self) -> tuple[list[Any], float]:
         """Its outputs on the CPU, and the seconds it computed; raises what the stage raised."""
@@ -56,14 +59,15 @@ def choose_device(wanted: str) -> torch.device:
 
 def make_runner(device: torch.device) -> Runner:
     """The runner for a device."""
-    return CudaRunner(device) if device.type == "cuda" else CpuRunner(device)
+    return CudaRunner(device) if device.type == "cuda" else CpuRunner(device, cpu_quota())
 
 
 class Finished:
     """A batch that was computed when it was started."""
 
-    def __init__(self, outputs: list[Any], seconds: float) -> None:
+    def __init__(self, outputs: list[Any], seconds: float, processor_s: float = 0.0) -> None:
         self._outcome = (outputs, seconds)
+        self.processor_s = processor_s
 
     def wait(self) -> tuple[list[Any], float]:
         """At once."""
@@ -71,18 +75,25 @@ class Finished:
 
 
 class CpuRunner:
-    """Computes in the calling thread."""
+    """Computes in the calling thread, and in torch's own where it is to use several.
+
+    `quota`: CPUs that the box allows (0: not limited); only then processor time is taken.
+    """
 
     depth = 1
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, quota: float = 0.0) -> None:
         self.device = device
+        self._clock: Callable[[], float] = lambda: 0.0
+        if quota:
+            self._clock = time.thread_time if torch.get_num_threads() == 1 else time.process_time
 
     def start(self, stage: StageCall, inputs: Sequence[StageValue]) -> Running:
         """Compute now."""
-        begun = time.perf_counter()
+        spent, begun = self._clock(), time.perf_counter()
         outputs = list(stage(*inputs))
-        return Finished(outputs, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        return Finished(outputs, seconds, self._clock() - spent)
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Unknown on the CPU."""
@@ -140,6 +151,7 @@ class _CudaRunning:
     def __init__(self, outputs: list[Any], events: tuple[Any, Any, Any], held: list[Any]) -> None:
         self._outputs = outputs
         self._begun, self._ended, self._done = events
+        self.processor_s = 0.0
         self._held = held
 
     def wait(self) -> tuple[list[Any], float]:

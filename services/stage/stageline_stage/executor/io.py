@@ -100,7 +100,14 @@ class IoThread(threading.Thread):
     def _beat(self, now: float) -> None:
         activity = self._computer.activity
         progress = activity.progress(self._hello.executor, self._queue.depth, now)
-        self._say(Beat(progress=progress, computing=activity.computing, passage=self._traffic.passage(now)))
+        self._say(
+            Beat(
+                progress=progress,
+                computing=activity.computing,
+                passage=self._traffic.passage(now),
+                io_s=time.thread_time(),
+            )
+        )
 
     def _read_local(self) -> None:
         while True:

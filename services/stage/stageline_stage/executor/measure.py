@@ -1,6 +1,7 @@
 """How long a block takes here, on synthetic weights, so that nothing has to be fetched for it.
 
-One run at a time: between two runs the main thread serves whatever batch waits.
+Before each run the caches are filled, as other blocks do in a stage (`cold`). One run at a time: between two runs the
+main thread serves whatever batch waits.
 """
 
 from __future__ import annotations
@@ -20,13 +21,18 @@ from stageline.errors import FailedError, ManifestError, StagelineError
 from stageline.estimate import estimate
 from stageline.manifest import ModelManifest
 from stageline.messages import BlockTime, Measure, Measured
+from stageline_stage.executor.cold import Caches, others_bytes
 from stageline_stage.executor.device import Runner, StageCall
+from stageline_stage.executor.sustain import sustained
 from stageline_stage.executor.tensors import DTYPES, StageValue
 from stageline_stage.graph.rebuild import load_stage
-from stageline_stage.resources import cpu_quota
+from stageline_stage.resources import available_bytes, cpu_quota
 
 WEIGHT = 0.01
 """Not zero (sums would be trivial) and not so small that products become denormal, which is slow."""
+
+WARM_UP_RUNS = 2
+"""Runs after the first that do not count either, unless they are long: a block takes a few to get as fast as it is."""
 
 RUNS = 5
 FEWER_RUNS = 3
@@ -73,24 +79,34 @@ class Measurement:
         block = manifest.blocks[self._request.block]
         weights = {ref.sha256: filled(ref.dtype, ref.shape) for ref in block.tensors}
         stage = load_stage([Path(self._request.graph).read_bytes()], weights, self._runner.device)
+        on_cpu = self._runner.device.type == "cpu"
+        caches = Caches(others_bytes(manifest, self._request.block, available_bytes()) if on_cpu else 0)
         for batch in self._request.batches:
             dims = {**manifest.nominal, "batch": batch}
-            yield from self._measure(stage, block, dims, batch)
+            yield from self._measure(stage, block, dims, batch, caches)
 
-    def _measure(self, stage: StageCall, block: BlockSpec, dims: Mapping[str, int], batch: int) -> Iterator[bool]:
+    def _measure(
+        self, stage: StageCall, block: BlockSpec, dims: Mapping[str, int], batch: int, caches: Caches
+    ) -> Iterator[bool]:
         self._runner.peak_bytes(reset=True)
         inputs, first = warm_up(stage, block, dims, self._runner)
+        spent_s = first
         yield True
         seconds: list[float] = []
         processor: list[float] = []
-        while not enough(seconds, first):
-            begun = time.process_time()
-            seconds.append(self._runner.start(stage, inputs).wait()[1])
-            processor.append(time.process_time() - begun)
+        skipped = 0 if first > LONG_S else WARM_UP_RUNS
+        while not enough(seconds[skipped:], first):
+            begun = time.perf_counter()
+            caches.fill()
+            fresh = [value.clone() if isinstance(value, torch.Tensor) else value for value in inputs]
+            running = self._runner.start(stage, fresh)  # the block before has just written its inputs
+            seconds.append(running.wait()[1])
+            processor.append(running.processor_s)
+            spent_s += time.perf_counter() - begun
             yield True
         workspace = self._runner.peak_bytes() or block.workspace_bytes * batch
-        times = sustained(seconds, processor, cpu_quota())
-        self._times.append(summary(self._request.block, batch, times, workspace))
+        times = sustained(seconds[skipped:], processor[skipped:], cpu_quota())
+        self._times.append(summary(self._request.block, batch, times, workspace, spent_s))
 
 
 def read_manifest(path: Path) -> ModelManifest:
@@ -109,19 +125,7 @@ def enough(seconds: Sequence[float], first: float) -> bool:
     return len(seconds) >= MOST_RUNS or sum(seconds) >= ENOUGH_S
 
 
-def sustained(seconds: Sequence[float], processor: Sequence[float], quota: float) -> Sequence[float]:
-    """Seconds of each run as they are when runs follow each other without end on `quota` CPUs (0: not limited).
-
-    A quota lets short runs pass at full speed and stops the process later, for a part of the kernel's period. What
-    counts is how much processor time a run needs of what there is.
-    """
-    if not quota:
-        return seconds
-    needed = [spent / quota for spent in processor]
-    return max(seconds, needed, key=statistics.median)
-
-
-def summary(block: int, batch: int, seconds: Sequence[float], workspace_bytes: int) -> BlockTime:
+def summary(block: int, batch: int, seconds: Sequence[float], workspace_bytes: int, spent_s: float = 0.0) -> BlockTime:
     """The median of some runs and its error; `spread` is the median absolute deviation relative to it."""
     found = estimate(seconds)
     deviation = statistics.median(abs(s - found.value) for s in seconds)
@@ -133,6 +137,7 @@ def summary(block: int, batch: int, seconds: Sequence[float], workspace_bytes: i
         workspace_bytes=workspace_bytes,
         error=found.error,
         runs=len(seconds),
+        spent_s=spent_s,
     )
 
 

@@ -10,10 +10,13 @@ Needs root, cgroups, iproute2 and util-linux; says so where they are missing. No
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -272,6 +275,23 @@ def _judged(
     }
 
 
+def place(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What a row is of."""
+    return row["site"], row["model"]
+
+
+def result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All that is reported."""
+    ordered = sorted(rows, key=lambda row: list(SITES).index(row["site"]))
+    return {"machine": machine(), "tolerance": TOLERANCE, "window": WINDOW, "rows": ordered}
+
+
+def keep(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Save what there is so far, without printing it."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        report("predictions", result(rows), save=True)
+
+
 def saved() -> list[dict[str, Any]]:
     """The rows of the result that is kept, for a run of some of the sites."""
     file = RESULTS / "predictions.json"
@@ -303,19 +323,22 @@ def main(rounds: int, seconds: float, warm: float, only: tuple[str, ...], save: 
         raise click.ClickException(why)
     if not inside:
         os.execvp("unshare", ["unshare", "--net", sys.executable, __file__, *sys.argv[1:], "--inside"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that cluster and cgroups are cleared away
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     torch.set_num_threads(1)
     chosen = only or tuple(SITES)
-    rows = [row for row in saved() if row["site"] not in chosen] if save else []
+    rows = saved() if save else []
     with tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder:
         store = BlobStore(Path(folder))
         made = models(store)
         with progress("predictions", len(chosen) * len(made)) as tick:
             for title in chosen:
                 for row in compare(title, made, store, rounds, seconds, warm):
-                    rows.append(row)
+                    rows = [*(one for one in rows if place(one) != place(row)), row]
+                    if save:
+                        keep(rows)
                     tick()
-    report("predictions", {"machine": machine(), "tolerance": TOLERANCE, "window": WINDOW, "rows": rows}, save=save)
+    report("predictions", result(rows), save=save)
 
 
 if __name__ == "__main__":

@@ -216,3 +216,34 @@ def test_a_removed_model_leaves_figures_that_its_return_finds() -> None:
     made.handle(events.ModelAdded(sha(model.digest, model.name), model))
     assert not any(isinstance(m, ProfileRequest) and m.batches == (1,) for _, m in made.sent[before:])
     assert isinstance(made.agents["n0"], FakeAgent) and made.model().status == "serving"
+
+
+def test_the_blocks_of_twenty_unlike_nodes_are_known_within_two_minutes() -> None:
+    """In virtual time: links take twice their budget, a block 9 runs of 50 ms, each after 20 ms for the caches."""
+    made, due = Fleet(), list[tuple[float, FakeAgent, ProbeRequest | ProfileRequest]]()
+    made.deliver = made.planner_works = False
+    names = [f"n{i}" for i in range(20)]
+    made.say("gateway:g", Hello(role="gateway", name="g", incarnation="i", probe=probe_of("g")))
+    model = made.add(manifest(blocks=100, weights=MB))
+    peers = dict.fromkeys([*(f"agent:{name}" for name in names), "gateway:g"], link(10))
+    for name in names:
+        made.join(name, fingerprint=name, links=peers)
+    seen = 0
+    book = made.cluster.measuring.book
+    while not all(book.complete(model, name) for name in names):
+        for to, message in made.sent[seen:]:
+            if isinstance(message, ProbeRequest):
+                due.append((made.now + 2 * message.budget_s, made.agents[to.removeprefix("agent:")], message))
+            elif isinstance(message, ProfileRequest):
+                seconds = 9 * 0.07 * len(message.blocks) * sum(message.batches)
+                due.append((made.now + seconds, made.agents[to.removeprefix("agent:")], message))
+        seen = len(made.sent)
+        made.pass_time(0.5)
+        ready = [entry for entry in due if entry[0] <= made.now]
+        due = [entry for entry in due if entry[0] > made.now]
+        for _, agent, request in ready:
+            answer = agent.answer(request, {})
+            assert answer is not None
+            made.say(agent.identity, answer)
+        assert made.now < 120.0, sum(book.complete(model, name) for name in names)
+    assert made.solves

@@ -55,11 +55,11 @@ def _check_number(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be above 0")
 
 
-def _check_data_address(address: str) -> None:
+def _check_address(name: str, address: str) -> None:
     """Raise `ConfigError` unless it is empty, or a TCP address on loopback."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if address and not (address.startswith("tcp://") and host and port.isdigit() and 0 < int(port) <= 65535):
-        raise ConfigError(f"data_address must look like tcp://127.0.0.1:7720, got {address!r}")
+        raise ConfigError(f"{name} must look like tcp://127.0.0.1:7720, got {address!r}")
     if address:
         check_loopback(address)
 
@@ -85,7 +85,8 @@ class ServiceConfig:
             if kind in (int, float):
                 _check_number(name, getattr(self, name))
         read_addresses(getattr(self, "coordinator", DEFAULT_COORDINATOR))
-        _check_data_address(getattr(self, "data_address", ""))
+        for name in ("standby_of", "control_address", "data_address"):
+            _check_address(name, getattr(self, name, ""))
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class CoordinatorConfig(ServiceConfig):
     evict_ms: int = _setting(800, "silence in milliseconds after which a worker is planned around")
     rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
     drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
+    standby_of: str = _setting("", "control address of the coordinator to stand by for (empty: lead)")
+    control_address: str = _setting("", "tcp://HOST:PORT by which the other coordinator reaches this one, if another")
     max_replicas: int = _setting(1, "workers that may share a stage, at most; 1 finds and proves plans soonest")
     standbys: int = _setting(1, "deaths at once that stages loaded on other workers make up for (0: none)")
 

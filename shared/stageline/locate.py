@@ -63,4 +63,5 @@ def split_addresses(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _state_of(coordinator: str) -> ClusterState | None:
-    return next((state for state in running() if coordinator and state.coordinator == coordinator), None)
+    named = set(split_addresses([coordinator]))
+    return next((state for state in running() if named & set(split_addresses([state.coordinator]))), None)

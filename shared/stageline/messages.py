@@ -389,6 +389,14 @@ class ListNodes(Message, frozen=True):
     id: int
 
 
+class StandbyRow(Part, frozen=True):
+    """The other coordinator, for listings: `state` is alive, suspect or gone; `behind`: changes that it lacks."""
+
+    address: str
+    state: str
+    behind: int = 0
+
+
 class NodeList(Message, frozen=True):
     """All nodes and gateways that are or were here."""
 
@@ -398,6 +406,7 @@ class NodeList(Message, frozen=True):
     term: int = 0
     pid: int = 0
     cluster: str = ""
+    standby: StandbyRow | None = None
 
 
 class PutModel(Message, frozen=True):
@@ -447,6 +456,64 @@ class ErrorReply(Message, frozen=True):
     id: int
     code: str
     message: str
+
+
+# --- control: between two coordinators ------------------------------------------------------------------------
+
+
+class StoreRow(Part, frozen=True):
+    """A row of the store, `body` its values (msgpack); of two versions of a row the one with the higher stamp is valid.
+
+    The stamp is (`term` of the coordinator that changed it, `number` of the change there).
+    """
+
+    kind: str
+    key: str
+    term: int
+    number: int
+    gone: bool = False
+    body: bytes = b""
+
+
+class Standing(Part, frozen=True):
+    """How a coordinator stands: its id, the highest term that it promised, the last that it took, whether it leads.
+
+    `cluster` is empty as long as it belongs to none; `schema` is its store's; `address` is its control address.
+    """
+
+    coordinator: int
+    cluster: str
+    schema: int
+    address: str
+    blobs: str
+    term: int = 0
+    taken: int = 0
+    leads: bool = False
+
+
+class Follow(Message, frozen=True):
+    """From one coordinator to the other, with every heartbeat: send me your rows that changed after `since`.
+
+    Everything up to your change `applied` is on my disk, blobs included.
+    """
+
+    standing: Standing
+    since: int = 0
+    applied: int = 0
+
+
+class Followed(Message, frozen=True):
+    """Answers `Follow`, and is sent whenever there is more: rows that changed after `after`, up to `upto` of `last`.
+
+    `uploaded` are blobs that have just come and will be needed.
+    """
+
+    standing: Standing
+    after: int = 0
+    upto: int = 0
+    last: int = 0
+    rows: tuple[StoreRow, ...] = ()
+    uploaded: tuple[str, ...] = ()
 
 
 # --- blobs: content-addressed bulk; chunk bytes travel as a second frame ------------------------------------
@@ -626,11 +693,11 @@ class Channel:
 
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
-    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode,
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, Follow,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
-    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply,
+    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]

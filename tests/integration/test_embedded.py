@@ -23,6 +23,34 @@ from stageline.admin import AdminClient
 from stageline.embedded.launch import ClusterSpec, start
 
 
+def test_of_two_coordinators_one_takes_over(shell: Shell) -> None:
+    started = shell.up("--coordinators", "2")
+    pids = {p["name"]: p["pid"] for p in started["processes"]}
+    assert set(pids) == {"coordinator", "coordinator-2", "gateway", "stage-0", "stage-1"}
+    (shell.home / "tiny.py").write_text(TINY)
+    assert shell.json("models", "add", "tiny:make", "--name", "tiny")["status"] == "serving"
+    status = shell.json("status")
+    states = {p["name"]: p["state"] for p in status["processes"]}
+    assert (states["coordinator"], states["coordinator-2"]) == ("leads", "stands by")
+    assert (status["standby"]["state"], status["epoch"][0]) == ("alive", 1)
+
+    os.kill(pids["coordinator"], signal.SIGKILL)
+    np.save(shell.home / "x.npy", np.zeros((1, 8), np.float32))
+    shell.run("infer", "tiny", "--input", "input=x.npy", "--output", "y.npy")
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        status = shell.json("status")
+        states = {p["name"]: p["state"] for p in status["processes"]}
+        if states["coordinator-2"] == "leads" and states["stage-0"] == states["stage-1"] == "alive":
+            break
+        assert time.monotonic() < deadline, states
+    assert states["coordinator"] == "dead" and status["standby"]["state"] == "gone"
+    assert status["epoch"][0] > 1 and [model["name"] for model in status["models"]] == ["tiny"]
+    assert shell.json("models", "add", "tiny:make", "--name", "second")["status"] == "serving"
+    shell.json("down")
+    assert not any(lives(pid) for pid in pids.values())
+
+
 def test_from_up_to_down(shell: Shell) -> None:
     started = shell.up()
     assert [p["name"] for p in started["processes"]] == ["coordinator", "gateway", "stage-0", "stage-1"]

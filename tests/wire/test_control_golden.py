@@ -13,6 +13,8 @@ from stageline.messages import (
     PROBE,
     BlobPut,
     ExecutorInfo,
+    Follow,
+    Followed,
     FromBlobs,
     FromCoordinator,
     GetPlan,
@@ -28,9 +30,12 @@ from stageline.messages import (
     ProbeReply,
     ProbeRequest,
     ProblemReply,
+    Refused,
     RemoveNode,
     Retire,
     StageTime,
+    Standing,
+    StoreRow,
     ToBlobs,
     ToCoordinator,
     Welcome,
@@ -72,6 +77,46 @@ GOLDEN: list[tuple[object, Message, str]] = [
         FromCoordinator,
         Ping(sequence=1, sent_s=0.5),
         "83a174a450696e67a873657175656e636501a673656e745f73cb3fe0000000000000",
+    ),
+    (
+        ToCoordinator,
+        Follow(
+            standing=Standing(
+                coordinator=9,
+                cluster="c",
+                schema=3,
+                address="tcp://a:1",
+                blobs="tcp://a:2",
+                term=4,
+                taken=2,
+                leads=True,
+            ),
+            since=5,
+            applied=4,
+        ),
+        "84a174a6466f6c6c6f77a87374616e64696e6788ab636f6f7264696e61746f7209a7636c7573746572a163a6736368656d61"
+        "03a761646472657373a97463703a2f2f613a31a5626c6f6273a97463703a2f2f613a32a47465726d04a574616b656e02a56c"
+        "65616473c3a573696e636505a76170706c69656404",
+    ),
+    (
+        FromCoordinator,
+        Followed(
+            standing=Standing(coordinator=9, cluster="", schema=3, address="a", blobs="b"),
+            after=1,
+            upto=2,
+            last=3,
+            rows=(StoreRow(kind="model", key="m", term=1, number=2, gone=True),),
+            uploaded=("s",),
+        ),
+        "87a174a8466f6c6c6f776564a87374616e64696e6785ab636f6f7264696e61746f7209a7636c7573746572a0a6736368656d"
+        "6103a761646472657373a161a5626c6f6273a162a5616674657201a47570746f02a46c61737403a4726f77739185a46b696e"
+        "64a56d6f64656ca36b6579a16da47465726d01a66e756d62657202a4676f6e65c3a875706c6f6164656491a173",
+    ),
+    (
+        FromCoordinator,
+        Refused(code="not_leading", message="x", leader="tcp://a:1"),
+        "84a174a752656675736564a4636f6465ab6e6f745f6c656164696e67a76d657373616765a178a66c6561646572a97463703a"
+        "2f2f613a31",
     ),
 ]
 

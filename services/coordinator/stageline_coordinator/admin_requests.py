@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from stageline.errors import ClusterError, ModelNotFoundError, StagelineError
@@ -21,6 +22,7 @@ from stageline.messages import (
     PutModel,
     RemoveModel,
     RemoveNode,
+    StandbyRow,
 )
 from stageline.wire import Message
 
@@ -38,9 +40,10 @@ Change = ModelAdded | ModelRemoved | NodeRemoved
 class AdminRequests:
     """`answer` gives the reply and, for what changes the cluster, the event to handle before it is sent."""
 
-    def __init__(self, cluster: Cluster, store: Store) -> None:
+    def __init__(self, cluster: Cluster, store: Store, standby: Callable[[], StandbyRow | None] = lambda: None) -> None:
         self._cluster = cluster
         self._store = store
+        self._standby = standby
 
     def answer(self, request: Any, now: float) -> tuple[Message, Change | None]:
         """What is refused is answered with `ErrorReply`."""
@@ -71,6 +74,7 @@ class AdminRequests:
             term=cluster.settings.term,
             pid=os.getpid(),
             cluster=cluster.settings.cluster,
+            standby=self._standby(),
         )
 
     def _put(self, request: PutModel) -> ModelAdded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from threading import Thread
 from typing import Any
 
@@ -95,9 +96,23 @@ class BlobThread:
         self._socket = socket
         self._service = BlobService(blobs)
         self._log = logs.get(service="coordinator", part="blobs")
+        self._uploaded: deque[str] = deque()
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._wake_reader, self._wake_writer = os.pipe()
         self._thread = Thread(target=self._run, name="blobs", daemon=True)
         self._thread.start()
+
+    def fileno(self) -> int:
+        """Readable when a blob was uploaded."""
+        return self._event
+
+    def uploaded(self) -> tuple[str, ...]:
+        """Those that were, since this was last asked."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            return ()
+        return tuple(self._uploaded.popleft() for _ in range(len(self._uploaded)))
 
     def stop(self) -> None:
         """End the thread; the socket is left to its owner."""
@@ -105,6 +120,7 @@ class BlobThread:
         self._thread.join()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
+        os.close(self._event)
 
     def _run(self) -> None:
         poller = zmq.Poller()
@@ -126,6 +142,9 @@ class BlobThread:
         except Exception:
             self._log.exception("a blob request failed")
             return
+        if isinstance(reply, BlobAck) and reply.complete:
+            self._uploaded.append(reply.sha256)
+            os.eventfd_write(self._event, 1)
         parts = [identity, encode(reply)] if chunk is None else [identity, encode(reply), chunk]
         try:
             self._socket.send_multipart(parts, flags=zmq.NOBLOCK)

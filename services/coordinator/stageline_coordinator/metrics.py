@@ -6,6 +6,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from stageline.messages import StandbyRow
 from stageline.plan import ModelStatus, NodeState
 
 from .cluster import Cluster
@@ -18,7 +19,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = own = CollectorRegistry()
-        self._term = Gauge(f"{PREFIX}_term", "Starts of the coordinator", registry=own)
+        self._term = Gauge(f"{PREFIX}_term", "Number of the term: starts and takeovers", registry=own)
         self._version = Gauge(f"{PREFIX}_plan_version", "Version of the plan in force", registry=own)
         self._nodes = Gauge(f"{PREFIX}_nodes", "Workers by state", ["state"], registry=own)
         self._gateways = Gauge(f"{PREFIX}_gateways", "Gateways by state", ["state"], registry=own)
@@ -36,12 +37,24 @@ class Metrics:
         self.drifts = Counter(f"{PREFIX}_drifts", "Nodes and links that left their profile", ["what"], registry=own)
         self.failed_solves = Counter(f"{PREFIX}_failed_solves", "Problems left unanswered", registry=own)
 
+        self._leads = Gauge(f"{PREFIX}_leads", "1 while this coordinator leads, 0 while it stands by", registry=own)
+        self._standby = Gauge(f"{PREFIX}_partner_alive", "1 while the other coordinator is heard", registry=own)
+        self._behind = Gauge(f"{PREFIX}_partner_behind", "Changes of ours that the other has not got", registry=own)
+        self._copied = Gauge(f"{PREFIX}_copied_bytes", "Bytes of blobs copied from the other", registry=own)
+
+    def partner(self, *, leads: bool, row: StandbyRow | None, copied: int, term: int) -> None:
+        """Set what is to be said whoever leads."""
+        self._term.set(term)
+        self._leads.set(leads)
+        self._standby.set(row is not None and row.state == "alive")
+        self._behind.set(row.behind if row is not None else 0)
+        self._copied.set(copied)
+
     def refresh(self, cluster: Cluster) -> None:
         """Set the gauges to what is now."""
         plan = cluster.plan
         nodes = [node.state for node in cluster.members.nodes.values()]
         gateways = [gateway.state for gateway in cluster.members.gateways.values()]
-        self._term.set(cluster.settings.term)
         self._version.set(plan.version)
         self._links.set(len(cluster.measuring.links.book.latest))
         self._slowdown.clear()

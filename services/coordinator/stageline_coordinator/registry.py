@@ -44,6 +44,7 @@ def register_model(data_dir: Path, manifest_sha: str) -> ModelManifest:
     """Register the model whose blobs lie in the data directory's blob store; replaces one of the same name."""
     with Store(data_dir) as store:
         manifest = check_model(store.blobs, manifest_sha)
+        store.claim_term()
         store.put_model(manifest.name, manifest_sha)
         return manifest
 
@@ -59,6 +60,7 @@ def remove_model(data_dir: Path, name: str) -> None:
     with Store(data_dir) as store:
         if name not in store.models():
             raise ModelNotFoundError(f"no model {name!r} is registered: see `stageline models list`")
+        store.claim_term()
         store.remove_model(name)
 
 

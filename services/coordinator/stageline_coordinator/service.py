@@ -1,39 +1,41 @@
-"""The coordinator's process: sockets, timers and the store around the pure cluster state machine."""
+"""The coordinator's process: sockets and timers around who leads, what a leader does, and the other coordinator."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
+from typing import Any
 
 import zmq
 
 from stageline import logs
 from stageline.config import CoordinatorConfig
+from stageline.coordinators import NOT_LEADING, number_of
 from stageline.errors import ConfigError
 from stageline.http import StatusServer
 from stageline.lifecycle import StopSignals
-from stageline.messages import BLOBS, CONTROL, PLAN, TOPIC_DIGEST, TOPIC_PLAN, Channel, Pong
-from stageline.plan import Digest, Plan
+from stageline.messages import BLOBS, CONTROL, PLAN, Channel, Follow, Hello, Refused, Standing
 from stageline.service_main import announce
 from stageline.sockets import Socket, Sockets
-from stageline.wire import Message, encode
+from stageline.wire import Message
 
-from . import events
-from .admin_requests import REQUESTS, AdminRequests
+from . import leadership as lead
+from . import partner as other
 from .blob_server import BlobThread
-from .cluster import Cluster, Settings
+from .cluster import Settings
 from .control import ControlSocket, Lost
-from .detector import DetectorConfig, PeerState
-from .figures import FigureKey
-from .heartbeats import Heartbeats
+from .copier import Copier
+from .database import SCHEMA_VERSION
+from .detector import DetectorConfig
+from .leadership import Leadership
+from .leading import Leader, Tools
 from .metrics import Metrics
-from .planner_process import PlannerProcess
-from .recall import recall
+from .partner import Partner
 from .store import Store
 
-PLAN_EVERY_S = 1.0
-DIGEST_EVERY_S = 0.2
+START_PATIENCE_S = 1.5
+"""How much later than usual a partner counts as silent that has not been heard since our start: it may lead."""
 
 
 class Coordinator:
@@ -41,74 +43,77 @@ class Coordinator:
 
     def __init__(self, config: CoordinatorConfig, store: Store, sockets: Sockets, stack: ExitStack) -> None:
         self._log = logs.get(service="coordinator")
-        self._store = store
+        self._config, self._store = config, store
         ping_s = config.ping_ms / 1000
+        self._tick_s = ping_s / 2
         detector = DetectorConfig(
             ping_s=ping_s, tick_s=ping_s, suspect_s=config.suspect_ms / 1000, evict_s=config.evict_ms / 1000
         )
-        self._tick_s = ping_s / 2
-        self._heartbeats = Heartbeats(detector)
         ports = store.ports()
         control, self.control_address = _bind(sockets, CONTROL, config.host, config.port, ports)
-        self._publisher, self.plan_address = _bind(sockets, PLAN, config.host, config.plan_port, ports)
+        publisher, self.plan_address = _bind(sockets, PLAN, config.host, config.plan_port, ports)
         blobs, self.blobs_address = _bind(sockets, BLOBS, config.host, config.blob_port, ports)
         found = {"control": self.control_address, "plan": self.plan_address, "blobs": self.blobs_address}
         store.save_ports({name: int(address.rsplit(":", 1)[1]) for name, address in found.items()})
         self._control = ControlSocket(control)
-        thread = BlobThread(blobs, store.blobs)
-        stack.callback(thread.stop)
-        self._planner = PlannerProcess()
-        stack.callback(self._planner.close)
-        settings = Settings(
-            term=store.begin_term(),
-            cluster=store.cluster,
-            plan_address=self.plan_address,
-            blobs_address=self.blobs_address,
-            ping_s=ping_s,
-            rejoin_s=config.rejoin_ms / 1000,
-            drain_s=config.drain_s,
-            max_replicas=config.max_replicas,
-            standbys=config.standbys,
-        )
-        self._cluster = Cluster(settings, recall(store), time.monotonic())
-        self._admin = AdminRequests(self._cluster, store)
+        self._blobs = BlobThread(blobs, store.blobs)
+        stack.callback(self._blobs.stop)
+        self._copier = Copier(sockets, store.blobs)
+        stack.callback(self._copier.close)
         self.metrics = Metrics()
-        self._log = self._log.bind(term=settings.term, cluster=settings.cluster)
+        self._partner = Partner(store, sockets, self._control, self._copier, detector, self._standing)
+        address = config.standby_of or store.partner()
+        if address:
+            self._partner.connect(address, time.monotonic(), START_PATIENCE_S)
+        self._leadership = Leadership(store.standing(), partner=bool(address))
+        self._tools = Tools(
+            store, self._control, publisher, self.metrics, detector, self._partner.when_safe, self._partner.row
+        )
+        self._leader: Leader | None = None
+        stack.callback(self._close)
+        self._steps(self._leadership.start(), time.monotonic())
+        self.ready = self._readiness()
+        """For other threads."""
 
     @property
     def term(self) -> int:
-        """The number of this start."""
-        return self._cluster.settings.term
+        """The number of the term that it leads under, or knows."""
+        return number_of(self._leadership.term)
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Ready is who leads, and who could at once."""
+        row, leads = self._partner.row(), self._leadership.leading
+        told = {"control": self.control_address, "term": self.term, "role": "leader" if leads else "standby"}
+        if row is not None:
+            told |= {"partner": row.address, "partner_state": row.state}
+        if leads or (self._leadership.able and row is not None and row.state == "alive"):
+            return True, told
+        return False, {**told, "reason": "the other coordinator's state has not been copied yet, or it is not heard"}
 
     def run(self, stop: StopSignals) -> None:
         """Serve until `stop.requested`."""
-        self._log.info("coordinator up", control=self.control_address)
-        next_tick = next_plan = next_digest = time.monotonic()
+        self._log.info("coordinator up", control=self.control_address, leads=self._leadership.leading)
+        next_tick = time.monotonic()
         while not stop.requested:
             self._wait(stop, max(0.0, next_tick - time.monotonic()))
             now = time.monotonic()
-            if now < next_tick:
-                continue
-            next_tick = now + self._tick_s
-            self._tick(now)
-            if now >= next_plan:
-                next_plan = now + PLAN_EVERY_S
-                self._publish(self._cluster.plan)
-                self.metrics.refresh(self._cluster)
-            if now >= next_digest and not self._cluster.resuming:
-                next_digest = now + DIGEST_EVERY_S
-                self._publish(self._cluster.digest())
+            if now >= next_tick:
+                next_tick = now + self._tick_s
+                self._tick(now)
+            self._partner.push()
         self._log.info("coordinator stops")
+
+    # --- what arrives ---------------------------------------------------------------------------------------
 
     def _wait(self, stop: StopSignals, timeout_s: float) -> None:
         """Handle what arrives, or return after `timeout_s`."""
+        planner = self._leader.planner if self._leader is not None else None
+        readable, writable = (planner.readable, planner.writable) if planner is not None else (None, None)
         poller = zmq.Poller()
-        poller.register(stop.fileno(), zmq.POLLIN)
-        poller.register(self._control.socket, zmq.POLLIN)
-        poller.register(self._control.monitor, zmq.POLLIN)
-        readable, writable = self._planner.readable, self._planner.writable
-        if readable is not None:
-            poller.register(readable, zmq.POLLIN)
+        sources: list[Any] = [stop.fileno(), self._control.socket, self._control.monitor, self._copier.fileno()]
+        for source in (*sources, self._blobs.fileno(), readable, self._partner.socket):
+            if source is not None:
+                poller.register(source, zmq.POLLIN)
         if writable is not None:
             poller.register(writable, zmq.POLLOUT)
         ready = dict(poller.poll(int(timeout_s * 1000) + 1))
@@ -116,100 +121,130 @@ class Coordinator:
             stop.drain()
         if self._control.socket in ready or self._control.monitor in ready:
             self._receive()
-        if writable in ready:
-            self._planner.write()
-        if readable in ready:
-            self._answers(self._planner.read())
+        if planner is not None and planner is self._planner() and writable in ready:
+            planner.write()
+        if planner is not None and planner is self._planner() and readable in ready and self._leader is not None:
+            self._leader.answers(planner.read())
+        self._hear()
+
+    def _planner(self) -> object:
+        return self._leader.planner if self._leader is not None else None
+
+    def _hear(self) -> None:
+        """What came from the other coordinator, and over the blob channel."""
+        now = time.monotonic()
+        self._news(self._partner.received(now), now)
+        self._news(self._partner.copied(now), now)
+        uploaded = self._blobs.uploaded()
+        if uploaded:
+            self._partner.uploaded(uploaded)
 
     def _receive(self) -> None:
         for item in self._control.receive():
             now = time.monotonic()
             if isinstance(item, Lost):
-                self._handle_all(self._heartbeats.disconnected(item.peer, now), now)
+                if item.peer.startswith("coordinator:"):
+                    self._partner.lost(now)
+                elif self._leader is not None:
+                    self._leader.lost(item.peer, now)
                 continue
             peer, message = item
-            if self._cluster.members.vouches(peer, message):
-                sent_s = message.sent_s if isinstance(message, Pong) else None
-                self._handle_all(self._heartbeats.heard(peer, now, sent_s), now)
-            self._message(peer, message, now)
+            if isinstance(message, Follow):
+                self._news(self._partner.follow(peer, message, now), now)
+            else:
+                self._message(peer, message, now)
 
     def _message(self, peer: str, message: Message, now: float) -> None:
-        if isinstance(message, REQUESTS):
-            reply, event = self._admin.answer(message, now)
-            if event is not None:
-                self._handle(event, now)
-            self._control.send(peer, reply)
+        if isinstance(message, Hello) and message.role != "admin":
+            self._steps(self._leadership.called(message.term), now)
+        if self._leader is not None:
+            self._leader.message(peer, message, now)
         else:
-            self._handle(events.Heard(peer, message), now)
+            self._control.send(peer, self._refusal())
+
+    def _refusal(self) -> Refused:
+        leader = self._partner.leader
+        why = f"{leader} leads" if leader else "it does not know who leads"
+        text = f"the coordinator at {self.control_address} stands by, and {why}"
+        return Refused(code=NOT_LEADING, message=text, leader=leader)
+
+    # --- who leads ------------------------------------------------------------------------------------------
 
     def _tick(self, now: float) -> None:
-        self._handle_all(self._heartbeats.tick(now), now)
-        for peer, ping in self._heartbeats.pings(now):
-            self._control.send(peer, ping)
-        self._answers(self._planner.expire(now))
-        self._handle(events.Tick(), now)
+        if self._leader is not None:
+            self._leader.tick(now)
+        self._news(self._partner.tick(now), now)
+        self.ready = self._readiness()
+        self.metrics.partner(
+            leads=self._leadership.leading, row=self._partner.row(), copied=self._copier.bytes_copied, term=self.term
+        )
 
-    def _answers(self, found: Iterable[events.Solved | events.SolveFailed]) -> None:
-        for answer in found:
-            if isinstance(answer, events.Solved):
-                self.metrics.solve_seconds.observe(float(answer.solution.get("solve_s") or 0.0))
+    def _news(self, found: Iterable[other.News], now: float) -> None:
+        for news in found:
+            if isinstance(news, other.Heard):
+                told = news.standing
+                self._leadership.coordinator = self._store.standing().coordinator
+                self._steps(self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads), now)
+            elif isinstance(news, other.Silent):
+                self._steps(self._leadership.silent(), now)
+            elif isinstance(news, other.Merged) and self._leader is not None:
+                self._leader.merged(news.rows, now)
+            elif isinstance(news, other.Complete) and not self._leadership.able:
+                self._store.completed()
+                self._leadership.able = True
+                self._log.info("everything is copied: this coordinator can take over")
+
+    def _steps(self, steps: Iterable[lead.Step], now: float) -> None:
+        for step in steps:
+            if isinstance(step, lead.Promise):
+                self._store.promise(step.term)
+            elif isinstance(step, lead.Lead):
+                self._lead(step.term, now)
             else:
-                self.metrics.failed_solves.inc()
-            self._handle(answer, time.monotonic())
+                self._step_down(step.term)
 
-    def _handle_all(self, found: Iterable[events.PeerChanged], now: float) -> None:
-        for event in found:
-            if event.state is PeerState.EVICTED:
-                self.metrics.evictions.inc()
-            self._handle(event, now)
+    def _lead(self, term: int, now: float) -> None:
+        self._store.take_term(term)
+        config = self._config
+        settings = Settings(
+            term=term,
+            cluster=self._store.cluster,
+            plan_address=self.plan_address,
+            blobs_address=self.blobs_address,
+            ping_s=config.ping_ms / 1000,
+            rejoin_s=config.rejoin_ms / 1000,
+            drain_s=config.drain_s,
+            max_replicas=config.max_replicas,
+            standbys=config.standbys,
+        )
+        self._leader = Leader(settings, self._tools, now)
+        self._log.info("leads", term=number_of(term), behind=self._partner.row() is not None)
 
-    def _handle(self, event: events.Event, now: float) -> None:
-        for instruction in self._cluster.handle(event, now):
-            self._do(instruction, now)
+    def _step_down(self, term: int) -> None:
+        self._log.warning("steps down: another coordinator took a higher term", term=number_of(term))
+        peers = self._leader.peers if self._leader is not None else []
+        self._close()
+        refusal = self._refusal()
+        for peer in peers:
+            self._control.send(peer, refusal)
 
-    def _do(self, instruction: events.Instruction, now: float) -> None:
-        if isinstance(instruction, events.Send):
-            self._control.send(instruction.peer, instruction.message)
-        elif isinstance(instruction, events.PublishPlan):
-            self._publish(instruction.plan)
-        elif isinstance(instruction, events.PublishDigest):
-            self._publish(instruction.digest)
-        elif isinstance(instruction, events.Watch):
-            self._heartbeats.watch(instruction.peer, now)
-        elif isinstance(instruction, events.Unwatch):
-            self._heartbeats.unwatch(instruction.peer)
-        elif isinstance(instruction, events.Solve):
-            failed = self._planner.solve(instruction.problem, instruction.document, now)
-            self._answers([failed] if failed else [])
-        elif isinstance(instruction, events.Note):
-            self._note(instruction)
-        else:
-            _persist(self._store, instruction)
+    def _close(self) -> None:
+        leader, self._leader = self._leader, None
+        if leader is not None:
+            leader.close()
 
-    def _note(self, note: events.Note) -> None:
-        self._log.info(note.event, **note.fields)
-        if note.event == "committed":
-            self.metrics.replans.inc()
-        elif note.event in ("node drifted", "link drifted", "link broken", "link stalled"):
-            self.metrics.drifts.labels(note.event).inc()
-
-    def _publish(self, message: Plan | Digest) -> None:
-        topic = TOPIC_PLAN if isinstance(message, Plan) else TOPIC_DIGEST
-        self._publisher.send_multipart([topic, encode(message)])
-
-
-def _persist(store: Store, instruction: events.Instruction) -> None:
-    if isinstance(instruction, events.PersistPlan):
-        store.put_plan(instruction.plan)
-    elif isinstance(instruction, events.PersistNode):
-        store.put_node(instruction.hello)
-    elif isinstance(instruction, events.ForgetNode):
-        store.forget_node(instruction.name)
-    elif isinstance(instruction, events.PersistFigure):
-        row = instruction
-        store.put_profile(FigureKey(row.graph, row.fingerprint, row.batch), row.figure)
-    elif isinstance(instruction, events.PersistLinks):
-        store.put_links(instruction.links)
+    def _standing(self) -> Standing:
+        stored = self._store.standing()
+        return Standing(
+            coordinator=stored.coordinator,
+            cluster=self._store.cluster,
+            schema=SCHEMA_VERSION,
+            address=self._config.control_address or self.control_address,
+            blobs=self.blobs_address,
+            term=self._leadership.term,
+            taken=self._leadership.taken,
+            leads=self._leadership.leading,
+        )
 
 
 def _bind(sockets: Sockets, channel: Channel, host: str, port: int, last: dict[str, int]) -> tuple[Socket, str]:
@@ -227,12 +262,11 @@ def run(config: CoordinatorConfig) -> None:
     logs.configure(service="coordinator", level=config.log_level, style=config.log_format)
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
-        store = stack.enter_context(Store(config.data_dir))
+        store = stack.enter_context(Store(config.data_dir, founding=not config.standby_of))
         sockets = stack.enter_context(closing(Sockets()))
         coordinator = Coordinator(config, store, sockets, stack)
-        ready = {"control": coordinator.control_address, "term": coordinator.term}
         registry = coordinator.metrics.registry
-        http = StatusServer(config.host, config.http_port, lambda: (True, ready), registry)
+        http = StatusServer(config.host, config.http_port, lambda: coordinator.ready, registry)
         stack.callback(http.close)
         addresses = {"plan": coordinator.plan_address, "blobs": coordinator.blobs_address, "http": http.address}
         announce(config.ready_file, {"control": coordinator.control_address, **addresses})

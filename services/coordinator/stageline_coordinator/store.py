@@ -6,12 +6,10 @@ on the data directory, so two coordinators, or one and an offline command, never
 
 from __future__ import annotations
 
-import fcntl
-import itertools
 import os
-import sqlite3
+import secrets
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
@@ -20,44 +18,38 @@ from types import TracebackType
 import msgspec
 
 from stageline.blobs import BlobStore
-from stageline.errors import StoreError, StoreVersionError
-from stageline.messages import Hello
+from stageline.coordinators import ID_BITS, next_term
+from stageline.messages import Hello, StoreRow
 from stageline.plan import Plan
 from stageline.wire import encode
 
+from .database import DATABASE, disk_errors, open_database, take_lock
 from .figures import Figure, FigureKey
+from .journal import Journal
+from .leadership import Standing
 from .network import Link
 
-SCHEMA_VERSION = 2
-LOCK_FILE, DATABASE, BLOBS_DIR = "coordinator.lock", "coordinator.sqlite3", "blobs"
-
-_SCHEMA_1 = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE models (name TEXT PRIMARY KEY, manifest TEXT NOT NULL, added INTEGER NOT NULL)",
-    "CREATE TABLE profiles (graph TEXT, fingerprint TEXT, batch INTEGER, seconds REAL NOT NULL,"
-    " workspace_bytes INTEGER NOT NULL, PRIMARY KEY (graph, fingerprint, batch)) WITHOUT ROWID",
-    "CREATE TABLE plan (id INTEGER PRIMARY KEY CHECK (id = 0), body BLOB NOT NULL)",
-    "CREATE TABLE nodes (name TEXT PRIMARY KEY, hello BLOB NOT NULL)",
-)
-_SCHEMA_2 = (
-    "ALTER TABLE profiles ADD COLUMN error REAL NOT NULL DEFAULT 0",
-    "CREATE TABLE links (source TEXT, target TEXT, bytes_per_s REAL NOT NULL, latency_s REAL NOT NULL,"
-    " error REAL NOT NULL, latency_error REAL NOT NULL, PRIMARY KEY (source, target)) WITHOUT ROWID",
-)
-_STEPS = (_SCHEMA_1, _SCHEMA_2)
-"""What makes each version of the schema out of the one before."""
+BLOBS_DIR = "blobs"
 
 
 class Store:
-    """Raises `StoreError` when the directory is in use or unusable, `StoreVersionError` when a newer one wrote it."""
+    """Raises `StoreError` when the directory is in use or unusable, `StoreVersionError` when a newer one wrote it.
 
-    def __init__(self, data_dir: Path) -> None:
-        self._lock = _take_lock(data_dir)
+    A new directory founds a cluster, unless `founding` is False: then `cluster` is empty until `join`.
+    """
+
+    def __init__(self, data_dir: Path, *, founding: bool = True) -> None:
+        self._lock = take_lock(data_dir)
         try:
             self.blobs = BlobStore(data_dir / BLOBS_DIR)
-            with _disk_errors():
-                self._db = _open(data_dir / DATABASE)
-            self.cluster = self._meta("cluster") or self._set_meta("cluster", uuid.uuid4().hex[:12])
+            with disk_errors():
+                self._db = open_database(data_dir / DATABASE)
+            self.journal = Journal(self._db)
+            self.cluster = self._meta("cluster")
+            if founding and not self.cluster:
+                self.cluster = self._set_meta("cluster", uuid.uuid4().hex[:12])
+            if not self._meta("coordinator"):
+                self._set_meta("coordinator", str(1 + secrets.randbelow((1 << ID_BITS) - 1)))
         except BaseException:
             os.close(self._lock)
             raise
@@ -75,13 +67,75 @@ class Store:
         self._db.close()
         os.close(self._lock)
 
-    # --- terms and ports ------------------------------------------------------------------------------------
+    # --- terms ------------------------------------------------------------------------------------------
+
+    def standing(self) -> Standing:
+        """How this coordinator left off."""
+        joined = bool(self._meta("joined"))
+        return Standing(
+            coordinator=int(self._meta("coordinator")),
+            founder=bool(self.cluster) and not joined,
+            able=bool(self.cluster) and (not joined or bool(self._meta("complete"))),
+            taken=int(self._meta("term") or 0),
+            promised=max(int(self._meta("promised") or 0), int(self._meta("term") or 0)),
+        )
 
     def begin_term(self) -> int:
-        """The number of this start, larger than any before."""
-        term = int(self._meta("term") or 0) + 1
+        """Take a term larger than any that this coordinator took or promised."""
+        here = self.standing()
+        return self.take_term(next_term(here.promised, here.coordinator, founder=here.founder))
+
+    def take_term(self, term: int) -> int:
+        """From now on changes are made under this term."""
         self._set_meta("term", str(term))
         return term
+
+    def claim_term(self) -> None:
+        """Have changes count as later than those of another coordinator that led since this one did."""
+        here = self.standing()
+        if here.promised > here.taken:
+            self.begin_term()
+
+    def promise(self, term: int) -> None:
+        """Follow nobody below this term."""
+        self._set_meta("promised", str(term))
+
+    # --- the other coordinator ------------------------------------------------------------------------------
+
+    def join(self, cluster: str) -> None:
+        """Belong to a cluster that another coordinator founded."""
+        with self._transaction():
+            self._set_meta("joined", "1")
+            self.cluster = self._set_meta("cluster", cluster)
+
+    def change_id(self) -> None:
+        """Take another id; only before anything was said under this one."""
+        self._set_meta("coordinator", str(1 + secrets.randbelow((1 << ID_BITS) - 1)))
+
+    def completed(self) -> None:
+        """Everything that the partner had is here."""
+        self._set_meta("complete", "1")
+
+    def partner(self) -> str:
+        """The other coordinator's address, empty if there never was one."""
+        return self._meta("partner")
+
+    def save_partner(self, address: str) -> None:
+        self._set_meta("partner", address)
+
+    def applied(self, coordinator: int) -> int:
+        """Which of that coordinator's changes are all here."""
+        return int(self._meta(f"applied:{coordinator}") or 0)
+
+    def merge(self, rows: Iterable[StoreRow], coordinator: int, applied: int) -> list[StoreRow]:
+        """Take in those that are newer than ours, and return them; all up to change `applied` are here then."""
+        with self._transaction():
+            taken = self.journal.merge(rows)
+            if applied != self.applied(coordinator):
+                self._set_meta(f"applied:{coordinator}", str(applied))
+            return taken
+
+    # --- ports ----------------------------------------------------------------------------------------------
 
     def ports(self) -> dict[str, int]:
         """The ports of the last run, by channel."""
@@ -95,8 +149,8 @@ class Store:
 
     def models(self) -> dict[str, str]:
         """SHA-256 of each model's manifest by name, in the order in which they were added."""
-        with _disk_errors():
-            return dict(self._db.execute("SELECT name, manifest FROM models ORDER BY added"))
+        with disk_errors():
+            return dict(self._db.execute("SELECT name, manifest FROM models ORDER BY added, name"))
 
     def put_model(self, name: str, manifest: str) -> None:
         """Add, or replace in place."""
@@ -114,7 +168,7 @@ class Store:
     def profiles(self) -> dict[FigureKey, Figure]:
         """What blocks cost."""
         query = "SELECT graph, fingerprint, batch, seconds, workspace_bytes, error FROM profiles"
-        with _disk_errors():
+        with disk_errors():
             return {FigureKey(*row[:3]): Figure(*row[3:]) for row in self._db.execute(query)}
 
     def put_profile(self, key: FigureKey, figure: Figure) -> None:
@@ -126,20 +180,18 @@ class Store:
     def links(self) -> dict[tuple[str, str], Link]:
         """Links by the identities of their ends, (from, to)."""
         query = "SELECT source, target, bytes_per_s, latency_s, error, latency_error FROM links"
-        with _disk_errors():
+        with disk_errors():
             return {(row[0], row[1]): Link(*row[2:]) for row in self._db.execute(query)}
 
     def put_links(self, links: Mapping[tuple[str, str], Link]) -> None:
         """All of them at once, or none."""
         rows = [(*ends, *astuple(link)) for ends, link in links.items()]
-        with _disk_errors():
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?)", rows)
-            self._db.execute("COMMIT")
 
     def plan(self) -> Plan | None:
         """The plan committed last."""
-        with _disk_errors():
+        with disk_errors():
             row = self._db.execute("SELECT body FROM plan").fetchone()
             return msgspec.msgpack.decode(row[0], type=Plan) if row else None
 
@@ -148,7 +200,7 @@ class Store:
 
     def nodes(self) -> tuple[Hello, ...]:
         """Every worker that ever joined and was not forgotten."""
-        with _disk_errors():
+        with disk_errors():
             rows = self._db.execute("SELECT hello FROM nodes ORDER BY name")
             return tuple(msgspec.msgpack.decode(row[0], type=Hello) for row in rows)
 
@@ -157,13 +209,14 @@ class Store:
 
     def forget_node(self, name: str) -> None:
         identity = f"agent:{name}"
-        self._write("DELETE FROM links WHERE source = ? OR target = ?", (identity, identity))
-        self._write("DELETE FROM nodes WHERE name = ?", (name,))
+        with self._transaction():
+            self._write("DELETE FROM links WHERE source = ? OR target = ?", (identity, identity))
+            self._write("DELETE FROM nodes WHERE name = ?", (name,))
 
     # --- helpers --------------------------------------------------------------------------------------------
 
     def _meta(self, key: str) -> str:
-        with _disk_errors():
+        with disk_errors():
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row[0] if row else ""
 
@@ -171,62 +224,18 @@ class Store:
         self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
         return value
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it or nothing, on disk at the end."""
+        with disk_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
-        with _disk_errors():
+        with disk_errors():
             self._db.execute(statement, values)
-
-
-def _take_lock(data_dir: Path) -> int:
-    path = data_dir / LOCK_FILE
-    try:
-        data_dir.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StoreError(f"cannot use {data_dir} as data directory ({error.strerror}): choose another") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(lock)
-        raise StoreError(
-            f"a coordinator already uses {data_dir} (pid {holder}): talk to it, stop it, or use another data directory"
-        ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(os.getpid()).encode(), 0)
-    return lock
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """Autocommit: every statement is on disk when it returns."""
-    db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-    try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if found > SCHEMA_VERSION:
-            raise StoreVersionError(
-                f"{path.parent} was written by a newer Stageline (schema {found}, this one knows {SCHEMA_VERSION}): "
-                "upgrade, or use another data directory"
-            )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        if found < SCHEMA_VERSION:
-            db.execute("BEGIN IMMEDIATE")
-            for statement in itertools.chain.from_iterable(_STEPS[found:]):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            db.execute("COMMIT")
-        return db
-    except BaseException:
-        db.close()
-        raise
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise StoreError(
-            f"the coordinator's database failed ({error}): check the data directory and its disk"
-        ) from None
-    except msgspec.DecodeError as error:
-        raise StoreError(f"the coordinator's database holds what it cannot read ({error}): restore a backup") from None

@@ -23,8 +23,8 @@ from stageline.manifest import ModelManifest
 from stageline.messages import ProfileRequest
 from stageline.plan import Epoch, StageKey
 from stageline.sockets import Sockets
+from stageline.transfer import Interrupted, Transfer
 from stageline_stage.loading import Fetch, StageFiles
-from stageline_stage.transfer import Interrupted, Transfer
 
 
 @dataclass(frozen=True)

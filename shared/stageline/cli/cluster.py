@@ -19,13 +19,20 @@ WATCH_S = 0.5
 
 @click.command()
 @click.option("--nodes", type=int, default=3, show_default=True, help="Number of stage workers.")
+@click.option("--coordinators", type=int, default=1, show_default=True, help="2: one more that stands by.")
 @data_dir_option("Where models, caches and logs live [default: $XDG_DATA_HOME/stageline].")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with a section per service.")
 @click.option("--ready-timeout", type=float, default=120.0, show_default=True, help="Seconds that starting may take.")
 @click.option("--detach", is_flag=True, help="Return when all of it is up; stop it with `stageline down`.")
 @json_option
 def up(
-    nodes: int, data_dir: Path | None, config: Path | None, ready_timeout: float, detach: bool, as_json: bool
+    nodes: int,
+    coordinators: int,
+    data_dir: Path | None,
+    config: Path | None,
+    ready_timeout: float,
+    detach: bool,
+    as_json: bool,
 ) -> int:
     """Start a cluster on this machine: coordinator, gateway and stage workers.
 
@@ -41,6 +48,7 @@ def up(
     spec = ClusterSpec(
         data_dir=data_dir or found["coordinator"].get("data_dir") or chosen_data_dir(None),
         nodes=nodes,
+        coordinators=coordinators,
         ready_timeout_s=ready_timeout,
         config=config,
     )

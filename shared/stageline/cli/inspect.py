@@ -12,6 +12,7 @@ from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, 
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import exposed
 from stageline.cli.processes import live_gateways, process_rows
+from stageline.coordinators import number_of
 from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
 from stageline.locate import Location
@@ -45,6 +46,10 @@ def status(where: Where, as_json: bool) -> int:
         emit_json(_status_json(location, processes, listing, models, plan, problem))
     else:
         _print_status(location, processes, models, plan)
+        if listing.standby is not None:
+            row = listing.standby
+            lacks = f", lacks {row.behind} changes" if row.behind else ", has everything"
+            click.echo(f"the other coordinator, {row.address}: {row.state}{lacks if row.state == 'alive' else ''}")
         if problem:
             note(f"stageline: {problem}")
     return EXIT_NO_CLUSTER if problem else 0
@@ -70,6 +75,7 @@ def _status_json(
         "processes": processes,
         "nodes": [node_json(node) for node in listing.nodes],
         "models": msgspec.to_builtins(models),
+        "standby": msgspec.to_builtins(listing.standby),
         "problem": problem,
     }
 
@@ -83,7 +89,7 @@ def _print_status(
     if models:
         emit_table("Models", MODEL_COLUMNS, model_rows(models), right=("blocks", "weights"))
     if plan is not None:
-        click.echo(f"plan {plan.term}.{plan.version}; coordinator {location.coordinator}")
+        click.echo(f"plan {number_of(plan.term)}.{plan.version}; coordinator {location.coordinator}")
         lacking, stages = exposed(plan)
         if lacking:
             note(f"{lacking} of {stages} stages have no standby: `stageline plan show` says why")

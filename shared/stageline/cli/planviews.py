@@ -17,6 +17,7 @@ from stageline.admin import AdminClient
 from stageline.cli.options import Seconds, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows, standby_lines
+from stageline.coordinators import number_of
 from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
 from stageline.plan import Plan
@@ -208,7 +209,7 @@ def _stem(path: str) -> str:
 
 
 def _title(plan: Plan) -> str:
-    return f"Plan {plan.term}.{plan.version}"
+    return f"Plan {number_of(plan.term)}.{plan.version}"
 
 
 def _bound_s(plan: Plan) -> float | None:

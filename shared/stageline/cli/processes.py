@@ -15,6 +15,7 @@ def process_rows(state: ClusterState | None, listing: NodeList) -> list[dict[str
     it says nothing, and "dead" for a process of ours that does not exist any more.
     """
     seen = _seen(listing)
+    seen |= _coordinators(state, listing)
     rows = []
     for process in state.processes if state else ():
         told = seen.pop(process.name, {})
@@ -28,6 +29,14 @@ def process_rows(state: ClusterState | None, listing: NodeList) -> list[dict[str
         rows.append(_row(name, told["role"], told["pid"], told["state"], told["address"], told["http"]))
         rows += told["executors"]
     return rows
+
+
+def _coordinators(state: ClusterState | None, listing: NodeList) -> dict[str, dict[str, Any]]:
+    """Of several coordinators who leads, as far as they answer."""
+    ours = [process for process in state.processes if process.role == "coordinator"] if state else []
+    if len(ours) < 2 or not listing.pid:
+        return {}
+    return {process.name: {"state": "leads" if process.pid == listing.pid else "stands by"} for process in ours}
 
 
 def live_gateways(listing: NodeList) -> tuple[str, ...]:

@@ -32,6 +32,8 @@ def adopt(state: ClusterState, listing: NodeList) -> ClusterState:
     pids = {("coordinator", "coordinator"): listing.pid}
     pids |= {("gateway", row.name): row.pid for row in listing.gateways if row.state != "gone"}
     pids |= {("stage", row.node): row.pid for row in listing.nodes if row.state != "gone"}
+    known = {process.pid for process in state.processes if process.running}
+    pids = {key: pid for key, pid in pids.items() if pid not in known}
     processes = (
         process if process.running else _successor(process, pids.get((process.role, process.name), 0)) or process
         for process in state.processes

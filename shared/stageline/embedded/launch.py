@@ -47,6 +47,8 @@ RUNTIME_BYTES = 300 << 20
 """What an agent and an executor with torch take before they hold any weights."""
 MIN_SHARE_BYTES = 64 << 20
 MAX_NODES = 256
+MAX_COORDINATORS = 2
+STANDBY = "coordinator-2"
 Progress = Callable[[str], None]
 
 
@@ -55,7 +57,8 @@ class ClusterSpec:
     """What to start. `settings` maps a service's section to settings beyond the usual, as in the YAML file.
 
     A process by its name ("stage-0") may have settings of its own there. `prefixes` maps such a name to a command that
-    the process is started through and that ends by executing it: `("taskset", "1")`.
+    the process is started through and that ends by executing it: `("taskset", "1")`. Of two coordinators the second
+    stands by for the first, in a directory of its own.
     """
 
     data_dir: Path
@@ -64,10 +67,13 @@ class ClusterSpec:
     config: Path | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prefixes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    coordinators: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
             raise ConfigError(f"--nodes must be between 1 and {MAX_NODES}, got {self.nodes}")
+        if not 1 <= self.coordinators <= MAX_COORDINATORS:
+            raise ConfigError(f"--coordinators must be 1 or {MAX_COORDINATORS}, got {self.coordinators}")
         if not 0 < self.ready_timeout_s < float("inf"):
             raise ConfigError(f"--ready-timeout must be positive, got {self.ready_timeout_s}")
 
@@ -161,6 +167,10 @@ class _Launcher:
         self._progress("starting the coordinator")
         self._spawn("coordinator", "coordinator", {"data_dir": self._dir})
         control = self._wait_ready("coordinator")
+        if self._spec.coordinators > 1:
+            standby = {"data_dir": self._dir / STANDBY, "standby_of": control}
+            self._spawn(STANDBY, "coordinator", {**standby, **ANY_PORT["coordinator"]})
+            control += f",{self._wait_ready(STANDBY)}"
         self._progress(f"starting the gateway and {self._spec.nodes} workers")
         common = {"coordinator": control}
         self._spawn("gateway", "gateway", {**common, "name": "gateway"})
@@ -239,6 +249,9 @@ class _Launcher:
                 here = {node.node for node in listing.nodes if node.state == "alive" and node.executors}
                 here |= {gateway.name for gateway in listing.gateways if gateway.state == "alive"}
                 missing = sorted(wanted - here)
+                standby = listing.standby
+                behind = standby is None or standby.state != "alive" or standby.behind > 0
+                missing += [STANDBY] if self._spec.coordinators > 1 and behind else []
                 if not missing:
                     return
                 self._check(f"{', '.join(missing)} did not register with the coordinator", missing[0])

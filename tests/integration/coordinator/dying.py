@@ -18,7 +18,7 @@ from stageline.messages import Retire
 from stageline.plan import Digest, Plan
 from stageline_coordinator.__main__ import main
 from stageline_coordinator.control import ControlSocket
-from stageline_coordinator.service import Coordinator
+from stageline_coordinator.leading import Leader
 from stageline_coordinator.store import Store
 
 STEP = sys.argv.pop(1)
@@ -48,7 +48,7 @@ def limit_log(store: Store, nbytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + nbytes, resource.RLIM_INFINITY))
 
 
-put_plan, publish, send = Store.put_plan, Coordinator._publish, ControlSocket.send
+put_plan, publish, send = Store.put_plan, Leader._publish, ControlSocket.send
 
 
 def dying_put(self: Store, plan: Plan) -> None:
@@ -60,7 +60,7 @@ def dying_put(self: Store, plan: Plan) -> None:
     around("disk", put) if _serving else put()
 
 
-def dying_publish(self: Coordinator, message: Plan | Digest) -> None:
+def dying_publish(self: Leader, message: Plan | Digest) -> None:
     act = lambda: publish(self, message)  # noqa: E731
     around("plan" if isinstance(message, Plan) else "digest", act) if _serving else act()
 
@@ -70,7 +70,7 @@ def dying_send(self: ControlSocket, peer: str, message: Any) -> bool:
     return bool(around("retire", act) if _serving and isinstance(message, Retire) else act())
 
 
-Store.put_plan, Coordinator._publish, ControlSocket.send = dying_put, dying_publish, dying_send  # type: ignore[method-assign]
+Store.put_plan, Leader._publish, ControlSocket.send = dying_put, dying_publish, dying_send  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

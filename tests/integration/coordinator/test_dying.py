@@ -89,7 +89,8 @@ import msgspec
 from stageline.plan import ModelPlan, Plan, Signature
 from stageline.wire import encode
 from stageline_coordinator.store import Store
-from stageline_coordinator.store import DATABASE, Store
+from stageline_coordinator.database import DATABASE
+from stageline_coordinator.store import Store
 
 folder, plan, how, nbytes = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes(), sys.argv[3], int(sys.argv[4])
 store = Store(folder)

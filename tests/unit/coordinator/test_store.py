@@ -14,9 +14,10 @@ from stageline.errors import BlobMissingError, ManifestError, ModelNotFoundError
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.plan import NodeView, Plan
 from stageline_coordinator import registry
+from stageline_coordinator.database import _SCHEMA_1, DATABASE
 from stageline_coordinator.figures import Figure, FigureKey
 from stageline_coordinator.network import BROKEN, Link
-from stageline_coordinator.store import DATABASE, Store
+from stageline_coordinator.store import Store
 
 LINK = Link(2e6, 0.001, 0.05, 0.1)
 
@@ -82,11 +83,8 @@ def test_it_writes_through_to_the_disk(tmp_path: Path) -> None:
 
 def test_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / DATABASE) as db:
-        db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
-        db.execute(
-            "CREATE TABLE profiles (graph TEXT, fingerprint TEXT, batch INTEGER, seconds REAL NOT NULL,"
-            " workspace_bytes INTEGER NOT NULL, PRIMARY KEY (graph, fingerprint, batch)) WITHOUT ROWID"
-        )
+        for statement in _SCHEMA_1:
+            db.execute(statement)
         db.execute("INSERT INTO profiles VALUES ('g', 'f', 1, 0.5, 10)")
         db.execute("PRAGMA user_version = 1")
     db.close()

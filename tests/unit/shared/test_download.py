@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stageline.download import Download
 from stageline.messages import BLOB_CHUNK_BYTES, BlobChunk, BlobGet
-from stageline_stage.download import Download
 
 MIB = BLOB_CHUNK_BYTES
 A, B = "a" * 64, "b" * 64

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 import zmq
 
 from stageline.blobs import BlobStore
+from stageline.download import Download
 from stageline.errors import BlobCorruptError, ConnectionLostError, RemoteProtocolError, from_wire
 from stageline.logs import Logger
 from stageline.messages import BLOBS, BlobChunk, BlobGet, ErrorReply, FromBlobs
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
-from stageline_stage.download import Download
 
 POLL_MS = 50
 SILENT_S = 5.0
@@ -31,7 +31,7 @@ class Interrupted(Exception):  # noqa: N818  not an error
 
 
 class Transfer:
-    """Belongs to the fetcher's thread, except `address`, which any thread may set."""
+    """Belongs to one thread, except `address`, which any thread may set."""
 
     def __init__(
         self, sockets: Sockets, store: BlobStore, identity: bytes, interrupted: Callable[[], bool], log: Logger

@@ -1,0 +1,117 @@
+"""Whether this coordinator leads or stands by, and under which term. Pure: news in, steps out.
+
+Two coordinators have no majority, so nothing here keeps both from leading at once; that is made harmless instead. A
+term is taken by one coordinator only (it carries its id), a plan is the whole state under (term, version), and gateways
+and workers listen to nobody below the highest term that they know. So the worst that two leaders do is to plan for
+different workers. The rules keep that rare and short:
+
+- a term that is heard of is promised, on disk, before anything else is said; who leads under a lower one steps down;
+- who stands by takes over when its partner is silent *and* somebody needs a coordinator: a worker or gateway came, as
+  its own was silent, or nobody else can have led since (`taken` is the highest term promised);
+- of two that hear each other and stand by, the one leads that led last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Union
+
+from stageline.coordinators import NO_TERM_FROM, next_term
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a coordinator has on disk: its id, the last term that it took (0: never), the highest that it promised.
+
+    `able`: it has all that it needs to lead, as it founded the cluster or once had everything that its partner had.
+    """
+
+    coordinator: int
+    founder: bool
+    able: bool
+    taken: int = 0
+    promised: int = 0
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Write the term to disk before anything is said."""
+
+    term: int
+
+
+@dataclass(frozen=True)
+class Lead:
+    """Write the term to disk as taken and promised, then lead under it."""
+
+    term: int
+
+
+@dataclass(frozen=True)
+class StepDown:
+    """Lead no more; `term` is the higher one that was heard of."""
+
+    term: int
+
+
+Step = Union[Promise, Lead, StepDown]
+
+
+class Leadership:
+    """Whoever owns it does the steps, in order. `partner`: whether another coordinator is known, heard of or not."""
+
+    def __init__(self, standing: Standing, *, partner: bool) -> None:
+        self.coordinator, self._founder, self.able = standing.coordinator, standing.founder, standing.able
+        self.taken, self.promised = standing.taken, standing.promised
+        self.leading = False
+        self._absent = not partner
+        self._called = False
+
+    @property
+    def term(self) -> int:
+        """What others are told: the term that we lead under, or the highest that we promised to follow."""
+        return self.promised
+
+    def start(self) -> Iterator[Step]:
+        """The process runs; with a partner it waits until that was heard, or was silent."""
+        yield from self._perhaps_lead()
+
+    def heard(self, coordinator: int, term: int, taken: int, *, leads: bool) -> Iterator[Step]:
+        """The partner said how it stands."""
+        self._absent = False
+        yield from self._promise(term)
+        last = (self.taken, self.coordinator) > (taken, coordinator)
+        if not leads and not self.leading and self.able and last:
+            yield from self._lead()
+        self._called = False
+
+    def silent(self) -> Iterator[Step]:
+        """The partner is not heard any more."""
+        self._absent = True
+        yield from self._perhaps_lead()
+
+    def called(self, term: int) -> Iterator[Step]:
+        """A worker or gateway came; `term` is the highest that it knows."""
+        self._called = True
+        yield from self._promise(term)
+        yield from self._perhaps_lead()
+
+    def _promise(self, term: int) -> Iterator[Step]:
+        if not self.promised < term < NO_TERM_FROM:
+            return
+        self.promised = term
+        yield Promise(term)
+        if self.leading:
+            self.leading = False
+            yield StepDown(term)
+
+    def _perhaps_lead(self) -> Iterator[Step]:
+        needed = self._called or (self._founder and not self.promised) or (0 < self.taken == self.promised)
+        if not self.leading and self._absent and self.able and needed:
+            yield from self._lead()
+
+    def _lead(self) -> Iterator[Step]:
+        self.taken = self.promised = next_term(self.promised, self.coordinator, founder=self._founder)
+        self.leading = True
+        yield Lead(self.taken)

@@ -1,0 +1,184 @@
+"""What a coordinator does while it leads: the cluster's state machine with its heartbeats, planner and broadcasts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from stageline import logs
+from stageline.coordinators import number_of
+from stageline.errors import StagelineError
+from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN, Pong, StandbyRow, StoreRow
+from stageline.plan import Digest, Plan
+from stageline.sockets import Socket
+from stageline.wire import Message, encode
+
+from . import events
+from .admin_requests import REQUESTS, AdminRequests
+from .cluster import Cluster, Settings
+from .control import ControlSocket
+from .detector import DetectorConfig, PeerState
+from .figures import FigureKey
+from .heartbeats import Heartbeats
+from .journal import manifest_of
+from .metrics import Metrics
+from .planner_process import PlannerProcess
+from .recall import recall
+from .registry import load_manifest
+from .store import Store
+
+PLAN_EVERY_S = 1.0
+DIGEST_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What belongs to the process, whoever leads. `safely` answers a change once the standby has it, too."""
+
+    store: Store
+    control: ControlSocket
+    publisher: Socket
+    metrics: Metrics
+    detector: DetectorConfig
+    safely: Callable[[str, Message, float], None]
+    standby: Callable[[], StandbyRow | None]
+
+
+class Leader:
+    """From the taking of a term to `close`."""
+
+    def __init__(self, settings: Settings, tools: Tools, now: float) -> None:
+        self._tools, self._store, self._control = tools, tools.store, tools.control
+        self._log = logs.get(service="coordinator").bind(term=number_of(settings.term), cluster=settings.cluster)
+        self._heartbeats = Heartbeats(tools.detector)
+        self.planner = PlannerProcess()
+        self._cluster = Cluster(settings, recall(tools.store), now)
+        self._admin = AdminRequests(self._cluster, tools.store, tools.standby)
+        self.metrics = tools.metrics
+        self._next_plan = self._next_digest = now
+
+    def close(self) -> None:
+        """End the planner."""
+        self.planner.close()
+
+    @property
+    def peers(self) -> list[str]:
+        """The identities of everybody who is here."""
+        members = self._cluster.members
+        everybody = [*members.nodes.values(), *members.gateways.values()]
+        return [peer.address for peer in everybody if peer.liveness != "gone"]
+
+    def message(self, peer: str, message: Message, now: float) -> None:
+        """Somebody says something."""
+        if self._cluster.members.vouches(peer, message):
+            sent_s = message.sent_s if isinstance(message, Pong) else None
+            self._handle_all(self._heartbeats.heard(peer, now, sent_s), now)
+        if not isinstance(message, REQUESTS):
+            self._handle(events.Heard(peer, message), now)
+            return
+        reply, event = self._admin.answer(message, now)
+        if event is None:
+            self._control.send(peer, reply)
+        else:
+            self._handle(event, now)
+            self._tools.safely(peer, reply, now)
+
+    def lost(self, peer: str, now: float) -> None:
+        """A connection broke."""
+        self._handle_all(self._heartbeats.disconnected(peer, now), now)
+
+    def tick(self, now: float) -> None:
+        """At least every half interval between heartbeats."""
+        self._handle_all(self._heartbeats.tick(now), now)
+        for peer, ping in self._heartbeats.pings(now):
+            self._control.send(peer, ping)
+        self.answers(self.planner.expire(now))
+        self._handle(events.Tick(), now)
+        if now >= self._next_plan:
+            self._next_plan = now + PLAN_EVERY_S
+            self._publish(self._cluster.plan)
+            self.metrics.refresh(self._cluster)
+        if now >= self._next_digest and not self._cluster.resuming:
+            self._next_digest = now + DIGEST_EVERY_S
+            self._publish(self._cluster.digest())
+
+    def answers(self, found: Iterable[events.Solved | events.SolveFailed]) -> None:
+        """The planner's."""
+        for answer in found:
+            if isinstance(answer, events.Solved):
+                self.metrics.solve_seconds.observe(float(answer.solution.get("solve_s") or 0.0))
+            else:
+                self.metrics.failed_solves.inc()
+            self._handle(answer, time.monotonic())
+
+    def merged(self, rows: Iterable[StoreRow], now: float) -> None:
+        """The other coordinator led alone for a while: take in which models it added and removed."""
+        for row in rows:
+            if row.kind == "model" and row.gone and row.key in self._cluster.models:
+                self._handle(events.ModelRemoved(row.key), now)
+            elif row.kind == "model" and not row.gone:
+                self._take_model(manifest_of(row), now)
+
+    def _take_model(self, sha: str, now: float) -> None:
+        try:
+            manifest = load_manifest(self._store.blobs, sha)
+        except StagelineError as error:
+            self._log.error("model left out", model=sha[:12], reason=error.message)
+            return
+        self._handle(events.ModelAdded(sha, manifest), now)
+
+    def _handle_all(self, found: Iterable[events.PeerChanged], now: float) -> None:
+        for event in found:
+            if event.state is PeerState.EVICTED:
+                self.metrics.evictions.inc()
+            self._handle(event, now)
+
+    def _handle(self, event: events.Event, now: float) -> None:
+        for instruction in self._cluster.handle(event, now):
+            self._do(instruction, now)
+
+    def _do(self, instruction: events.Instruction, now: float) -> None:
+        if isinstance(instruction, events.Send):
+            self._control.send(instruction.peer, instruction.message)
+        elif isinstance(instruction, events.PublishPlan):
+            self._publish(instruction.plan)
+        elif isinstance(instruction, events.PublishDigest):
+            self._publish(instruction.digest)
+        elif isinstance(instruction, events.Watch):
+            self._heartbeats.watch(instruction.peer, now)
+        elif isinstance(instruction, events.Unwatch):
+            self._heartbeats.unwatch(instruction.peer)
+        elif isinstance(instruction, events.Solve):
+            failed = self.planner.solve(instruction.problem, instruction.document, now)
+            self.answers([failed] if failed else [])
+        elif isinstance(instruction, events.Note):
+            self._note(instruction)
+        else:
+            persist(self._store, instruction)
+
+    def _note(self, note: events.Note) -> None:
+        self._log.info(note.event, **note.fields)
+        if note.event == "committed":
+            self.metrics.replans.inc()
+        elif note.event in ("node drifted", "link drifted", "link broken", "link stalled"):
+            self.metrics.drifts.labels(note.event).inc()
+
+    def _publish(self, message: Plan | Digest) -> None:
+        topic = TOPIC_PLAN if isinstance(message, Plan) else TOPIC_DIGEST
+        self._tools.publisher.send_multipart([topic, encode(message)])
+
+
+def persist(store: Store, instruction: events.Instruction) -> None:
+    """Write down what an instruction says to remember."""
+    if isinstance(instruction, events.PersistPlan):
+        store.put_plan(instruction.plan)
+    elif isinstance(instruction, events.PersistNode):
+        store.put_node(instruction.hello)
+    elif isinstance(instruction, events.ForgetNode):
+        store.forget_node(instruction.name)
+    elif isinstance(instruction, events.PersistFigure):
+        row = instruction
+        store.put_profile(FigureKey(row.graph, row.fingerprint, row.batch), row.figure)
+    elif isinstance(instruction, events.PersistLinks):
+        store.put_links(instruction.links)

@@ -1,0 +1,85 @@
+"""Who leads, and under which term."""
+
+from __future__ import annotations
+
+from stageline.coordinators import NO_TERM_FROM, number_of
+from stageline_coordinator.leadership import Lead, Leadership, Promise, Standing, StepDown
+
+A, B = 7, 9
+
+
+def founder(*, partner: bool, taken: int = 0, promised: int = 0) -> Leadership:
+    return Leadership(Standing(A, True, True, taken, promised), partner=partner)
+
+
+def standby(*, able: bool = True, taken: int = 0, promised: int = 0) -> Leadership:
+    return Leadership(Standing(B, False, able, taken, promised), partner=True)
+
+
+def test_alone_it_leads_at_once_under_the_next_term() -> None:
+    assert list(founder(partner=False).start()) == [Lead(1)]
+    assert list(founder(partner=False, taken=4, promised=4).start()) == [Lead(5)]
+
+
+def test_with_a_partner_it_waits_to_hear_of_it() -> None:
+    one = founder(partner=True, taken=4, promised=4)
+    assert list(one.start()) == []
+    assert list(one.silent()) == [Lead(5)]
+
+
+def test_it_follows_a_partner_that_leads() -> None:
+    one = founder(partner=True, taken=4, promised=4)
+    theirs = 5 << 20 | B
+    assert list(one.heard(B, theirs, theirs, leads=True)) == [Promise(theirs)]
+    assert list(one.silent()) == [], "nobody needs a coordinator yet"
+    (taken,) = one.called(0)
+    assert isinstance(taken, Lead) and taken.term > theirs and number_of(taken.term) == 6
+    assert taken.term & 0xFFFFF == A
+
+
+def test_of_two_that_stand_by_the_one_leads_that_led_last() -> None:
+    one, other = founder(partner=True, taken=4, promised=4), standby(promised=4)
+    assert list(other.heard(A, 4, 4, leads=False)) == []
+    assert list(one.heard(B, 4, 0, leads=False)) == [Lead(5)]
+
+
+def test_a_standby_takes_over_when_the_leader_is_silent_and_somebody_comes() -> None:
+    one = standby(promised=4)
+    assert list(one.heard(A, 4, 4, leads=True)) == []
+    assert list(one.called(4)) == [], "the leader is heard"
+    assert list(one.heard(A, 4, 4, leads=True)) == []
+    assert list(one.silent()) == [], "nobody has come since"
+    assert list(one.called(4)) == [Lead(5 << 20 | B)]
+    assert one.leading and list(one.called(4)) == []
+
+
+def test_who_came_just_before_the_silence_counts() -> None:
+    one = standby(promised=4)
+    assert list(one.called(4)) == []
+    assert list(one.silent()) == [Lead(5 << 20 | B)]
+
+
+def test_without_everything_that_the_leader_had_it_never_leads() -> None:
+    one = standby(able=False, promised=4)
+    assert [*one.silent(), *one.called(4), *one.heard(A, 4, 0, leads=False)] == []
+
+
+def test_a_leader_that_hears_of_a_higher_term_steps_down() -> None:
+    one = founder(partner=False)
+    list(one.start())
+    theirs = 2 << 20 | B
+    assert list(one.heard(B, theirs, theirs, leads=True)) == [Promise(theirs), StepDown(theirs)]
+    assert not one.leading
+
+
+def test_alone_it_leads_again_above_a_term_that_somebody_remembers() -> None:
+    """Its directory was restored from an old copy."""
+    one = founder(partner=False)
+    list(one.start())
+    assert list(one.called(8)) == [Promise(8), StepDown(8), Lead(9)]
+
+
+def test_a_term_that_cannot_be_is_not_promised() -> None:
+    one = founder(partner=False)
+    assert list(one.start()) == [Lead(1)]
+    assert list(one.called(NO_TERM_FROM)) == [] and one.leading

@@ -10,7 +10,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,10 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 
 def fingerprint(scenario: Scenario) -> str:
-    """Of what a scenario is."""
-    return hashlib.sha256(f"{EDITION} {scenario!r}".encode()).hexdigest()[:12]
+    """Of what a scenario is; a demand that is new, and not made of it, changes nothing."""
+    told = {one.name: getattr(scenario, one.name) for one in fields(scenario)}
+    said = [f"{one.name}={told[one.name]!r}" for one in fields(scenario) if told[one.name] != one.default]
+    return hashlib.sha256(f"{EDITION} {said}".encode()).hexdigest()[:12]
 
 
 def commit() -> str:

@@ -131,27 +131,40 @@ class Failure(Record, frozen=True):
     retryable: bool
 
 
+class Cancel(Record, frozen=True):
+    """Nobody waits for these batches any more: who has one, or gets one later, need not compute it.
+
+    It follows the batches' path to the last executor, each of which remembers it for a while.
+    """
+
+    version: int
+    gateway: str
+    batches: tuple[int, ...]
+    path: tuple[Hop, ...]
+    hop: int = 0
+
+
+Header = Union[Activation, Failure, Cancel]
+
 _encoder = msgspec.msgpack.Encoder()
-_decode: Decoder[Activation | Failure] = Decoder(Union[Activation, Failure], max_bytes=MAX_HEADER_BYTES)
+_decode: Decoder[Activation | Failure | Cancel] = Decoder(Header, max_bytes=MAX_HEADER_BYTES)
 
 
 class DamagedError(RemoteProtocolError):
     """A message that is not what was sent. `header` is what can be read of it, which may be wrong, too."""
 
-    def __init__(self, header: Activation | Failure | None) -> None:
+    def __init__(self, header: Header | None) -> None:
         super().__init__("the checksum does not fit: the message was damaged on its way")
         self.header = header
 
 
-def encode_frames(
-    header: Activation | Failure, buffers: Sequence[Buffer] = (), *, checked: bool = False
-) -> list[Buffer]:
+def encode_frames(header: Header, buffers: Sequence[Buffer] = (), *, checked: bool = False) -> list[Buffer]:
     """The frames of a message; `buffers` in the order of the header's tensors. `checked`: with a checksum."""
     first = _encoder.encode(header)
     return [checksum.prefix(first, buffers) + first if checked else first, *buffers]
 
 
-def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, Sequence[Any]]:
+def decode_frames(frames: Sequence[Any]) -> tuple[Header, Sequence[Any]]:
     """The header and the buffers of received frames (anything with the buffer protocol), checked against each other.
 
     Raises `RemoteProtocolError` when the header is malformed, or the buffers are not exactly those it promises, and
@@ -170,7 +183,9 @@ def decode_frames(frames: Sequence[Any]) -> tuple[Activation | Failure, Sequence
         _check(header, first.nbytes)
         _check_buffers(header.values, buffers)
     elif buffers:
-        raise RemoteProtocolError("a failure carries no buffers")
+        raise RemoteProtocolError("a failure or cancellation carries no buffers")
+    elif isinstance(header, Cancel) and not 0 <= header.hop < len(header.path):
+        raise RemoteProtocolError("a hop outside the path")
     return header, buffers
 
 

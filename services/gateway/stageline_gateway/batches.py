@@ -51,6 +51,7 @@ class BatchTable:
 
     def back(self, batch: Batch) -> list[Batch]:
         """Its result came; returns those that must have been lost on the way. To be told before `finish`."""
+        batch.over = True
         return self._overtaken.back(batch)
 
     def finish(self, batch: Batch) -> None:
@@ -58,12 +59,17 @@ class BatchTable:
         batch.pending.clear()
         self.give_up(batch)
 
-    def request_left(self, batch_id: int, key: int) -> None:
-        """A request got its outcome. The batch keeps its credits, since executors may still work on it."""
+    def request_left(self, batch_id: int, key: int) -> Batch | None:
+        """A request got its outcome. The batch keeps its credits, since executors may still work on it.
+
+        Returns the batch if they do so for nobody now.
+        """
         batch = self._batches.get(batch_id)
-        if batch is not None:
-            batch.pending.discard(key)
-            self._forget_if_useless(batch)
+        if batch is None:
+            return None
+        batch.pending.discard(key)
+        self._forget_if_useless(batch)
+        return None if batch.pending or batch.over else batch
 
     def live(self) -> Iterator[Batch]:
         """Those that hold credits."""

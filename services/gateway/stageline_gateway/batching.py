@@ -22,7 +22,7 @@ class Batch:
     """A dispatched batch. `live` while its credits are held: until its result, a failure, or it is given up.
 
     `pending` are the requests that it may still answer, a subset of `keys`; `rank` is its place in executors' queues;
-    `overtaken` counts later ones that are back while it is not.
+    `overtaken` counts later ones that are back while it is not; `over`: no executor has it any more.
     """
 
     id: int
@@ -38,6 +38,7 @@ class Batch:
     rank: tuple[int, float]
     overtaken: int = 0
     live: bool = True
+    over: bool = False
     pending: set[int] = field(default_factory=set)
 
 

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 import msgspec
 
-from stageline.data import Buffer
+from stageline.data import DATA_VERSION, Buffer, Cancel
 from stageline.errors import StagelineError
 from stageline.passing import Passing
 from stageline.plan import Endpoint
 from stageline.protocol import Result
 from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
+from stageline_gateway.batching import Batch
 from stageline_gateway.capacity import Capacity
 from stageline_gateway.held import KEPT, Answered, Outcome, Waiter
 from stageline_gateway.idempotency import Keys
 from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
 from stageline_gateway.observed import Observed
 from stageline_gateway.queueing import ModelQueue
-from stageline_gateway.routing import PlanView, Router
+from stageline_gateway.routing import PlanView, Router, hops
 from stageline_gateway.settings import Settings
 from stageline_gateway.timers import Timer, Timers
 
@@ -38,6 +39,7 @@ class Stats:
     overdue: int = 0
     lost: int = 0
     damaged: int = 0
+    spared: int = 0
     results_dropped: int = 0
     results_refused: int = 0
     attached: int = 0
@@ -106,8 +108,15 @@ class Core:
         """A request has its outcome: take it out of the queue, the table and the batches."""
         self.dequeue(entry)
         self.table.leave(entry)
-        for batch in entry.batches:
-            self.batches.request_left(batch, entry.key)
+        for number in entry.batches:
+            batch = self.batches.request_left(number, entry.key)
+            if batch is not None and self.view.alive(batch.path[0]):
+                self._abandon(batch)
+
+    def _abandon(self, batch: Batch) -> None:
+        path = hops(batch.model, batch.path, self.identity.reply.host)
+        header = Cancel(DATA_VERSION, self.identity.name, (batch.id,), path)
+        self.emit(ev.Abandon(path[0].address, header))
 
     def refuse(self, entry: Entry, error: StagelineError, now: float) -> None:
         """End a request with an error, all parts of it; harmless if it has ended."""

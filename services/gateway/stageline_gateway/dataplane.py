@@ -13,7 +13,7 @@ from typing import Any
 
 import zmq
 
-from stageline.data import Activation, Buffer, DamagedError, Failure, decode_frames, encode_frames
+from stageline.data import Activation, Buffer, Cancel, DamagedError, Failure, decode_frames, encode_frames
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA
@@ -52,8 +52,8 @@ class DataPlane:
         self._reader = Reader(loop, pull, self._received, copy=False)
         self.malformed = 0
 
-    def send(self, address: str, header: Activation, buffers: Sequence[Buffer]) -> None:
-        """Push a batch to `address`; it waits here while the executor is not connected."""
+    def send(self, address: str, header: Activation | Cancel, buffers: Sequence[Buffer] = ()) -> None:
+        """Push a batch, or the news that nobody waits for it, to `address`; it waits while that is not connected."""
         sender = self._sender(address)
         if sender is not None:
             sender.send(encode_frames(header, buffers, checked=header.path[0].checked))
@@ -95,12 +95,16 @@ class DataPlane:
         except DamagedError as error:
             sender = error.header.path[-1].node if isinstance(error.header, Activation) and error.header.path else ""
             self._log.warning("damaged data message dropped", sender=sender[:80], error=error.message)
-            if error.header is not None:
+            if error.header is not None and not isinstance(error.header, Cancel):
                 self._receive(error.header, (), True)
             return
         except RemoteProtocolError as error:
             self.malformed += 1
             self._log.warning("malformed data message dropped", error=error.message)
+            return
+        if isinstance(header, Cancel):
+            self.malformed += 1
+            self._log.warning("malformed data message dropped", error="a cancellation, which is for executors")
             return
         self._receive(header, buffers, False)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Union
 
-from stageline.data import Activation, Buffer, Failure
+from stageline.data import Activation, Buffer, Cancel, Failure
 from stageline.errors import StagelineError
 from stageline.plan import Digest, Plan
 from stageline.protocol import Infer, Result
@@ -194,6 +194,14 @@ class Dispatch:
 
 
 @dataclass(frozen=True)
+class Abandon:
+    """Tell the executors of a path that nobody waits for a batch any more; `address` is the first one's."""
+
+    address: str
+    header: Cancel
+
+
+@dataclass(frozen=True)
 class Record:
     """Write a request down, and say `Recorded`. `number` is its holder's."""
 
@@ -232,5 +240,5 @@ class FetchPlan:
 
 
 Instruction = Union[
-    Accept, Answer, Refuse, Disconnect, Dispatch, Record, RecordOutcome, Forget, WakeAt, FetchPlan,
+    Accept, Answer, Refuse, Disconnect, Dispatch, Abandon, Record, RecordOutcome, Forget, WakeAt, FetchPlan,
 ]  # fmt: skip

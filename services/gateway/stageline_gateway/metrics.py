@@ -19,6 +19,7 @@ _EVENTS = {
     "retried": "Requests that had to be dispatched again",
     "overdue": "Batches that were not back in time",
     "lost": "Batches that were lost on a link",
+    "spared": "Batches that nobody waited for any more, and that executors dropped for it",
     "damaged": "Batches whose checksum did not fit, here or at an executor",
     "results_dropped": "Results and failures that nobody waited for",
     "attached": "Requests that joined one in flight with their idempotency key",

@@ -20,6 +20,8 @@ OUT_OF_MEMORY = "out_of_memory"
 """The `code` of a failure for want of memory."""
 DAMAGED = "damaged"
 """The `code` of a failure for a checksum that does not fit."""
+CANCELLED = "cancelled"
+"""The `code` of a failure for a batch that was not computed because nobody waited for it."""
 BACKOFF_S = 0.05
 """Before a request goes out again after a failure; doubled each time, so that a broken stage is not hammered."""
 
@@ -49,6 +51,7 @@ class Outcomes:
             return
         core.router.trust(batch.path)
         core.observed.add(batch, header.timings)
+        lost = core.batches.back(batch)
         name = batch.model.name
         core.capacity(name).answered(sum(batch.rows), batch.sent, now, waiting=core.waiting(name) > 0)
         start = 0
@@ -57,7 +60,6 @@ class Outcomes:
             if entry is not None:
                 self._answer(entry, batch, event, (start, rows), now)
             start += rows
-        lost = core.batches.back(batch)
         core.batches.finish(batch)
         for other in lost:
             self._lost(other, now, "a connection between workers broke")
@@ -100,6 +102,11 @@ class Outcomes:
         failure = _for_clients(failure, batch.model)
         if failure.code == OUT_OF_MEMORY and len(batch.keys) > 1:
             self._halve(batch, failure, now)
+            return
+        batch.over = True
+        if failure.code == CANCELLED:
+            core.stats.spared += 1
+            self._repeat(batch, now, failure.message)  # nobody should be waiting
             return
         if failure.code == DAMAGED:
             self._damaged(batch, now)

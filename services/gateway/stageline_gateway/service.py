@@ -71,6 +71,7 @@ class Gateway:
             ev.Refuse: lambda do: self._clients.send(do.client, error_message(do.id, do.error)),
             ev.Disconnect: lambda do: self._clients.disconnect(do.client, do.error),
             ev.Dispatch: lambda do: self._data.send(do.address, do.header, do.buffers),
+            ev.Abandon: lambda do: self._data.send(do.address, do.header),
             ev.WakeAt: self._wake_at,
             ev.FetchPlan: lambda do: self._control.fetch_plan(),
         }

@@ -23,7 +23,7 @@ import pytest
 import zmq
 
 from stageline import protocol as p
-from stageline.data import Activation, Failure, Tensor, Timing, decode_frames, encode_frames
+from stageline.data import Activation, Cancel, Failure, Tensor, Timing, decode_frames, encode_frames
 from stageline.framing import FrameReader
 from stageline.messages import (
     CONTROL,
@@ -85,6 +85,7 @@ class FakeExecutor:
         self.retryable = True
         self.held: deque[tuple[Activation, list[Any]]] = deque()
         self.batches: list[Activation] = []
+        self.cancelled: list[Cancel] = []
         self._sockets = sockets
         self._senders: dict[str, Socket] = {}
 
@@ -99,6 +100,9 @@ class FakeExecutor:
             except zmq.Again:
                 return
             header, buffers = decode_frames(frames)
+            if isinstance(header, Cancel):
+                self.cancelled.append(header)
+                continue
             assert isinstance(header, Activation)
             self.batches.append(header)
             if self.mode == "run":

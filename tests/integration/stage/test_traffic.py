@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from stageline import logs
-from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames, encode_frames
+from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Tensor, decode_frames, encode_frames
 from stageline.messages import DATA, Mark
 from stageline.passing import Passing
 from stageline.plan import StageKey
@@ -222,3 +222,14 @@ def test_a_damaged_batch_is_told_to_its_gateway_and_not_computed(rig: Rig) -> No
     rig.push.send_multipart(encode_frames(header(rig.reply, 10), [b"abcd"], checked=True))
     rig.until(lambda: rig.queue.depth == 1, rig.traffic.turn)
     assert rig.taken() == [10]
+
+
+def test_a_cancellation_follows_the_path_and_says_which_batches_not_to_compute(rig: Rig) -> None:
+    path = (Hop(KEY, "tcp://127.0.0.1:1", "n1", "e1"), Hop(KEY, rig.reply, "n2", "e2"))
+    rig.push.send_multipart(encode_frames(Cancel(DATA_VERSION, "g", (4, 5), path)))
+    rig.until(lambda: bool(rig.traffic.cancelled), rig.traffic.turn)
+    rig.traffic.turn()
+    further = rig.received()
+    assert (further.batches, further.hop, further.gateway) == ((4, 5), 1, "g")
+    assert rig.traffic.cancelled.take("g", 4) and rig.traffic.cancelled.take("g", 5)
+    assert not rig.traffic.cancelled.take("g", 6)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stageline.data import Activation, Failure, Timing
+from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Timing, encode_frames
 from stageline.messages import Farewell, Hello, Leaving, Pong, Prepared, Profiled, ProfileRequest, Rejoin, Retire
 from stageline.plan import StageKey
 from stageline.service_main import EXIT_USAGE
@@ -168,3 +168,21 @@ def test_a_device_that_is_not_there_is_a_usage_error(cluster: Any) -> None:
         agent = cluster.start("--device", device)
         _, stderr = agent.communicate(timeout=60)
         assert agent.returncode == EXIT_USAGE and text in stderr
+
+
+def test_batches_that_nobody_waits_for_cost_no_computing(cluster: Any, manifest: str, weight: torch.Tensor) -> None:
+    cluster.join()
+    whole = stage(manifest, 0, 2)
+    cluster.prepare(1, whole)
+    hop = Hop(whole, cluster.executor.endpoint.ipc, "n1", cluster.executor.executor)
+    x = torch.ones(2, WIDTH)
+    cluster.push(
+        encode_frames(Cancel(DATA_VERSION, "g1", (2, 3, 4), (hop,))),
+        *(cluster.activation(x, whole, number=number) for number in range(1, 6)),
+    )
+    outcomes = [cluster.result() for _ in range(5)]
+    assert [header.batch for header, _ in outcomes if isinstance(header, Failure)] == [2, 3, 4]
+    assert {header.code for header, _ in outcomes if isinstance(header, Failure)} == {"cancelled"}
+    for header, values in outcomes:
+        assert isinstance(header, Failure) or torch.equal(values[0], expected(x, weight))
+    cluster.wait_for(Pong, lambda pong: pong.progress[0].items_done == 4 and pong.progress[0].queue_depth == 0)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from stageline_stage.executor.cancelled import Cancelled
 
 from stageline.checksum import MARK
 from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames
@@ -34,6 +35,7 @@ class Carrier:
     full = False
 
     def __init__(self) -> None:
+        self.cancelled = Cancelled()
         self.sent: list[Any] = []
         self.lent = 0
         self.sent_at_last_turn = -1
@@ -187,3 +189,14 @@ def test_the_outcome_bears_a_checksum_where_its_receiver_asks_for_one(hop: int, 
     came = msgspec.structs.replace(came, path=path, reply_checked=not checked[1])
     outgoing = next_message(came, [torch.zeros(2, 1)], 0.0, 0.0)
     assert (bytes(outgoing.frames[0])[0] == MARK) is (checked[1] if hop == 0 else True)
+
+
+def test_a_batch_that_nobody_waits_for_is_not_computed_but_answered_for() -> None:
+    ran = []
+    carrier = Carrier()
+    carrier.cancelled.add("g", 7)
+    (posted,), computer = compute(lambda x: ran.append(x) or (x,), batch(), carrier=carrier)
+    failure, _ = decoded(posted)
+    assert isinstance(failure, Failure) and (failure.code, failure.batch) == ("cancelled", 7)
+    assert ran == [] and computer.activity.items_done == 0
+    assert len(compute(lambda x: (x,), batch(), carrier=carrier)[0]) == 2, "that was said of one batch only"

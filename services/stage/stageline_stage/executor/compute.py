@@ -113,6 +113,9 @@ class Computer:
 
     def _start(self, batch: Batch) -> None:
         header = batch.header
+        if self._traffic.cancelled and self._traffic.cancelled.take(header.gateway, header.batch):
+            self._fail(batch, "cancelled", "nobody waits for the batch any more", retryable=False)
+            return
         key = header.path[header.hop].stage
         stage = self._stages.get(key)
         if stage is None:

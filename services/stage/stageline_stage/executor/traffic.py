@@ -18,15 +18,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 import zmq
 
-from stageline.data import Activation, DamagedError, Failure, decode_frames
+from stageline.data import Activation, Cancel, DamagedError, Failure, decode_frames, encode_frames
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA, Passage
 from stageline.passing import Passing
 from stageline.sockets import Socket, Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work, failure_of
+from stageline_stage.executor.cancelled import Cancelled
 from stageline_stage.executor.peers import Peers
 from stageline_stage.executor.queue import Urgency, WorkQueue
 
@@ -95,6 +97,7 @@ class Traffic:
         self._descriptor = int(data.getsockopt(zmq.FD))
         self._prune_at = 0.0
         data.setsockopt(zmq.RCVTIMEO, round(PRUNE_S * 1000))
+        self.cancelled = Cancelled()
         self.malformed = self.damaged = 0
 
     # --- the computing thread -------------------------------------------------------------------------------
@@ -210,7 +213,9 @@ class Traffic:
             if bytes(frames[0]) != _RING:
                 self._refuse(error.message)
             return True
-        if isinstance(header, Failure) or header.finished:
+        if isinstance(header, Cancel):
+            self._cancel(header)
+        elif isinstance(header, Failure) or header.finished:
             self._refuse("not a batch with a stage to run")
         else:
             self._accept(header, buffers)
@@ -222,6 +227,15 @@ class Traffic:
         self._passing.came(header.gateway, sender, header.batch)
         if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
             self._fail(header, "not_loaded", "the worker is stopping")
+
+    def _cancel(self, header: Cancel) -> None:
+        """Remember it, and have it follow the batches to where they may be by now."""
+        for batch in header.batches:
+            self.cancelled.add(header.gateway, batch)
+        if header.hop + 1 < len(header.path):
+            there = header.path[header.hop + 1]
+            further = msgspec.structs.replace(header, hop=header.hop + 1)
+            self._held.append(Outgoing(there.address, encode_frames(further, checked=there.checked)))
 
     def _fail(self, header: Activation, code: str, message: str) -> None:
         failure = failure_of(header, code, message, self._host.node, self._host.executor, retryable=True)

@@ -1,0 +1,28 @@
+"""Batches that nobody waits for any more. Pure."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+MOST = 4096
+"""Remembered at most: the oldest have been computed or dropped long since, or went another way."""
+
+
+class Cancelled:
+    """May be told and asked by two threads: every step is one call into a dict."""
+
+    def __init__(self) -> None:
+        self._batches: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, gateway: str, batch: int) -> None:
+        """It need not be computed."""
+        self._batches[(gateway, batch)] = None
+        while len(self._batches) > MOST:
+            self._batches.popitem(last=False)
+
+    def take(self, gateway: str, batch: int) -> bool:
+        """Whether that was said of it; it is forgotten by this."""
+        return self._batches.pop((gateway, batch), self) is None

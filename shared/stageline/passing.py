@@ -13,6 +13,9 @@ FRESH_S = 5.0
 
 FORGET_S = 60.0
 
+MOST = 1024
+"""Links that are followed."""
+
 _Link = tuple[str, str]
 """(gateway, peer)."""
 
@@ -28,17 +31,13 @@ class Passing:
 
     def came(self, gateway: str, peer: str, batch: int) -> None:
         """A batch was received from `peer`."""
-        link = (gateway, peer)
-        if batch > self._came.get(link, 0):
-            self._came[link] = batch
+        _note(self._came, (gateway, peer), batch)
 
     def went(self, gateway: str, peer: str, batch: int, nbytes: int) -> None:
         """A batch was handed to the socket that leads to `peer`."""
         link = (gateway, peer)
-        if batch > self._went.get(link, 0):
-            self._went[link] = batch
-        if nbytes > self._largest.get(link, 0):
-            self._largest[link] = nbytes
+        _note(self._went, link, batch)
+        _note(self._largest, link, nbytes)
 
     def report(self, end: str, looks: int, now: float) -> Passage:
         """For the next heartbeat; what is old is forgotten."""
@@ -63,3 +62,10 @@ class Passing:
                     old.pop(link, None)
                 self._seen.pop((out, link), None)
         return found
+
+
+def _note(table: dict[_Link, int], link: _Link, value: int) -> None:
+    """Keep the largest value of each link."""
+    known = table.get(link, 0)
+    if value > known and (known or len(table) < MOST):
+        table[link] = value

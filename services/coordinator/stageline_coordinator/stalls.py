@@ -25,8 +25,11 @@ SLOW_BYTES_PER_S, SLACK = 1_000_000, 3.0
 FORGET_S = 30.0
 """A stalled link over which nothing is sent any more is spoken of for so long."""
 
+MOST = 1024
+"""Links of one end that are followed."""
+
 Ends = tuple[str, str]
-"""(source, target): executors, or gateways as headers name them."""
+"""(source or target, gateway): executors, or gateways as headers name them."""
 
 
 @dataclass
@@ -68,15 +71,15 @@ class Stalls:
 
     def __init__(self, rate: Callable[[str, str], float] = lambda source, target: 0.0) -> None:
         self._rate = rate
-        self._links: dict[Ends, _Link] = {}
+        self._into: dict[str, dict[str, _Link]] = {}
         self._looks: dict[str, tuple[int, float]] = {}
         self._numbers = itertools.count(1)
         self.stalled: tuple[StalledLink, ...] = ()
 
     def heard(self, passage: Passage, now: float) -> Iterator[Stall]:
         """An end says what passed it."""
-        for mark in passage.went:
-            link = self._links.setdefault((passage.end, mark.peer), _Link(now))
+        for mark in passage.went[:MOST]:
+            link = self._into.setdefault(mark.peer, {}).setdefault(passage.end, _Link(now))
             link.lanes.setdefault(mark.gateway, _Lane()).went = mark.batch
             link.nbytes, link.heard = max(link.nbytes, mark.nbytes), now
         looks, at = self._looks.get(passage.end, (-1, now))
@@ -84,16 +87,21 @@ class Stalls:
             return
         self._looks[passage.end] = (passage.looks, now)
         came = {(mark.peer, mark.gateway): mark.batch for mark in passage.came}
-        for (source, target), link in list(self._links.items()):
-            if target == passage.end:
-                yield from self._look(source, target, link, came, min(now - at, STEP_S), now)
-        self._tell()
+        step_s, told = min(now - at, STEP_S), False
+        for source, link in self._into.get(passage.end, {}).items():
+            before = link.number
+            yield from self._look(source, passage.end, link, came, step_s, now)
+            told = told or link.number != before
+        if told:
+            self._tell()
 
     def forget(self, now: float) -> bool:
         """Whether what is stalled has changed: nothing has been sent there for long."""
-        for ends, link in list(self._links.items()):
-            if now - max(link.heard, link.struck) >= FORGET_S:
-                del self._links[ends]
+        self._into = {
+            target: kept
+            for target, links in self._into.items()
+            if (kept := {end: one for end, one in links.items() if now - max(one.heard, one.struck) < FORGET_S})
+        }
         self._looks = {end: look for end, look in self._looks.items() if now - look[1] < FORGET_S}
         before = self.stalled
         self._tell()
@@ -127,6 +135,7 @@ class Stalls:
     def _tell(self) -> None:
         self.stalled = tuple(
             StalledLink(source=source, target=target, number=link.number)
-            for (source, target), link in self._links.items()
+            for target, links in self._into.items()
+            for source, link in links.items()
             if link.number
         )

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from stageline.messages import Mark
-from stageline.passing import FORGET_S, FRESH_S, Passing
+from stageline.passing import FORGET_S, FRESH_S, MOST, Passing
 
 
 def test_the_newest_batch_of_each_gateway_and_peer_is_told_with_the_largest_that_went() -> None:
@@ -27,3 +27,12 @@ def test_what_is_old_is_not_told_and_then_forgotten() -> None:
     passing.went("g", "b", 2, 1)
     (mark,) = passing.report("me", 5, FRESH_S + 2 + FORGET_S).went
     assert mark.batch == 2, "nothing is remembered of before"
+
+
+def test_no_more_links_are_followed_than_there_is_room_for() -> None:
+    passing = Passing()
+    for number in range(MOST + 5):
+        passing.came("g", f"x{number}", 1)
+    passing.came("g", "x0", 2)
+    told = passing.report("me", 1, 0.0).came
+    assert len(told) == MOST and Mark(gateway="g", peer="x0", batch=2) in told

@@ -174,6 +174,7 @@ class NodeRow(Part, frozen=True):
     http: str = ""
     profile: NodeProfile | None = None
     standbys: tuple[StageKey, ...] = ()
+    degraded: bool = False
 
 
 class GatewayRow(Part, frozen=True):

@@ -135,13 +135,17 @@ class Crash(Part, frozen=True):
 
 
 class NodeView(Part, frozen=True):
-    """A node as the coordinator sees it; `executors` are those that run now, `crash` is of one that does no more."""
+    """A node as the coordinator sees it; `executors` are those that run now, `crash` is of one that does no more.
+
+    `degraded`: it is so much slower than it was measured that plans reckon with that.
+    """
 
     node: str
     incarnation: str
     state: NodeState
     executors: tuple[str, ...] = ()
     crash: Crash | None = None
+    degraded: bool = False
 
 
 class Plan(Message, frozen=True):

@@ -29,9 +29,12 @@ def intact(blob: Path) -> bool:
 
 @dataclass(frozen=True)
 class BadCache:
-    """Every tensor in the victim's cache is damaged, then its executor dies: the next one must read them."""
+    """Every tensor in the victim's cache is damaged, then its executor dies: the next one must read them.
 
-    how: Literal["flip", "truncate"]
+    "truncate under it": nobody kills the executor, but the files end under its mapping of them (SIGBUS).
+    """
+
+    how: Literal["flip", "truncate", "truncate under it"]
     seconds: float = 0.0
 
     @property
@@ -54,7 +57,7 @@ class BadCache:
     def strike(self, rig: Rig, target: Target) -> None:
         for blob in tensors(Path(target.notes[0])):
             with blob.open("r+b") as file:
-                if self.how == "truncate":
+                if self.how.startswith("truncate"):
                     file.truncate(blob.stat().st_size // 2)
                 else:
                     file.seek(rig.random.randrange(blob.stat().st_size))
@@ -62,7 +65,7 @@ class BadCache:
                     file.seek(-1, os.SEEK_CUR)
                     file.write(bytes([byte[0] ^ 1 << rig.random.randrange(8)]))
             target.notes.append(str(blob))
-        for pid in target.pids:
+        for pid in target.pids if self.how != "truncate under it" else ():
             os.kill(pid, signal.SIGKILL)
 
     def proof(self, rig: Rig, target: Target) -> str:
@@ -147,9 +150,10 @@ class BadDatabase:
 
 @dataclass(frozen=True)
 class Throttled:
-    """The victim's executor gets a twentieth of a processor for a while."""
+    """The victim's executor gets a twentieth of a processor, or another share, for a while."""
 
     seconds: float = 4.0
+    share: float = 0.05
     kind: str = "slow"
     _groups: list[cgroup.Group] = field(default_factory=list, compare=False, repr=False)
 
@@ -161,7 +165,7 @@ class Throttled:
 
     def strike(self, rig: Rig, target: Target) -> None:
         self._groups.append(cgroup.Group("cpu"))
-        self._groups[0].limit_cpu(0.05)
+        self._groups[0].limit_cpu(self.share)
         for pid in target.pids:
             self._groups[0].enter(pid)
 

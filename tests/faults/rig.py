@@ -141,6 +141,17 @@ class Rig:
         plan = self.plan()
         return [stage.replicas[0].node for stage in plan.stages] if plan is not None else []
 
+    def blocks_on(self, node: str) -> int:
+        """How many blocks of the network the worker computes now."""
+        plan = self.plan()
+        stages = plan.stages if plan is not None else ()
+        return sum(stage.end - stage.start for stage in stages if stage.replicas[0].node == node)
+
+    def spared(self, node: str, blocks: int) -> bool:
+        """Whether the worker is called degraded, and has fewer than `blocks` to compute."""
+        row = self.nodes().get(node)
+        return row is not None and row.degraded and self.blocks_on(node) < blocks
+
     def in_flight(self, node: str) -> int:
         """Requests dispatched on a path through `node` and unanswered, as the gateway says."""
         return int(self.gateway.gauge("stageline_gateway_node_in_flight", model=NAME, node=node))

@@ -116,8 +116,12 @@ class _Run:
         report.victim = target.name
         report.in_flight = self._in_flight(target)
         struck, under_way = time.monotonic(), self._ledger.unsettled()
+        blocks = rig.blocks_on(victim.node)
         event.strike(rig, target)
         self._wait("the fault is seen", lambda: self._proven(victim), PROOF_S if self._aimed else NO_PROOF_S)
+        if self._scenario.degrades:
+            within = FLOW_S if self._aimed else NO_PROOF_S
+            self._wait("the slow worker is spared", lambda: rig.spared(victim.node, blocks), within)
         left_s = event.seconds - (time.monotonic() - struck)
         time.sleep(max(0.0, left_s) if self._aimed else 0.0)
         event.relent(rig, target)

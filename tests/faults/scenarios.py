@@ -33,6 +33,7 @@ class Scenario:
 
     `refuses`: requests may be refused or expire, each with an error that says why. `repeats`: some must have been
     dispatched again. `undisturbed`: none may have been. `notices`: the coordinator must say that the victim changed.
+    `degrades`: while the fault lasts, the coordinator must call the victim degraded and plan less for it to do.
     `localises`: it must name a link of the victim that let nothing through.
     `silent`: a client whose connection broke asks for nothing new, and comes back for what
     it was owed only when the gateway has computed all of that by itself.
@@ -49,6 +50,7 @@ class Scenario:
     notices: bool = False
     silent: bool = False
     localises: bool = False
+    degrades: bool = False
 
 
 def _network() -> tuple[Scenario, ...]:
@@ -158,11 +160,13 @@ def _damage() -> tuple[Scenario, ...]:
     return (
         Scenario("cached tensor flipped", BadCache("flip"), repeats=True),
         Scenario("cached tensor truncated", BadCache("truncate"), repeats=True),
+        Scenario("mapped tensor truncated", BadCache("truncate under it"), repeats=True, notices=True),
         Scenario("worker's disk full", FullCache(), repeats=True),
         Scenario("coordinator's disk full", FullDisk(), undisturbed=True),
         Scenario("database locked", LockedDatabase(), undisturbed=True),
         Scenario("database corrupted", BadDatabase(), undisturbed=True),
         Scenario("slow worker", Throttled()),
+        Scenario("worker five times slower", Throttled(share=0.2), degrades=True),
         Scenario("executor out of memory", Starved(), repeats=True),
         Scenario("malformed frames on every socket", Strangers(), undisturbed=True),
         Scenario("a second worker of the same name", Namesake(), undisturbed=True),

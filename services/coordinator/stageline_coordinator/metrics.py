@@ -33,6 +33,7 @@ class Metrics:
         self._slowdown = Gauge(
             f"{PREFIX}_node_slowdown", "Live seconds / profiled seconds that plans reckon with", ["node"], registry=own
         )
+        self._degraded = Gauge(f"{PREFIX}_nodes_degraded", "Workers much slower than measured", registry=own)
         self._links = Gauge(f"{PREFIX}_links", "Links (directions) that were measured", registry=own)
         self.drifts = Counter(f"{PREFIX}_drifts", "Nodes and links that left their profile", ["what"], registry=own)
         self.failed_solves = Counter(f"{PREFIX}_failed_solves", "Problems left unanswered", registry=own)
@@ -57,6 +58,7 @@ class Metrics:
         gateways = [gateway.state for gateway in cluster.members.gateways.values()]
         self._version.set(plan.version)
         self._links.set(len(cluster.measuring.links.book.latest))
+        self._degraded.set(sum(node.degraded for node in cluster.members.nodes.values() if node.present))
         self._slowdown.clear()
         for name, node in cluster.members.nodes.items():
             self._slowdown.labels(name).set(node.slowdown)

@@ -24,6 +24,9 @@ LEGAL: frozenset[tuple[Liveness, Liveness]] = frozenset(
 QUIET_S = 2.0
 """A node that has computed nothing for so long has no traffic."""
 
+DEGRADED = 1.5
+"""A node that takes so many times as long as it was measured to is called degraded."""
+
 FORGET_S = 600.0
 """How long a node that is gone stays in listings and digests."""
 
@@ -124,6 +127,11 @@ class Node(Peer):
         return next(reversed(self.executors.values()), None)
 
     @property
+    def degraded(self) -> bool:
+        """Whether live traffic shows it to be much slower than it was measured, and plans reckon with that."""
+        return self.slowdown >= DEGRADED
+
+    @property
     def present(self) -> bool:
         """Not known to have been lost: merely silent nodes count until they are evicted."""
         return self.liveness != "gone" and not self.disconnected
@@ -178,7 +186,14 @@ class Node(Peer):
     def view(self) -> NodeView:
         running = tuple(self.executors) if self.present else ()
         incarnation = self.hello.incarnation
-        return NodeView(node=self.name, incarnation=incarnation, state=self.state, executors=running, crash=self.crash)
+        return NodeView(
+            node=self.name,
+            incarnation=incarnation,
+            state=self.state,
+            executors=running,
+            crash=self.crash,
+            degraded=self.degraded,
+        )
 
 
 def speaks_for(peer: Peer, end: str) -> bool:

@@ -55,6 +55,7 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 progress=node.progress,
                 http=hello.http,
                 standbys=_standbys(cluster.plan, name),
+                degraded=node.degraded,
                 profile=_profile(
                     cluster, node, links.get(node.identity, ()), len(links) - 1 if node.identity in links else 0
                 ),

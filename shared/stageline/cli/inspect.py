@@ -157,6 +157,7 @@ def node_json(node: NodeRow) -> dict[str, Any]:
     return {
         "node": node.node,
         "state": node.state,
+        "degraded": node.degraded,
         "incarnation": node.incarnation,
         "device": node.device,
         "cpu": node.cpu,
@@ -188,7 +189,7 @@ def _measured(profile: NodeProfile | None) -> str:
 def _node_row(node: NodeRow) -> list[str]:
     return [
         node.node,
-        node.state,
+        f"{node.state}, degraded" if node.degraded else node.state,
         node.device,
         size(node.memory_bytes),
         str(node.pid or ""),

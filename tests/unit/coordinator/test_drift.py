@@ -45,6 +45,7 @@ def test_a_node_that_becomes_slower_is_noticed_once_and_its_times_corrected() ->
     assert watch.serve(20, 1.0) == [] and watch.node.slowdown == 1.0
     assert watch.serve(60, 2.0) == ["node drifted"]
     assert 1.9 < watch.node.slowdown <= 2.01
+    assert watch.node.degraded and watch.node.view().degraded
 
 
 def test_one_that_recovers_is_noticed_too() -> None:
@@ -52,6 +53,7 @@ def test_one_that_recovers_is_noticed_too() -> None:
     watch.serve(60, 3.0)
     assert watch.serve(60, 1.0) == ["node drifted"]
     assert 0.99 < watch.node.slowdown < 1.2
+    assert not watch.node.degraded
 
 
 def test_small_differences_and_short_ones_are_noise() -> None:

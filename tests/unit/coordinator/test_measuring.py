@@ -193,6 +193,7 @@ def test_a_node_that_turns_out_slow_gets_fewer_blocks() -> None:
     assert [n.fields["node"] for n in made.notes if n.event == "node drifted"] == ["n1"]
     (row,) = [row for row in node_rows(made.cluster) if row.node == "n1"]
     assert row.profile is not None and 3.5 < row.profile.slowdown <= 4.0
+    assert row.degraded and [view.node for view in made.digests[-1].nodes if view.degraded] == [row.node]
 
 
 def test_listings_say_how_well_a_node_is_known() -> None:

@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from stageline import messages, protocol
-from stageline.data import Activation, Failure, Hop, Scalar, Tensor, Timing, encode_frames
+from stageline.data import Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, ValueSpec
 from stageline.plan import StageKey
 from stageline.wire import encode
@@ -103,7 +103,8 @@ def data_frames() -> list[bytes]:
     back = msgspec.structs.replace(header, hop=1, values=outputs, timings=(Timing(3, 4),))
     coded = msgspec.structs.replace(header, values=(Tensor("float32", (2, 3), "int8"),))
     failure = Failure(1, "g/1", 1, 1, "failed", f"stage {stage} broke", "n", "n/0", True)
-    found = [(header, [b"ab"]), (back, [b"cd"]), (coded, [bytes(14)]), (failure, [])]
+    cancel = Cancel(1, "g/1", (1, 2), (hop,))
+    found = [(header, [b"ab"]), (back, [b"cd"]), (coded, [bytes(14)]), (failure, []), (cancel, [])]
     return [msgspec.msgpack.encode([bytes(part) for part in encode_frames(*one)]) for one in found]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from stageline_stage.executor.cancelled import Cancelled
 
 from stageline.checksum import MARK
 from stageline.data import DATA_VERSION, Activation, Failure, Hop, Tensor, decode_frames
@@ -14,6 +13,7 @@ from stageline.errors import ManifestError
 from stageline.plan import StageKey
 from stageline_stage.blackbox import BlackBox
 from stageline_stage.executor.batches import Batch, Outgoing, is_out_of_memory, next_message, reason_of
+from stageline_stage.executor.cancelled import Cancelled
 from stageline_stage.executor.compute import LONG_S, Computer
 from stageline_stage.executor.device import CpuRunner, Finished
 from stageline_stage.executor.outbox import Outbox

@@ -214,9 +214,9 @@ def test_a_damaged_batch_is_told_to_its_gateway_and_not_computed(rig: Rig) -> No
     frames = [bytearray(part) for part in encode_frames(header(rig.reply, 9), [b"abcd"], checked=True)]
     frames[1][2] ^= 4
     rig.push.send_multipart(frames)
-    rig.until(lambda: rig.traffic.damaged == 1, rig.traffic.turn)
-    rig.traffic.turn()
+    rig.until(lambda: bool(rig.sink.poll(0)), rig.traffic.turn)
     failure = rig.received()
+    assert rig.traffic.damaged == 1
     assert (failure.code, failure.batch, failure.retryable) == ("damaged", 9, True)
     assert rig.taken() == [] and rig.traffic.malformed == 0
     rig.push.send_multipart(encode_frames(header(rig.reply, 10), [b"abcd"], checked=True))
@@ -227,8 +227,7 @@ def test_a_damaged_batch_is_told_to_its_gateway_and_not_computed(rig: Rig) -> No
 def test_a_cancellation_follows_the_path_and_says_which_batches_not_to_compute(rig: Rig) -> None:
     path = (Hop(KEY, "tcp://127.0.0.1:1", "n1", "e1"), Hop(KEY, rig.reply, "n2", "e2"))
     rig.push.send_multipart(encode_frames(Cancel(DATA_VERSION, "g", (4, 5), path)))
-    rig.until(lambda: bool(rig.traffic.cancelled), rig.traffic.turn)
-    rig.traffic.turn()
+    rig.until(lambda: bool(rig.sink.poll(0)), rig.traffic.turn)
     further = rig.received()
     assert (further.batches, further.hop, further.gateway) == ((4, 5), 1, "g")
     assert rig.traffic.cancelled.take("g", 4) and rig.traffic.cancelled.take("g", 5)

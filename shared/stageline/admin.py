@@ -44,11 +44,14 @@ from stageline.messages import (
     Rejoin,
     RemoveModel,
     RemoveNode,
+    SetObjective,
+    SetWishes,
     Welcome,
 )
 from stageline.plan import Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
+from stageline.wishes import Wishes
 
 UPLOAD_WINDOW = 8
 """Chunks on their way that the coordinator has not acknowledged."""
@@ -128,6 +131,14 @@ class AdminClient:
     def remove_node(self, name: str) -> None:
         """Forget a worker that is gone. Raises `ClusterError` for any other."""
         self._ask(RemoveNode(id=next(self._ids), name=name), Done)
+
+    def set_wishes(self, model: str, wishes: Wishes, unset: Sequence[str] = ()) -> None:
+        """Change what a model's plans heed. Raises `ConfigError` for values that cannot be."""
+        self._ask(SetWishes(id=next(self._ids), model=model, wishes=wishes, unset=tuple(unset)), Done)
+
+    def set_objective(self, objective: str) -> None:
+        """Change what plans are best in: throughput, latency or weighted."""
+        self._ask(SetObjective(id=next(self._ids), objective=objective), Done)
 
     # --- blobs ----------------------------------------------------------------------------------------------
 

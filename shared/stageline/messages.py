@@ -13,6 +13,7 @@ import zmq
 
 from stageline.plan import Digest, Endpoint, Epoch, Plan, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN, Message, Part
+from stageline.wishes import Wishes
 
 Role = Literal["agent", "gateway", "admin"]
 
@@ -119,7 +120,7 @@ class LinkTime(Part, frozen=True):
 
 
 class ModelRow(Part, frozen=True):
-    """A registered model, for listings."""
+    """A registered model, for listings. `wishes` None: nothing was said about its plans."""
 
     name: str
     manifest: str
@@ -127,6 +128,7 @@ class ModelRow(Part, frozen=True):
     reason: str = ""
     blocks: int = 0
     weight_bytes: int = 0
+    wishes: Wishes | None = None
 
 
 class LinkRow(Part, frozen=True):
@@ -399,7 +401,7 @@ class StandbyRow(Part, frozen=True):
 
 
 class NodeList(Message, frozen=True):
-    """All nodes and gateways that are or were here."""
+    """All nodes and gateways that are or were here, and the objective of plans."""
 
     id: int
     nodes: tuple[NodeRow, ...]
@@ -408,6 +410,7 @@ class NodeList(Message, frozen=True):
     pid: int = 0
     cluster: str = ""
     standby: StandbyRow | None = None
+    objective: str = "throughput"
 
 
 class PutModel(Message, frozen=True):
@@ -429,6 +432,22 @@ class RemoveNode(Message, frozen=True):
 
     id: int
     name: str
+
+
+class SetWishes(Message, frozen=True):
+    """Heed what `wishes` says in the model's plans, and no longer what it said of the fields in `unset`."""
+
+    id: int
+    model: str
+    wishes: Wishes = Wishes()
+    unset: tuple[str, ...] = ()
+
+
+class SetObjective(Message, frozen=True):
+    """Make plans best in this from now on: "throughput", "latency" or "weighted"."""
+
+    id: int
+    objective: str
 
 
 class GetProblem(Message, frozen=True):
@@ -694,7 +713,7 @@ class Channel:
 
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
-    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, Follow,
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective, Follow,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,

@@ -110,7 +110,10 @@ class PlanStage(Part, frozen=True):
 
 
 class ModelPlan(Part, frozen=True):
-    """How one model is served; `stages` is empty unless `status` is serving."""
+    """How one model is served; `stages` is empty unless `status` is serving.
+
+    `bottleneck_s` and `bound_s` are seconds of `objective`, as it was when the plan was made.
+    """
 
     name: str
     manifest: str
@@ -121,6 +124,7 @@ class ModelPlan(Part, frozen=True):
     bottleneck_s: float = 0.0
     bound_s: float = 0.0
     input_bytes: int = 0
+    objective: str = "throughput"
 
     def key(self, stage: PlanStage) -> StageKey:
         """The stage's identity on workers."""

@@ -33,6 +33,8 @@ from stageline.messages import (
     Refused,
     RemoveNode,
     Retire,
+    SetObjective,
+    SetWishes,
     StageTime,
     Standing,
     StoreRow,
@@ -42,6 +44,7 @@ from stageline.messages import (
 )
 from stageline.plan import Crash, Digest, Endpoint, ModelPlan, NodeView, Plan, PlanStage, Replica, Signature, StageKey
 from stageline.wire import MAX_CONTROL_BYTES, Decoder, Message, encode
+from stageline.wishes import Wishes
 
 SHA = "ab" * 32
 STAGE = StageKey(manifest=SHA, start=0, end=3)
@@ -53,6 +56,17 @@ GOLDEN: list[tuple[object, Message, str]] = [
         ToCoordinator,
         GetProblem(id=7, models=("m",)),
         "83a174aa47657450726f626c656da2696407a66d6f64656c7391a16d",
+    ),
+    (
+        ToCoordinator,
+        SetWishes(id=7, model="m", wishes=Wishes(priority=0.5, forbidden=("n",)), unset=("source",)),
+        "85a174a9536574576973686573a2696407a56d6f64656ca16da677697368657382a87072696f72697479cb3fe0000000000000a9666f7262"
+        "696464656e91a16ea5756e73657491a6736f75726365",
+    ),
+    (
+        ToCoordinator,
+        SetObjective(id=7, objective="latency"),
+        "83a174ac5365744f626a656374697665a2696407a96f626a656374697665a76c6174656e6379",
     ),
     (ToCoordinator, RemoveNode(id=7, name="n"), "83a174aa52656d6f76654e6f6465a2696407a46e616d65a16e"),
     (

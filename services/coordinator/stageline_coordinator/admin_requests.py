@@ -22,19 +22,24 @@ from stageline.messages import (
     PutModel,
     RemoveModel,
     RemoveNode,
+    SetObjective,
+    SetWishes,
     StandbyRow,
 )
 from stageline.wire import Message
+from stageline.wishes import check_objective, merge
 
 from .cluster import Cluster
-from .events import ModelAdded, ModelRemoved, NodeRemoved
+from .events import ModelAdded, ModelRemoved, NodeRemoved, ObjectiveSet, WishesSet
 from .registry import check_model
 from .rows import gateway_rows, model_rows, node_rows
 from .snapshot import problem_now
 from .store import Store
 
-REQUESTS = (GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode)
-Change = ModelAdded | ModelRemoved | NodeRemoved
+REQUESTS = (
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective,
+)  # fmt: skip
+Change = ModelAdded | ModelRemoved | NodeRemoved | WishesSet | ObjectiveSet
 
 
 class AdminRequests:
@@ -54,6 +59,10 @@ class AdminRequests:
                 return Done(id=request.id), self._remove(request)
             if isinstance(request, RemoveNode):
                 return Done(id=request.id), self._remove_node(request.name)
+            if isinstance(request, SetWishes):
+                return Done(id=request.id), self._wish(request)
+            if isinstance(request, SetObjective):
+                return Done(id=request.id), self._aim(request.objective)
             return self._list(request, now), None
         except StagelineError as error:
             return ErrorReply(id=request.id, code=error.code, message=error.message), None
@@ -75,6 +84,7 @@ class AdminRequests:
             pid=os.getpid(),
             cluster=cluster.settings.cluster,
             standby=self._standby(),
+            objective=cluster.wanted.objective,
         )
 
     def _put(self, request: PutModel) -> ModelAdded:
@@ -83,11 +93,25 @@ class AdminRequests:
         return ModelAdded(request.manifest, manifest)
 
     def _remove(self, request: RemoveModel) -> ModelRemoved:
-        if request.name not in self._cluster.models:
-            known = ", ".join(self._cluster.models) or "none"
-            raise ModelNotFoundError(f"no model {request.name[:80]!r} is registered; there are: {known}")
+        self._registered(request.name)
         self._store.remove_model(request.name)
         return ModelRemoved(request.name)
+
+    def _registered(self, name: str) -> None:
+        if name not in self._cluster.models:
+            known = ", ".join(self._cluster.models) or "none"
+            raise ModelNotFoundError(f"no model {name[:80]!r} is registered; there are: {known}")
+
+    def _wish(self, request: SetWishes) -> WishesSet:
+        self._registered(request.model)
+        wishes = merge(self._cluster.wanted.of(request.model), request.wishes, request.unset)
+        self._store.put_wishes(request.model, wishes)
+        return WishesSet(request.model, wishes)
+
+    def _aim(self, objective: str) -> ObjectiveSet:
+        check_objective(objective)
+        self._store.put_objective(objective)
+        return ObjectiveSet(objective)
 
     def _remove_node(self, name: str) -> NodeRemoved:
         nodes = self._cluster.members.nodes

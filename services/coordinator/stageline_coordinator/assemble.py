@@ -53,6 +53,7 @@ def serving(name: str, done: Preparation, models: Models, nodes: Mapping[str, No
         bottleneck_s=done.answer.bottleneck_s.get(name, 0.0),
         bound_s=done.answer.bound_s.get(name, 0.0),
         input_bytes=manifest.cut_bytes(0),
+        objective=done.answer.objective,
     )
 
 

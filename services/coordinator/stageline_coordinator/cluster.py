@@ -27,6 +27,7 @@ from stageline.messages import (
     Welcome,
 )
 from stageline.plan import Digest, Plan
+from stageline.wishes import Wishes
 
 from .course import Course
 from .events import (
@@ -38,6 +39,7 @@ from .events import (
     ModelRemoved,
     NodeRemoved,
     Note,
+    ObjectiveSet,
     PeerChanged,
     PersistNode,
     Send,
@@ -46,6 +48,7 @@ from .events import (
     Tick,
     Unwatch,
     Watch,
+    WishesSet,
 )
 from .figures import Figures, Models
 from .guarding import Guard
@@ -55,6 +58,7 @@ from .network import Ends, Link
 from .peers import Node, Peer
 from .planning import Planning
 from .published import Published
+from .wanted import THROUGHPUT, Wanted, known
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Memory:
     plan: Plan | None = None
     nodes: tuple[Hello, ...] = ()
     links: Mapping[Ends, Link] = field(default_factory=dict)
+    objective: str = THROUGHPUT
+    wishes: Mapping[str, Wishes] = field(default_factory=dict)
 
 
 class Cluster:
@@ -93,7 +99,8 @@ class Cluster:
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
         published = Published(settings.term, memory.plan, settings.drain_s)
         resume_at = now + settings.rejoin_s if memory.plan else None
-        self.planning = Planning(self.measuring, self.members, settings.max_replicas)
+        self.wanted = Wanted(memory.objective, settings.max_replicas, known(self._models, memory.wishes))
+        self.planning = Planning(self.measuring, self.members, self.wanted)
         guard = Guard(settings.term, settings.standbys, self.members, self.planning, self.measuring.book)
         self._course = Course(
             settings.term, self.members, self._models, self.measuring, self.planning, published, guard, resume_at
@@ -231,7 +238,16 @@ class Cluster:
 
     def _removed(self, event: ModelRemoved, now: float) -> Iterator[Instruction]:
         self._models.pop(event.name, None)
+        self.wanted.models.pop(event.name, None)
         yield Note("model removed", {"model": event.name})
+
+    def _wishes_set(self, event: WishesSet, now: float) -> Iterator[Instruction]:
+        self.wanted.models[event.model] = event.wishes
+        yield Note("wishes set", {"model": event.model, **event.wishes.to_json()})
+
+    def _objective_set(self, event: ObjectiveSet, now: float) -> Iterator[Instruction]:
+        self.wanted.objective = event.objective
+        yield Note("objective set", {"objective": event.objective})
 
     def _node_removed(self, event: NodeRemoved, now: float) -> Iterator[Instruction]:
         del self.members.nodes[event.name]
@@ -260,6 +276,8 @@ _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]
     ModelAdded: Cluster._added,
     ModelRemoved: Cluster._removed,
     NodeRemoved: Cluster._node_removed,
+    WishesSet: Cluster._wishes_set,
+    ObjectiveSet: Cluster._objective_set,
     Solved: Cluster._solved,
     SolveFailed: Cluster._solve_failed,
     Tick: Cluster._tick,

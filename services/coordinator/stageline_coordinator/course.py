@@ -216,9 +216,10 @@ class Course:
         """Whether a model that was served is so no longer, and will not be soon."""
         sha, manifest = self._models[old.name]
         runs = assemble.serves(old, self._members.nodes)
-        if (runs and old.manifest == sha) or answer is None or old.name in answer.placement:
+        heeded = self._planning.heeds(old, [node.name for node in nodes])
+        if (runs and heeded and old.manifest == sha) or answer is None or old.name in answer.placement:
             return False
-        return not runs or can_plan(manifest, nodes, self._measuring.book)
+        return not runs or not heeded or can_plan(manifest, nodes, self._measuring.book)
 
     def retire(self, now: float) -> Iterable[Instruction]:
         """The part of it that depends on what gateways have left behind."""

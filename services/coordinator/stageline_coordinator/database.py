@@ -16,7 +16,7 @@ from stageline.errors import StoreError, StoreVersionError
 
 from . import journal
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 LOCK_FILE, DATABASE = "coordinator.lock", "coordinator.sqlite3"
 
 _SCHEMA_1 = (
@@ -32,7 +32,11 @@ _SCHEMA_2 = (
     "CREATE TABLE links (source TEXT, target TEXT, bytes_per_s REAL NOT NULL, latency_s REAL NOT NULL,"
     " error REAL NOT NULL, latency_error REAL NOT NULL, PRIMARY KEY (source, target)) WITHOUT ROWID",
 )
-_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA)
+_SCHEMA_4 = (
+    "CREATE TABLE wishes (subject TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID",
+    *journal.triggers("wish"),
+)
+_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA, _SCHEMA_4)
 """What makes each version of the schema out of the one before."""
 
 

@@ -14,6 +14,7 @@ from stageline.manifest import ModelManifest
 from stageline.messages import Hello
 from stageline.plan import Digest, Plan
 from stageline.wire import Message
+from stageline.wishes import Wishes
 
 from .detector import PeerState
 from .figures import Figure
@@ -66,6 +67,21 @@ class NodeRemoved:
 
 
 @dataclass(frozen=True)
+class WishesSet:
+    """All that is wanted of the model's plan from now on, on disk."""
+
+    model: str
+    wishes: Wishes
+
+
+@dataclass(frozen=True)
+class ObjectiveSet:
+    """What all plans are to be best in, on disk."""
+
+    objective: str
+
+
+@dataclass(frozen=True)
 class Solved:
     """The planner's answer (the JSON of a `Solution`) to problem number `problem`; better ones follow until `final`."""
 
@@ -87,7 +103,9 @@ class Tick:
     """Time has passed; at least every 100 ms."""
 
 
-Event = Union[Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, Solved, SolveFailed, Tick]
+Event = Union[
+    Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, WishesSet, ObjectiveSet, Solved, SolveFailed, Tick
+]  # fmt: skip
 
 # --- instructions out ---------------------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ class Guard:
             (node.name, _life(node), node.info.memory_bytes, node.slowdown, node.usable(now)) for node in nodes
         )
         shas = tuple(models[name][0] for name in placement)
-        inputs = (tuple(placement.items()), shas, about, barred)
+        inputs = (tuple(placement.items()), shas, about, barred, self._planning.wanted(placement))
         if self._chosen[0] != inputs:
             self._chosen = (inputs, choose(self._question(placement, models, nodes, barred, now), self._deaths))
         return self._chosen[1]

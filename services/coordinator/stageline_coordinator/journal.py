@@ -33,13 +33,18 @@ TABLES = {
     "link": Table("links", ("source", "target")),
     "node": Table("nodes", ("name",)),
     "plan": Table("plan", ("id",)),
+    "wish": Table("wishes", ("subject",)),
 }
+FIRST = ("model", "profile", "link", "node", "plan")
+"""Tables of the schema that the journal came with; `triggers` are for those that came later."""
 SEPARATOR = "\x1f"
 BATCH_ROWS, BATCH_BYTES = 500, 4 << 20
 """Of one message, about."""
 
 
-def _triggers(kind: str, table: Table) -> tuple[str, ...]:
+def triggers(kind: str) -> tuple[str, ...]:
+    """What keeps the journal of that table."""
+    table = TABLES[kind]
     term = "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'term'), 0)"
     number = "(SELECT coalesce(max(local), 0) + 1 FROM journal)"
 
@@ -54,14 +59,14 @@ def _triggers(kind: str, table: Table) -> tuple[str, ...]:
         )
 
     first = table.keys[0]
-    triggers = stamp("INSERT", "NEW", 0), stamp("UPDATE", "NEW", 0), stamp("DELETE", "OLD", 1)
-    return (*triggers, f"UPDATE {table.name} SET {first} = {first}")  # stamps what is there already
+    stamps = stamp("INSERT", "NEW", 0), stamp("UPDATE", "NEW", 0), stamp("DELETE", "OLD", 1)
+    return (*stamps, f"UPDATE {table.name} SET {first} = {first}")  # stamps what is there already
 
 
 SCHEMA = (
     "CREATE TABLE journal (kind TEXT, key TEXT, term INTEGER NOT NULL, number INTEGER NOT NULL, gone INTEGER NOT NULL,"
     " local INTEGER NOT NULL UNIQUE, PRIMARY KEY (kind, key)) WITHOUT ROWID",
-    *(statement for kind, table in TABLES.items() for statement in _triggers(kind, table)),
+    *(statement for kind in FIRST for statement in triggers(kind)),
 )
 """`local` counts the changes of this directory, those that came from the other coordinator included."""
 

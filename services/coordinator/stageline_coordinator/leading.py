@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from stageline import logs
@@ -13,6 +13,7 @@ from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN, Pong, StandbyRow, Store
 from stageline.plan import Digest, Plan
 from stageline.sockets import Socket
 from stageline.wire import Message, encode
+from stageline.wishes import NONE
 
 from . import events
 from .admin_requests import REQUESTS, AdminRequests
@@ -112,13 +113,23 @@ class Leader:
                 self.metrics.failed_solves.inc()
             self._handle(answer, time.monotonic())
 
-    def merged(self, rows: Iterable[StoreRow], now: float) -> None:
-        """The other coordinator led alone for a while: take in which models it added and removed."""
+    def merged(self, rows: Sequence[StoreRow], now: float) -> None:
+        """The other coordinator led alone for a while: take in its models, and what is wanted of plans."""
         for row in rows:
             if row.kind == "model" and row.gone and row.key in self._cluster.models:
                 self._handle(events.ModelRemoved(row.key), now)
             elif row.kind == "model" and not row.gone:
                 self._take_model(manifest_of(row), now)
+        if any(row.kind == "wish" for row in rows):
+            self._take_wishes(now)
+
+    def _take_wishes(self, now: float) -> None:
+        wanted, wishes, objective = self._cluster.wanted, self._store.wishes(), self._store.objective()
+        if objective != wanted.objective:
+            self._handle(events.ObjectiveSet(objective), now)
+        for name in self._cluster.models:
+            if wishes.get(name, NONE) != wanted.of(name):
+                self._handle(events.WishesSet(name, wishes.get(name, NONE)), now)
 
     def _take_model(self, sha: str, now: float) -> None:
         try:

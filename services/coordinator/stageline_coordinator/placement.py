@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from . import charge
 from .figures import FigureBook, Models
 from .network import Network, finite
 from .peers import Node
+from .wanted import Wanted
 
 BUFFERED_ITEMS = 4
 """Items in flight that a stage must have room for: two that came in, two that go out."""
@@ -51,13 +52,17 @@ Placement = Mapping[str, tuple[Slot, ...]]
 
 @dataclass(frozen=True)
 class Answer:
-    """A solution: what is placed where, and why the rest is not. `inputs` is what it was computed from."""
+    """A solution: what is placed where, and why the rest is not. `inputs` is what it was computed from.
+
+    `bottleneck_s` and `bound_s` are seconds of `objective`, by model.
+    """
 
     inputs: object
     placement: Placement = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     bottleneck_s: Mapping[str, float] = field(default_factory=dict)
     bound_s: Mapping[str, float] = field(default_factory=dict)
+    objective: str = "throughput"
 
 
 class _Stage(msgspec.Struct):
@@ -83,31 +88,44 @@ def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -
 
 
 def build_problem(
-    nodes: Sequence[Node], models: Models, book: FigureBook, network: Network, *, max_replicas: int = 1
+    nodes: Sequence[Node], models: Models, book: FigureBook, network: Network, wanted: Wanted | None = None
 ) -> dict[str, Any]:
-    """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`."""
+    """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`.
+
+    Where a model must not run its blocks take no finite time: a problem's nodes are excluded for all models.
+    """
+    wanted = wanted or Wanted()
+    here, required = {node.name for node in nodes}, wanted.required(models)
     return {
         "version": 1,
-        "nodes": [
-            {
-                "id": node.name,
-                "memory_bytes": node.info.memory_bytes,
-                "base_bytes": node.info.base_bytes,
-                "hop_s": _message_s(node.info.hop_s, LEAST_HOP_S, node),
-                "byte_s": _message_s(node.info.byte_s, LEAST_BYTE_S, node),
-            }
-            for node in nodes
-        ],
+        "objective": wanted.objective_for(models),
+        "nodes": [_node(node, required=node.name in required) for node in nodes],
         "models": [
-            {**_model(name, manifest, nodes, book), "max_replicas": max_replicas}
+            {
+                **_model(name, manifest, nodes, book, wanted.of(name).forbidden),
+                **wanted.model_keys(name, here),
+            }
             for name, (_, manifest) in models.items()
         ],
         **network.to_json(),
     }
 
 
-def _model(name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> dict[str, Any]:
-    ready = [book.complete(manifest, node.info.fingerprint) for node in nodes]
+def _node(node: Node, *, required: bool) -> dict[str, Any]:
+    found = {
+        "id": node.name,
+        "memory_bytes": node.info.memory_bytes,
+        "base_bytes": node.info.base_bytes,
+        "hop_s": _message_s(node.info.hop_s, LEAST_HOP_S, node),
+        "byte_s": _message_s(node.info.byte_s, LEAST_BYTE_S, node),
+    }
+    return {**found, "required": True} if required else found
+
+
+def _model(
+    name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook, forbidden: Collection[str] = ()
+) -> dict[str, Any]:
+    ready = [node.name not in forbidden and book.complete(manifest, node.info.fingerprint) for node in nodes]
     cuts = [manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1)]
     blocks = [
         {

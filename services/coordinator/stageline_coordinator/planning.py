@@ -11,27 +11,29 @@ model, it is asked again as if nothing ran: what runs then makes way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from stageline.errors import PlacementError
-from stageline.plan import Plan
+from stageline.plan import ModelPlan, Plan
 
 from .assemble import intact, running_stages, slots_of
-from .bottleneck import bottleneck_s
+from .bottleneck import objective_s
 from .events import Instruction, Note, Solve, Solved
 from .figures import Models
 from .measuring import Measuring
 from .members import Members
 from .peers import Node
 from .placement import Answer, Placement, build_problem, can_plan, read_answer, stay_put
+from .wanted import Wanted
 
 WORTH_MOVING = 0.9
-"""A running plan is left only for one whose bottleneck is at most this fraction of its own."""
+"""A running plan is left only for one whose objective is at most this fraction of its own."""
 
 MOVING_COSTS = 1.02
-"""So much worse a bottleneck may become to spare moving weights."""
+"""So much worse an objective may become to spare moving weights."""
 
 RETRY_S = 1.0
 
@@ -46,17 +48,18 @@ def _coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str,
 class Planning:
     """`answer` is the last one; `current` tells whether it is for the cluster as it is."""
 
-    def __init__(self, measuring: Measuring, members: Members, max_replicas: int) -> None:
+    def __init__(self, measuring: Measuring, members: Members, wanted: Wanted) -> None:
         self._book, self._links, self._members = measuring.book, measuring.links, members
-        self._max_replicas = max_replicas
+        self._wanted = wanted
         self._answer: Answer | None = None
         self._target: Placement = {}
+        self._here: frozenset[str] = frozenset()
         self._number = 0
         self._outstanding: object = None
         self._answered = False
         self._retry_at = 0.0
         self._compared: tuple[object, bool] = (None, False)
-        self._beside = False
+        self._beside, self._objective = False, self._wanted.objective
 
     def current(self, nodes: Sequence[Node], models: Models) -> Answer | None:
         """The answer for exactly these nodes and models, if there is one."""
@@ -81,7 +84,7 @@ class Planning:
         self._number += 1
         self._outstanding, self._answered = inputs, False
         problem = self.problem(plan, nodes, plannable) if beside else self.bare_problem(nodes, plannable)
-        self._beside = "current" in problem
+        self._beside, self._objective = "current" in problem, str(problem["objective"])
         yield Solve(self._number, problem)
 
     def solved(
@@ -96,7 +99,7 @@ class Planning:
         if inputs != self._inputs(nodes, models):
             return
         try:
-            answer = read_answer(event.solution, inputs, models)
+            answer = replace(read_answer(event.solution, inputs, models), objective=self._objective)
         except PlacementError as error:
             self._retry_at = now + RETRY_S
             yield Note("answer refused", {"reason": error.message})
@@ -126,7 +129,10 @@ class Planning:
         kept = {
             name
             for name, model in served.items()
-            if name in models and model.manifest == models[name][0] and intact(model, nodes)
+            if name in models
+            and model.manifest == models[name][0]
+            and intact(model, nodes)
+            and self.heeds(model, self._here)
         }
         placed = set(answer.placement)
         if placed <= kept:
@@ -138,24 +144,33 @@ class Planning:
             return None
         return self._target
 
+    def wanted(self, models: Iterable[str]) -> object:
+        """Equal as long as users want the same of these."""
+        return self._wanted.key(models)
+
+    def heeds(self, model: ModelPlan, here: Collection[str]) -> bool:
+        """Whether a model is served as users want it to be, as far as that is possible with the nodes `here`."""
+        return self._wanted.heeded(model.name, slots_of(model), here)
+
     def _improves(self, answer: Answer, known: Answer, models: Models, nodes: Mapping[str, Node]) -> bool:
         """Whether a later answer to the same question is worth starting over for."""
         if set(answer.placement) != set(known.placement):
             return len(answer.placement) > len(known.placement)
-        new_s, old_s = (self._bottleneck_s(one.placement, models, nodes) for one in (answer, known))
+        new_s, old_s = (self._objective_s(one.placement, models, nodes) for one in (answer, known))
         return new_s <= WORTH_MOVING * old_s
 
     def _better(self, answer: Answer, running: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
         question = (answer.inputs, answer.placement, running)
         if self._compared[0] != question:
-            old_s, new_s = (self._bottleneck_s(one, models, nodes) for one in (running, answer.placement))
+            old_s, new_s = (self._objective_s(one, models, nodes) for one in (running, answer.placement))
             self._compared = (question, new_s < old_s and new_s <= WORTH_MOVING * old_s)
         return self._compared[1]
 
-    def _bottleneck_s(self, placement: Placement, models: Models, nodes: Mapping[str, Node]) -> float:
+    def _objective_s(self, placement: Placement, models: Models, nodes: Mapping[str, Node]) -> float:
         used = sorted({name for slots in placement.values() for slot in slots for name in slot.nodes})
         boxes, placed = [nodes[name] for name in used], {name: models[name] for name in placement}
-        return bottleneck_s(self.bare_problem(boxes, placed), placement)
+        heeded = self._wanted.all_heeded(placement, self._here)
+        return objective_s(self.bare_problem(boxes, placed), placement) if heeded else math.inf
 
     def problem(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
         """What the planner is asked for models that `can_plan`, coming from `plan`."""
@@ -164,7 +179,7 @@ class Planning:
     def bare_problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
         """The same as if nothing ran."""
         network = self._links.view(nodes, self._members)
-        return build_problem(nodes, models, self._book, network, max_replicas=self._max_replicas)
+        return build_problem(nodes, models, self._book, network, self._wanted)
 
     def _hold_back(self, answer: Answer, kept: set[str]) -> None:
         """Newcomers that would displace what runs well stay out, and say so."""
@@ -177,11 +192,13 @@ class Planning:
     def _accept(self, answer: Answer, models: Models, nodes: Sequence[Node]) -> None:
         self._answer, self._compared = answer, (None, False)
         here = {node.name: node for node in nodes}
+        self._here = frozenset(here)
         self._target = answer.placement
         swapped = stay_put(answer.placement, models, here, self._book)
         if swapped != answer.placement:  # nodes of equal speed may still have links that differ
-            planned_s, swapped_s = (self._bottleneck_s(one, models, here) for one in (answer.placement, swapped))
-            self._target = swapped if swapped_s <= MOVING_COSTS * planned_s else answer.placement
+            planned_s, swapped_s = (self._objective_s(one, models, here) for one in (answer.placement, swapped))
+            as_good = math.isfinite(swapped_s) and swapped_s <= MOVING_COSTS * planned_s
+            self._target = swapped if as_good else answer.placement
 
     def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
         offers = tuple(
@@ -194,4 +211,4 @@ class Planning:
             (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))
             for name, (sha, manifest) in models.items()
         )
-        return (offers, speeds, known, self._links.view(nodes, self._members))
+        return (offers, speeds, known, self._links.view(nodes, self._members), self._wanted.key(models))

@@ -20,7 +20,13 @@ def recall(store: Store) -> Memory:
         except StagelineError as error:
             logs.get(service="coordinator").error("model left out", model=name, reason=error.message)
     return Memory(
-        models=tuple(models), figures=_figures(store), plan=store.plan(), nodes=store.nodes(), links=store.links()
+        models=tuple(models),
+        figures=_figures(store),
+        plan=store.plan(),
+        nodes=store.nodes(),
+        links=store.links(),
+        objective=store.objective(),
+        wishes=store.wishes(),
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from stageline.blobs import BlobStore
 from stageline.errors import BlobMissingError, ManifestError, ModelNotFoundError
 from stageline.manifest import ModelManifest
+from stageline.wishes import Wishes
 
 from .store import BLOBS_DIR, Store
 
@@ -71,6 +72,12 @@ def read_manifest(data_dir: Path, name: str) -> ModelManifest:
         if sha is None:
             raise ModelNotFoundError(f"no model {name!r} is registered: see `stageline models list`")
         return load_manifest(store.blobs, sha)
+
+
+def read_wishes(data_dir: Path) -> dict[str, Wishes]:
+    """What is wanted of models' plans, by name, where something was said."""
+    with Store(data_dir) as store:
+        return store.wishes()
 
 
 def blobs_dir(data_dir: Path) -> Path:

@@ -30,6 +30,7 @@ def model_rows(cluster: Cluster, now: float) -> tuple[ModelRow, ...]:
                 reason=reason,
                 blocks=len(manifest.blocks),
                 weight_bytes=manifest.weight_bytes,
+                wishes=cluster.wanted.models.get(name),
             )
         )
     return tuple(rows)

@@ -22,6 +22,7 @@ from stageline.coordinators import ID_BITS, next_term
 from stageline.messages import Hello, StoreRow
 from stageline.plan import Plan
 from stageline.wire import encode
+from stageline.wishes import OBJECTIVES, Wishes
 
 from .database import DATABASE, disk_errors, open_database, take_lock
 from .figures import Figure, FigureKey
@@ -30,6 +31,8 @@ from .leadership import Standing
 from .network import Link
 
 BLOBS_DIR = "blobs"
+OBJECTIVE, MODEL_WISHES = "objective", "model:"
+"""Subjects of what is wanted: of the cluster, and of a model, before its name."""
 
 
 class Store:
@@ -161,7 +164,29 @@ class Store:
         )
 
     def remove_model(self, name: str) -> None:
-        self._write("DELETE FROM models WHERE name = ?", (name,))
+        """Forget it, and what was wanted of it."""
+        with self._transaction():
+            self._write("DELETE FROM wishes WHERE subject = ?", (MODEL_WISHES + name,))
+            self._write("DELETE FROM models WHERE name = ?", (name,))
+
+    def wishes(self) -> dict[str, Wishes]:
+        """What is wanted of each model's plan, by name, where something was said."""
+        query = "SELECT subject, body FROM wishes WHERE subject <> ? ORDER BY subject"
+        with disk_errors():
+            rows = self._db.execute(query, (OBJECTIVE,)).fetchall()
+            return {subject[len(MODEL_WISHES) :]: msgspec.json.decode(body, type=Wishes) for subject, body in rows}
+
+    def put_wishes(self, model: str, wishes: Wishes) -> None:
+        self._write("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (MODEL_WISHES + model, _json(wishes)))
+
+    def objective(self) -> str:
+        """What plans are to be best in."""
+        with disk_errors():
+            row = self._db.execute("SELECT body FROM wishes WHERE subject = ?", (OBJECTIVE,)).fetchone()
+            return msgspec.json.decode(row[0], type=str) if row else OBJECTIVES[0]
+
+    def put_objective(self, objective: str) -> None:
+        self._write("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (OBJECTIVE, _json(objective)))
 
     # --- profiles, plan, nodes ------------------------------------------------------------------------------
 
@@ -239,3 +264,7 @@ class Store:
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with disk_errors():
             self._db.execute(statement, values)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -45,7 +45,7 @@ def status(where: Where, as_json: bool) -> int:
     if as_json:
         emit_json(_status_json(location, processes, listing, models, plan, problem))
     else:
-        _print_status(location, processes, models, plan)
+        _print_status(location, processes, models, plan, listing.objective)
         if listing.standby is not None:
             row = listing.standby
             lacks = f", lacks {row.behind} changes" if row.behind else ", has everything"
@@ -71,6 +71,7 @@ def _status_json(
         "gateway": gateways[0] if gateways else "",
         "gateways": list(gateways),
         "epoch": list(plan.epoch) if plan else None,
+        "objective": listing.objective if plan else None,
         "stages_without_standby": exposed(plan)[0] if plan else None,
         "processes": processes,
         "nodes": [node_json(node) for node in listing.nodes],
@@ -81,7 +82,11 @@ def _status_json(
 
 
 def _print_status(
-    location: Location, processes: list[dict[str, Any]], models: tuple[ModelRow, ...], plan: Plan | None
+    location: Location,
+    processes: list[dict[str, Any]],
+    models: tuple[ModelRow, ...],
+    plan: Plan | None,
+    objective: str,
 ) -> None:
     columns = ("process", "role", "pid", "state", "address", "http")
     rows = [[p["name"], p["role"], p["pid"], p["state"], p["address"], p["http"]] for p in processes]
@@ -89,7 +94,7 @@ def _print_status(
     if models:
         emit_table("Models", MODEL_COLUMNS, model_rows(models), right=("blocks", "weights"))
     if plan is not None:
-        click.echo(f"plan {number_of(plan.term)}.{plan.version}; coordinator {location.coordinator}")
+        click.echo(f"plan {number_of(plan.term)}.{plan.version} for {objective}; coordinator {location.coordinator}")
         lacking, stages = exposed(plan)
         if lacking:
             note(f"{lacking} of {stages} stages have no standby: `stageline plan show` says why")

@@ -1,4 +1,4 @@
-"""`stageline models`: import, list, show and remove models."""
+"""`stageline models`: import, list, show, set and remove models."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from stageline.cli.importing import importing
 from stageline.cli.inspect import MODEL_COLUMNS, model_rows
 from stageline.cli.options import Where, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, quantity, reporting, size
+from stageline.cli.wishing import describe, set_model
 from stageline.errors import ConfigError
 from stageline.manifest import ModelManifest
 from stageline.messages import ModelRow
@@ -104,9 +105,13 @@ def show(name: str, where: Where, as_json: bool) -> None:
         row = catalogue.row(name)
         manifest = catalogue.manifest(row)
     if as_json:
-        emit_json({**manifest.describe(), "manifest": row.manifest, "status": row.status, "reason": row.reason})
+        about = {"manifest": row.manifest, "status": row.status, "reason": row.reason, "wishes": _wishes_json(row)}
+        emit_json({**manifest.describe(), **about})
         return
     _print_model(manifest, row)
+
+
+models.add_command(set_model)
 
 
 @models.command("remove")
@@ -129,12 +134,18 @@ def remove(name: str, where: Where, as_json: bool) -> None:
 
 
 def _row_json(row: ModelRow) -> dict[str, Any]:
-    return dict(msgspec.structs.asdict(row))
+    return {**msgspec.structs.asdict(row), "wishes": _wishes_json(row)}
+
+
+def _wishes_json(row: ModelRow) -> dict[str, object]:
+    return row.wishes.to_json() if row.wishes else {}
 
 
 def _print_model(manifest: ModelManifest, row: ModelRow) -> None:
     described = manifest.describe()
     note(f"{row.name} is {row.status}{': ' + row.reason if row.reason else ''}; from {manifest.source or 'a program'}")
+    if row.wishes and (said := describe(row.wishes)):
+        note(f"its plans heed: {said}")
     values = [
         (kind, value["name"], value["dtype"], " x ".join(map(str, value["shape"])))
         for kind, key in (("input", "inputs"), ("output", "outputs"))

@@ -57,6 +57,7 @@ class DirectoryCatalogue(Catalogue):
             reason="no cluster runs",
             blocks=len(manifest.blocks),
             weight_bytes=manifest.weight_bytes,
+            wishes=registry.read_wishes(self._dir).get(name),
         )
 
 

@@ -6,6 +6,7 @@ import click
 
 from stageline.cli.plansolve import check_plan, compare_plans, solve_plan
 from stageline.cli.planviews import explain_plan, show_plan, write_problem
+from stageline.cli.wishing import set_plan
 
 
 @click.group(invoke_without_command=True)
@@ -26,5 +27,5 @@ def plan(context: click.Context) -> None:
         context.invoke(show_plan)
 
 
-for command in (show_plan, explain_plan, write_problem, solve_plan, compare_plans, check_plan):
+for command in (show_plan, explain_plan, set_plan, write_problem, solve_plan, compare_plans, check_plan):
     plan.add_command(command)

@@ -67,6 +67,7 @@ def model_json(model: ModelPlan) -> dict[str, Any]:
         "reason": model.reason,
         "bottleneck_s": model.bottleneck_s,
         "bound_s": model.bound_s,
+        "objective": model.objective,
         "input_bytes": model.input_bytes,
         "bottleneck_stage": bottleneck(model) if model.stages else None,
         "stages": [

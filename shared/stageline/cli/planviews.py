@@ -146,6 +146,7 @@ class _Running:
     """What a cluster says of its plan; `problem` None: nothing can be planned yet, and `missing` says why."""
 
     plan: Plan
+    objective: str
     problem: Problem | None
     missing: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
@@ -154,12 +155,12 @@ class _Running:
 def _ask(admin: AdminClient, measure: float | None) -> _Running:
     from stageline_coordinator.planner import Problem
 
-    plan = admin.plan()
+    plan, objective = admin.plan(), admin.nodes().objective
     try:
         problem = Problem.from_json(json.loads(admin.problem()))
     except NotReadyError as error:
-        return _Running(plan, None, error.message)
-    return _Running(plan, problem, measured=_measured(admin, measure) if measure else {})
+        return _Running(plan, objective, None, error.message)
+    return _Running(plan, objective, problem, measured=_measured(admin, measure) if measure else {})
 
 
 def _measured(admin: AdminClient, seconds: float) -> dict[str, float]:
@@ -185,18 +186,21 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
     if running.problem is not None and running.problem.current:
         from stageline.cli.plandescribe import of_running
 
-        figures = of_running(_title(plan), running.problem, _bound_s(plan), running.measured)
+        figures = of_running(_title(plan), running.problem, _bound_s(plan, running.problem), running.measured)
     if svg is not None and figures is None:
         raise NotReadyError(f"no plan runs that could be drawn: {running.missing or 'see `stageline models list`'}")
     _draw(svg, figures)
     if as_json:
         models = [model_json(model) for model in plan.models]
-        emit_json({"epoch": list(plan.epoch), "models": models, "figures": figures and figures.to_json()})
+        about = {"epoch": list(plan.epoch), "objective": running.objective}
+        emit_json({**about, "models": models, "figures": figures and figures.to_json()})
         return
     if figures is None:
         emit_table(_title(plan), PLAN_COLUMNS, plan_rows(plan), right=PLAN_RIGHT)
     else:
         _print(figures)
+    if running.objective != "throughput":
+        note(f"plans are for {running.objective}: `stageline plan set`")
     for line in standby_lines(plan):
         note(line)
     for model in plan.models:
@@ -212,10 +216,11 @@ def _title(plan: Plan) -> str:
     return f"Plan {number_of(plan.term)}.{plan.version}"
 
 
-def _bound_s(plan: Plan) -> float | None:
-    """What was proven for a single model; for several, no bound of the whole is kept with the plan."""
-    bounds = [model.bound_s for model in plan.models if model.stages]
-    return bounds[0] if len(bounds) == 1 and bounds[0] > 0 else None
+def _bound_s(plan: Plan, problem: Problem) -> float | None:
+    """What was proven for a single model; for several, or another objective, no bound is kept with the plan."""
+    served = [model for model in plan.models if model.stages]
+    bounds = [model.bound_s for model in served if model.objective == problem.objective]
+    return bounds[0] if len(served) == 1 and bounds and bounds[0] > 0 else None
 
 
 def _draw(svg: Path | None, figures: Figures | None) -> None:

@@ -13,6 +13,7 @@ from stageline.blobs import BlobStore
 from stageline.errors import BlobMissingError, ManifestError, ModelNotFoundError, StoreError, StoreVersionError
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.plan import NodeView, Plan
+from stageline.wishes import Wishes
 from stageline_coordinator import registry
 from stageline_coordinator.database import _SCHEMA_1, DATABASE
 from stageline_coordinator.figures import Figure, FigureKey
@@ -20,6 +21,7 @@ from stageline_coordinator.network import BROKEN, Link
 from stageline_coordinator.store import Store
 
 LINK = Link(2e6, 0.001, 0.05, 0.1)
+WISHES = Wishes(rate_per_s=3.0, max_replicas=2, source="n", forbidden=("x", "y"), required=("z",))
 
 
 def upload(blobs: BlobStore, model: ModelManifest) -> str:
@@ -50,6 +52,10 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
         store.put_node(hello)
         store.put_node(FakeAgent("n1").hello())
         store.forget_node("n1")
+        assert (store.objective(), store.wishes()) == ("throughput", {})
+        store.put_objective("latency")
+        store.put_wishes("a", WISHES)
+        store.put_wishes("b", Wishes(priority=2.0))
     with Store(tmp_path) as store:
         assert store.cluster == cluster
         assert store.ports() == {"control": 7700}
@@ -58,7 +64,9 @@ def test_everything_survives_a_reopening(tmp_path: Path) -> None:
         assert store.links() == {("agent:n0", "gateway:g"): LINK, ("gateway:g", "agent:n0"): BROKEN}
         assert store.plan() == plan
         assert store.nodes() == (hello,)
+        assert (store.objective(), store.wishes()) == ("latency", {"a": WISHES, "b": Wishes(priority=2.0)})
         store.remove_model("b")
+        assert store.wishes() == {"a": WISHES}
         assert store.models() == {"a": "2" * 64}
 
 
@@ -92,6 +100,8 @@ def test_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
         with Store(tmp_path) as store:
             assert store.profiles() == {("g", "f", 1): Figure(0.5, 10)}
             store.put_links({("a", "b"): LINK})
+            store.put_wishes("a", WISHES)
+            assert store.wishes() == {"a": WISHES}
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

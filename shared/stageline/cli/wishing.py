@@ -1,0 +1,116 @@
+"""`stageline models set` and `plan set`: what plans are to heed, and to be best in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import click
+
+from stageline.admin import AdminClient
+from stageline.cli.completion import complete_model
+from stageline.cli.options import Where, connect, json_option, location_options
+from stageline.cli.output import emit_json, note
+from stageline.errors import ConfigError, ModelNotFoundError
+from stageline.wishes import NONE, OBJECTIVES, Wishes, merge
+
+UNSET = {
+    "priority": "priority",
+    "rate": "rate_per_s",
+    "max-replicas": "max_replicas",
+    "source": "source",
+    "forbid": "forbidden",
+    "require": "required",
+}
+"""Names of options, and of the fields that they set."""
+
+
+@click.command("set")
+@click.argument("name", shell_complete=complete_model)
+@click.option("--priority", type=float, metavar="X", help="Larger counts more in plans [default: 1].")
+@click.option("--rate", type=float, metavar="RATE", help="Requests per second to expect [default: unknown].")
+@click.option("--max-replicas", type=int, metavar="N", help="Workers that may share a stage [default: the cluster's].")
+@click.option("--source", metavar="NODE", help="The worker that hosts the first stage, alone.")
+@click.option("--forbid", multiple=True, metavar="NODE", help="A worker that hosts none of it; repeat it for several.")
+@click.option("--require", multiple=True, metavar="NODE", help="A worker that must host something; repeat it.")
+@click.option("--unset", multiple=True, type=click.Choice(list(UNSET)), help="Take one of these back; repeat it.")
+@location_options
+@json_option
+def set_model(
+    where: Where, name: str, priority: float | None, rate: float | None, max_replicas: int | None, source: str | None,
+    forbid: tuple[str, ...], require: tuple[str, ...], unset: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Say how much a model counts, how much it is asked, and where it may run.
+
+    Kept by the cluster until it is changed or the model removed; the cluster plans anew at once. What is not given
+    stays; --forbid and --require replace what they said before. A worker need not be there yet: until it is, plans do
+    without it. --require is fulfilled by a stage of any model.
+
+    \b
+    Example:
+      stageline models set resnet50 --priority 2 --rate 30 --forbid box-1 --forbid box-2
+      stageline models set resnet50 --unset forbid
+    """
+    said = Wishes(
+        priority=priority, rate_per_s=rate, max_replicas=max_replicas, source=source, forbidden=forbid, required=require
+    )
+    gone = tuple(UNSET[one] for one in unset)
+    if said == NONE and not gone:
+        raise ConfigError(f"nothing to set: give one of --{', --'.join(UNSET)}, or --unset")
+    merge(NONE, said, gone)  # so that what cannot be is told without a cluster, too
+    with connect(where()) as admin:
+        admin.set_wishes(name, said, gone)
+        wishes = _wishes(admin, name)
+        absent = _absent(admin, said.nodes)
+    if as_json:
+        emit_json({"model": name, "wishes": wishes.to_json(), "absent": absent})
+        return
+    click.echo(f"{name}: {describe(wishes) or 'nothing is set'}")
+    for node in absent:
+        note(f"no worker is called {node} yet")
+
+
+@click.command("set")
+@click.option("--objective", type=click.Choice(OBJECTIVES), required=True, help="What plans are to be best in.")
+@location_options
+@json_option
+def set_plan(where: Where, objective: str, as_json: bool) -> None:
+    """Choose what the cluster's plans are to be best in; it plans anew at once.
+
+    throughput: requests per second. latency: seconds of a request; of several models the same as weighted. weighted:
+    the mean of the models' seconds, weighed by their priorities, with what they wait for each other. The running plan
+    is left only for a clearly better one.
+
+    \b
+    Example:
+      stageline plan set --objective latency
+    """
+    with connect(where()) as admin:
+        admin.set_objective(objective)
+    if as_json:
+        emit_json({"objective": objective})
+    else:
+        click.echo(f"plans are for {objective} from now on")
+
+
+def describe(wishes: Wishes) -> str:
+    """In the words of the options."""
+    said = [f"{option} {_shown(value)}" for option, field in UNSET.items() if (value := getattr(wishes, field))]
+    return ", ".join((["priority 0"] if wishes.priority == 0 else []) + said)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _wishes(admin: AdminClient, name: str) -> Wishes:
+    for row in admin.models():
+        if row.name == name:
+            return row.wishes or NONE
+    raise ModelNotFoundError(f"{name} was removed meanwhile")
+
+
+def _absent(admin: AdminClient, nodes: Iterable[str]) -> list[str]:
+    here = {node.node for node in admin.nodes().nodes if node.state != "gone"}
+    return [node for node in nodes if node not in here]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stageline.messages import StoreRow
 from stageline.plan import Plan
+from stageline.wishes import Wishes
 from stageline_coordinator.figures import Figure, FigureKey
 from stageline_coordinator.journal import manifest_of
 from stageline_coordinator.network import Link
@@ -33,7 +34,8 @@ def copy(source: Store, target: Store, since: int = 0) -> list[StoreRow]:
 
 
 def content(store: Store) -> tuple[object, ...]:
-    return (store.models(), store.profiles(), store.links(), store.plan(), store.nodes())
+    wanted = store.objective(), store.wishes()
+    return (store.models(), store.profiles(), store.links(), store.plan(), store.nodes(), *wanted)
 
 
 def test_a_fresh_store_gets_everything(two: tuple[Store, Store]) -> None:
@@ -46,6 +48,8 @@ def test_a_fresh_store_gets_everything(two: tuple[Store, Store]) -> None:
     a.put_links({("agent:x", "gateway:g"): Link(1e6, 0.1)})
     a.put_node(FakeAgent("x").hello())
     a.put_plan(Plan(term=1, version=3))
+    a.put_objective("latency")
+    a.put_wishes("m", Wishes(forbidden=("x",)))
     rows = copy(a, b)
     assert [manifest_of(row) for row in rows if row.kind == "model"] == [SHAS[1], SHAS[2]]
     assert content(a) == content(b)
@@ -61,11 +65,13 @@ def test_what_is_removed_is_removed_there_too_and_stays_so(two: tuple[Store, Sto
     old, _ = a.journal.since(0)
     a.put_node(FakeAgent("x").hello())
     a.put_links({("agent:x", "gateway:g"): Link(1e6, 0.1)})
+    a.put_wishes("m", Wishes(priority=2.0))
     copy(a, b)
+    assert b.wishes() == {"m": Wishes(priority=2.0)}
     a.remove_model("m")
     a.forget_node("x")
     copy(a, b)
-    assert content(b) == content(a) == ({}, {}, {}, None, ())
+    assert content(b) == content(a) == ({}, {}, {}, None, (), "throughput", {})
     assert b.merge(old, 1, 0) == [], "an old row does not come back"
 
 

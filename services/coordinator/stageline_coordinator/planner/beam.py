@@ -47,7 +47,7 @@ class _Beam:
             return False
         if priced.plan is not None and self.standing.reached(priced.plan):
             return True
-        found = search(self.standing.instance, allowed, width, priced.guide)
+        found = search(self.standing.instance, allowed, width, priced.guide, self.stop)
         if found.complete and found.plan is None:
             self.standing.proven(index)
         return self.standing.refine(allowed, found)
@@ -61,7 +61,7 @@ class _Beam:
         assert self.standing.runs is not None
         instance, allowed = self.standing.instance, self.standing.allowed(self.standing.high)
         guide = Pricing(instance, allowed).guide(np.ones(len(instance.types)), len(self.standing.runs))
-        return self.standing.refine(allowed, search(instance, allowed, SHORTEN_WIDTH, guide))
+        return self.standing.refine(allowed, search(instance, allowed, SHORTEN_WIDTH, guide, self.stop))
 
     def _price(self, index: int, allowed: Moves, steps: int) -> Priced | None:
         if self._cut_off(index, allowed):

@@ -38,9 +38,10 @@ def exhaustive(standing: Standing, stop: Stop) -> Iterator[None]:
     """Yields at each better plan that is worth it. At the end it is the best one, or there is none."""
     middle = standing.middle(standing.low, standing.high) if standing.runs else len(standing.values) - 1
     while not standing.done:
-        found = search(standing.instance, standing.allowed(middle))
+        found = search(standing.instance, standing.allowed(middle), stop=stop)
         if found.plan is None:
-            standing.proven(middle)
+            if found.complete:
+                standing.proven(middle)
         elif standing.reached(found.plan) and standing.close(standing.low, WORTH):
             yield
         if stop() or standing.done:
@@ -48,5 +49,5 @@ def exhaustive(standing: Standing, stop: Stop) -> Iterator[None]:
         middle = standing.middle(standing.low, standing.high)
     if standing.runs is not None and not stop():
         allowed = standing.allowed(standing.high)
-        if standing.refine(allowed, search(standing.instance, allowed)):
+        if standing.refine(allowed, search(standing.instance, allowed, stop=stop)):
             yield

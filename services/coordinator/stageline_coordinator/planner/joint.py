@@ -1,8 +1,9 @@
 """Plans for all models together: one after another, then improved model by model and pair by pair.
 
 A plan is better that leaves less priority unplaced, then fewer required nodes idle, then by the objective; among equals
-the one with less square of busy seconds, which makes room for the next model to move. The bound: what each model
-could have alone, and for throughput what all nodes together need for all work; no joint plan can beat either.
+of one model the one on fewer nodes, then with less compute; of several the one with less square of busy seconds, which
+makes room for the next model to move. The bound: what each model could have alone, and for throughput what all nodes
+together need for all work; no joint plan can beat either.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ Try = tuple[tuple[Model, ...], str | None]
 
 
 class Key(NamedTuple):
-    """How good a plan is: smaller is better. `left_out`: which models, in the order in which they should come first."""
+    """How good a plan is: smaller is better. `left_out`: which models, in the order in which they should come first.
+
+    One model is to be on few `nodes`, with little compute (then `squares`); for several, `nodes` is 0.
+    """
 
     unplaced: float
     left_out: tuple[bool, ...]
     idle: int
     objective_s: float
+    nodes: int
     squares: float
 
     @property
@@ -94,8 +99,11 @@ def key_of(problem: Problem, stages: Mapping[str, Sequence[StageAssignment]]) ->
     hosting = {node for plan in stages.values() for stage in plan for node in stage.nodes}
     idle = sum(node.required and node.id not in hosting for node in problem.nodes)
     left_out = tuple(model.name not in stages for model in by_rank(problem))
+    if len(problem.models) == 1:
+        compute = math.fsum(stage.compute_s for cost in found.models.values() for stage in cost.stages)
+        return Key(unplaced, left_out, idle, found.objective_s, len(hosting), compute)
     squares = math.fsum(busy * busy for busy in found.busy.nodes.values())
-    return Key(unplaced, left_out, idle, found.objective_s, squares)
+    return Key(unplaced, left_out, idle, found.objective_s, 0, squares)
 
 
 def _orders(problem: Problem) -> Iterator[list[Model]]:
@@ -185,6 +193,8 @@ def better(new: Key, old: Key) -> bool:
         return new[:3] < old[:3]
     if abs(new.objective_s - old.objective_s) > 10 * TIE * old.objective_s:
         return new.objective_s < old.objective_s
+    if new.nodes != old.nodes:
+        return new.nodes < old.nodes
     return new.squares < old.squares * (1 - 1e-9)
 
 

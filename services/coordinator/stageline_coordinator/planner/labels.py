@@ -25,8 +25,8 @@ from .space import LONGEST_S, Floats, Ints, Space
 LABELS = "labels"
 """What the algorithm is called in a solution."""
 
-CHUNK = 1 << 21  # pairs of labels and stages looked at together
-MERGE = 1 << 20  # new labels kept before the worse ones among them are dropped
+CHUNK = 1 << 19  # pairs of labels and stages looked at together
+MERGE = 1 << 19  # new labels kept before the worse ones among them are dropped
 TIE = 1e-13  # relative: what differs by less is equal
 
 
@@ -171,7 +171,7 @@ class Search:
         rows, edges = rows[order], np.nonzero(np.diff(place[order]))[0] + 1
         for same in np.split(rows, edges) if len(rows) else ():
             heads = self._heads(int(level.end[same[0]]), int(level.out[same[0]]), target, self._least(level, same))
-            step = max(1, CHUNK // max(1, len(heads[0])))
+            step = max(1, CHUNK // max(1, len(heads[0]) * self._space.members.shape[1] ** 2))
             for at in range(0, len(same) if len(heads[0]) else 0, step):
                 if out_of_time():
                     dropped = min(dropped, float(level.best[same[at:]].min()))

@@ -22,11 +22,16 @@ MOST_NODES = 16
 """For more nodes it is not tried out what more memory on each of them would do."""
 
 
-def explain(problem: Problem, model: Model, stages: Stages) -> str:
-    """What would have to change for `model` to have a plan beside the stages of others."""
+def explain(problem: Problem, model: Model, stages: Stages, *, hurry: bool = False) -> str:
+    """What would have to change for `model` to have a plan beside the stages of others.
+
+    In a hurry only what is seen at once: the search that found no plan may just have had no time.
+    """
     rest = {name: plan for name, plan in stages.items() if name != model.name}
     others = others_of(problem, rest, evaluate(problem, rest))
     beside = f" (beside {', '.join(rest)})" if rest else ""
+    if hurry:
+        return f"{_at_sight(problem, model, others) or _not_in_time(problem, model, others)}{beside}"
     stopped = replace(problem, current={})
     moving = problem.current and problem.nodes and _fewest_links(stopped, model, others).steps is not None
     return f"{_missing(problem, model, others)}{', beside the running plan' if moving else ''}{beside}"
@@ -40,15 +45,27 @@ def megabytes(size: int) -> str:
     return f"{size} B"
 
 
-def _missing(problem: Problem, model: Model, others: Others) -> str:
-    usable = [i for i, node in enumerate(problem.nodes) if not node.excluded]
+def _usable(problem: Problem) -> list[int]:
+    return [i for i, node in enumerate(problem.nodes) if not node.excluded]
+
+
+def _at_sight(problem: Problem, model: Model, others: Others) -> str | None:
+    usable = _usable(problem)
     if not usable:
         return f"model '{model.name}': {'all nodes are excluded' if problem.nodes else 'no nodes'}"
     if model.source is not None and problem.node_index()[model.source] not in usable:
         return f"model '{model.name}': its source {model.source} is excluded"
-    stuck = _stuck_block(problem, model, usable, others)
-    if stuck:
-        return stuck
+    return _stuck_block(problem, model, usable, others)
+
+
+def _not_in_time(problem: Problem, model: Model, others: Others) -> str:
+    return f"{_too_large(problem, model, _usable(problem), others)} within the time limit"
+
+
+def _missing(problem: Problem, model: Model, others: Others) -> str:
+    usable, seen = _usable(problem), _at_sight(problem, model, others)
+    if seen:
+        return seen
     found = _fewest_links(problem, model, others)
     if found.steps is not None:
         links = ", ".join(_absent_links(problem, model, found.steps))

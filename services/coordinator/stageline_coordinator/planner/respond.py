@@ -43,6 +43,8 @@ def respond(
     """The best stages for `model` beside those of the other models in `stages`."""
     if not problem.nodes:
         return Response(None, math.inf, LABELS)
+    if effort.out_of_time():
+        return Response(None, 0.0, LABELS)
     rest = {name: tuple(plan) for name, plan in stages.items() if name != model.name}
     found = evaluate(problem, rest)
     required = _missing(problem, rest) if len(rest) == len(problem.models) - 1 else 0
@@ -122,8 +124,8 @@ def _fastest(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
     if known.steps is not None and is_chain(space, others):
         return known, algorithm
     best = smallest_with_media(space, others, effort, smallest_peak(space, effort, known))
-    if best.steps is None:
-        return best, LABELS
+    if best.steps is None or effort.out_of_time():
+        return best, algorithm if best.steps and best.steps == known.steps else LABELS
     busiest = max(float(one.max(initial=0.0)) for one in (others.nodes_s, others.links_s, others.media_s))
     steps = tidy(space, others, max(best.value, busiest), best.steps, effort)
     return replace(best, steps=steps), algorithm if steps == known.steps else LABELS

@@ -9,7 +9,7 @@ price (see `prices`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,10 +49,16 @@ class Found:
     plan: tuple[Run, ...] | None
 
 
-def search(instance: Instance, allowed: Moves, width: int = UNLIMITED, guide: Guide | None = None) -> Found:
+def search(
+    instance: Instance,
+    allowed: Moves,
+    width: int = UNLIMITED,
+    guide: Guide | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Found:
     """A plan with the fewest stages among those that the search keeps, if there is one.
 
-    Without a `guide` the width must be UNLIMITED.
+    Without a `guide` the width must be UNLIMITED. Stopped, what it has not looked at counts as given up.
     """
     first = _opening(instance, allowed)
     levels, complete, strides = [first], True, _strides(instance.counts)
@@ -65,6 +71,8 @@ def search(instance: Instance, allowed: Moves, width: int = UNLIMITED, guide: Gu
         final = finals(instance, allowed, fresh)
         if len(final):
             return Found(tuple(levels), complete, _trace(instance, allowed, levels, final[0]))
+        if stop():
+            return Found(tuple(levels), False, None)
         starts = _starts(allowed, fresh)
     return Found(tuple(levels), complete, None)
 

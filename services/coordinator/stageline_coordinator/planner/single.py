@@ -55,6 +55,8 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
 
     Between bound and plan the target is bisected: below a target that is hard to reach few labels survive.
     """
+    if effort.out_of_time():
+        return known
     search = Search(space, peak_costs(space), out_of_time=effort.out_of_time)
     best = Found(known.steps, known.value, min(known.value, max(known.bound, search.bound)))
     for width in _widths(space, effort):
@@ -74,6 +76,8 @@ def smallest_peak(space: Space, effort: Effort, known: Found) -> Found:
 
 def least(space: Space, costs: Costs, limit_s: float, effort: Effort, known: Found) -> Found:
     """The plan with the smallest sum within a limit on every stage and hop."""
+    if effort.out_of_time():
+        return known
     pricings = PRICINGS if len(effort.widths) > 1 else QUICK_PRICINGS
     search = Search(space, costs, limit_s, pricings, effort.out_of_time)
     best = Found(known.steps, known.value, min(known.value, max(known.bound, search.bound)))

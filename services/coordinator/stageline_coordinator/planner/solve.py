@@ -7,12 +7,14 @@ those of the placed ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from stageline.errors import ConfigError
 
+from .baselines import BASELINES, place
 from .costs import share_of
 from .evaluate import Evaluation, busiest_of, evaluate
 from .joint import Key, better, bound_alone, joint_bound, key_of, plans
@@ -25,8 +27,12 @@ from .replan import Choice, choose, moves
 from .respond import Stages, respond
 from .single import WIDTHS, Effort
 from .solution import FEASIBLE, INFEASIBLE, OPTIMAL, ModelSolution, Solution, StageAssignment
+from .work import own_peak_s, own_work_s
 
 PROVEN = 1e-12  # relative: a gap below it is rounding
+
+AT_ONCE = ("random", "even", "memory", "ar-mdi")
+"""Baselines that take a few milliseconds: what to start from."""
 
 ALGORITHMS = (LABELS,)
 """What `solve` may be held to; by itself it also asks the chain solver, where that applies."""
@@ -55,8 +61,8 @@ def improve(
     last, told = _rough(problem), False
     if last is not None and problem.current:
         yield _solution(problem, last, Effort(()))  # the search says its word in any case: why a plan is kept, say
-    first = Effort(WIDTHS[:1], over if last else lambda: False, chain=algorithm is None)
-    for effort in (first, Effort(WIDTHS, over, chain=algorithm is None)):
+    for widths in (WIDTHS[:1], WIDTHS):
+        effort = Effort(widths, over, chain=algorithm is None)
         for found in _states(problem, effort):
             state = found if last is None else last.joined(found)
             if not told or last is None or state.better_than(last):
@@ -64,14 +70,31 @@ def improve(
             last, told = state, True
             if state.proven or over():
                 return
+    for known in _of_others(problem, BASELINES, over):
+        assert last is not None
+        if better(known.key, last.key):
+            last = last.joined(known)
+            yield _solution(problem, last, effort)
 
 
 def _rough(problem: Problem) -> _State | None:
-    """What is found at once, for want of anything better."""
+    """What is found at once, for want of anything better: the running plan mended, or a baseline's."""
     stages = repaired(problem)
-    if stages is None:
-        return None
-    return _State(problem, stages, dict.fromkeys(stages, REPAIR), dict.fromkeys(stages, 0.0))
+    known = [] if stages is None else [_known(problem, stages, REPAIR)]
+    known += [] if known and problem.current else _of_others(problem, AT_ONCE, lambda: False)
+    return min(known, key=lambda state: state.key, default=None)
+
+
+def _of_others(problem: Problem, names: Iterable[str], over: Callable[[], bool]) -> Iterator[_State]:
+    """The baselines' plans, those that can run: no search of ours is to end with less."""
+    for name in names:
+        stages = None if over() else place(problem, name, random.Random(0))
+        if stages is not None:
+            yield _known(problem, stages, name)
+
+
+def _known(problem: Problem, stages: Stages, name: str) -> _State:
+    return _State(problem, stages, dict.fromkeys(stages, name), {model.name: 0.0 for model in problem.models})
 
 
 @dataclass(frozen=True)
@@ -112,19 +135,28 @@ def _states(problem: Problem, effort: Effort) -> Iterator[_State]:
         model = problem.models[0]
         found = respond(problem, {}, model, effort)
         stages = {model.name: found.stages} if found.stages is not None else {}
-        yield _State(problem, stages, {model.name: found.algorithm}, {model.name: found.bound})
+        yield _State(problem, stages, {model.name: found.algorithm}, _at_least(problem, {model.name: found.bound}))
         return
-    alone = {model.name: bound_alone(problem, model, effort).bound for model in problem.models}
+    alone = _at_least(problem, {model.name: bound_alone(problem, model, effort).bound for model in problem.models})
     bound = joint_bound(problem, problem.models, alone)
     for stages, named in plans(problem, effort, bound):
         yield _State(problem, stages, named, alone)
+
+
+def _at_least(problem: Problem, alone: Mapping[str, float]) -> dict[str, float]:
+    """Bounds no worse than what the work comes to, which is known without any search."""
+    plain = problem.objective == THROUGHPUT
+    return {
+        model.name: max(alone[model.name], own_peak_s(problem, model) if plain else own_work_s(problem, model))
+        for model in problem.models
+    }
 
 
 def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
     choice = choose(problem, state.stages, effort) if effort.widths else Choice(state.stages)
     found = evaluate(problem, choice.stages)
     broken = [fault for fault in found.faults if not fault.endswith("has no stages")]
-    models = {model.name: _model(problem, state, choice.stages, found, model) for model in problem.models}
+    models = {model.name: _model(problem, state, choice.stages, found, model, effort) for model in problem.models}
     unplaced = [f"{one.reason}" for one in models.values() if one.status == INFEASIBLE]
     lower = min(state.bound_s, found.objective_s)
     gap, lower = _gap(found.objective_s, lower)
@@ -146,9 +178,11 @@ def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
     )
 
 
-def _model(problem: Problem, state: _State, stages: Stages, found: Evaluation, model: Model) -> ModelSolution:
+def _model(
+    problem: Problem, state: _State, stages: Stages, found: Evaluation, model: Model, effort: Effort
+) -> ModelSolution:
     if model.name not in stages:
-        return ModelSolution(INFEASIBLE, reason=explain(problem, model, state.stages))
+        return ModelSolution(INFEASIBLE, reason=explain(problem, model, state.stages, hurry=effort.out_of_time()))
     cost = found.models[model.name]
     if problem.objective == THROUGHPUT:
         objective = busiest_of(problem, model, stages[model.name], found) / share_of(problem, model)

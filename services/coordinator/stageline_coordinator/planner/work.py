@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -34,6 +35,20 @@ def total_work_s(problem: Problem, models: Iterable[Model]) -> float:
         return 0.0
     usable = np.isfinite(seconds).any(axis=0)
     return _best_prices(seconds[:, usable])
+
+
+def own_peak_s(problem: Problem, model: Model) -> float:
+    """How busy an item of the model keeps the busiest node at least, with all nodes to itself. Its share counts 1."""
+    return total_work_s(replace(problem, models=(model,)), (model,))
+
+
+def own_work_s(problem: Problem, model: Model) -> float:
+    """What one item of the model keeps nodes busy at least, hops aside: no latency is below it. inf: none can."""
+    best = (
+        min((s for i, s in enumerate(block.seconds) if _fits(problem, model, b, i)), default=math.inf)
+        for b, block in enumerate(model.blocks)
+    )
+    return math.fsum(best) * (1 - 1e-14 * len(model.blocks))
 
 
 def _fits(problem: Problem, model: Model, block: int, node: int) -> bool:

@@ -48,7 +48,8 @@ class Task:
 
         started = time.perf_counter()
         end = math.inf if self.limit_s is None else started + self.limit_s
-        solution = run(self.problem, algorithm, seed=self.seed, out_of_time=lambda: time.perf_counter() > end)
+        over = None if self.limit_s is None else lambda: time.perf_counter() > end
+        solution = run(self.problem, algorithm, seed=self.seed, out_of_time=over)
         return replace(solution, solve_s=time.perf_counter() - started)
 
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 import pytest
 
 from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem, solve
+from stageline_coordinator.planner.algorithms import run
 from stageline_coordinator.planner.reason import explain, megabytes
+from stageline_coordinator.planner.solve import AT_ONCE
 
 MB = 10**6
 
@@ -203,3 +205,43 @@ def test_the_same_problem_gives_the_same_plan() -> None:
 def test_the_reason_says_that_all_nodes_are_excluded() -> None:
     boxes = tuple(replace(box, excluded=True) for box in nodes(9, 9))
     assert solve(Problem(boxes, (model("m", [1], [[1, 1]]),))).reason == "model 'm': all nodes are excluded"
+
+
+def test_without_time_there_is_the_best_plan_known_and_a_bound() -> None:
+    rng = random.Random(3)
+    for objective, replicas in (("throughput", 1), ("throughput", 2), ("latency", 1), ("weighted", 2)):
+        problem = plain(rng, 8, 20, replicas, objective)
+        found = solve(problem, out_of_time=lambda: True)
+        assert found.objective_s is not None and found.lower_bound_s is not None
+        assert 0 < found.lower_bound_s <= found.objective_s
+        for name in AT_ONCE:
+            other = run(problem, name).objective_s
+            assert other is None or found.objective_s <= other * (1 + 1e-12)
+
+
+def test_no_plan_in_time_is_said() -> None:
+    problem = Problem(nodes(25, 25, 25), (even("m", 9, 3, weight_mb=8),))
+    assert solve(problem).status == "optimal"
+    found = solve(replace(problem, models=(even("m", 12, 3, weight_mb=8),)), out_of_time=lambda: True)
+    assert found.status == "infeasible" and found.reason.endswith("within the time limit")
+
+
+def test_of_equal_bottlenecks_the_plan_on_fewest_nodes_is_reported() -> None:
+    port = Port((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    problem = Problem(nodes(1000, 1000, 1000), (even("m", 6, 3),), ingress=port)
+    found = solve(problem)
+    assert found.objective_s == 1.0
+    assert len(found.stages["m"]) == 1
+
+
+def plain(rng: random.Random, count: int, blocks: int, replicas: int, objective: str) -> Problem:
+    chain = tuple(
+        Block(f"b{i}", rng.randint(1, 9) * MB, MB, tuple(rng.uniform(0.1, 2) for _ in range(count)))
+        for i in range(blocks)
+    )
+    cuts = tuple(rng.randint(1, 99) * 1000 for _ in range(blocks + 1))
+    links = Links(
+        tuple(tuple(rng.uniform(1e4, 1e6) for _ in range(count)) for _ in range(count)), ((0.0,) * count,) * count
+    )
+    boxes = nodes(*(rng.randint(30, 90) for _ in range(count)))
+    return Problem(boxes, (Model("m", chain, cuts, max_replicas=replicas),), links, objective=objective)

@@ -8,6 +8,7 @@ may come back to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,16 +25,38 @@ _CLOSE = 1e-3  # values that differ by less than this share are not worth a wide
 _STRIDE = 5e-3  # first step upwards from the bound
 _SPARSE = 3  # links per node
 _ROWS = 2000
+WORK = 4e8
+"""What it may do by itself, counted so that equal problems get equal plans: some 5 seconds. A step of prices counts
+types squared times cuts; a level of a search, its width times types times `_ROW_WORK`."""
+_ROW_WORK = 20
+_SEARCHING = 0.7  # of the work is for plans, the rest for the bound
 _LAST = 10  # searches between values that are closer than `_CLOSE`
 
 
 class _Beam:
     prices: Floats
 
-    def __init__(self, standing: Standing, stop: Stop) -> None:
-        self.standing, self.stop = standing, stop
+    def __init__(self, standing: Standing, stop: Stop, work: float) -> None:
+        self.standing, self._stop = standing, stop
+        self._kinds, self._cuts = len(standing.instance.types), standing.instance.blocks + 1
+        self._done, self.most = 0.0, work
         self.forget()
         self._passed = np.full(standing.instance.blocks, len(standing.values))
+
+    def stop(self) -> bool:
+        """Whether there is no time, or enough work was done."""
+        return self._done >= self.most or self._stop()
+
+    def _priced(self) -> bool:
+        self._done += self._kinds * self._kinds * self._cuts
+        return self.stop()
+
+    def _searched(self, width: int) -> Stop:
+        def stop() -> bool:
+            self._done += width * self._kinds * _ROW_WORK
+            return self.stop()
+
+        return stop
 
     def forget(self) -> None:
         """Start from even prices again: those of other values may be a bad place to start from."""
@@ -47,7 +70,7 @@ class _Beam:
             return False
         if priced.plan is not None and self.standing.reached(priced.plan):
             return True
-        found = search(self.standing.instance, allowed, width, priced.guide, self.stop)
+        found = search(self.standing.instance, allowed, width, priced.guide, self._searched(width))
         if found.complete and found.plan is None:
             self.standing.proven(index)
         return self.standing.refine(allowed, found)
@@ -61,13 +84,13 @@ class _Beam:
         assert self.standing.runs is not None
         instance, allowed = self.standing.instance, self.standing.allowed(self.standing.high)
         guide = Pricing(instance, allowed).guide(np.ones(len(instance.types)), len(self.standing.runs))
-        return self.standing.refine(allowed, search(instance, allowed, SHORTEN_WIDTH, guide, self.stop))
+        return self.standing.refine(allowed, search(instance, allowed, SHORTEN_WIDTH, guide, self._stop))
 
     def _price(self, index: int, allowed: Moves, steps: int) -> Priced | None:
         if self._cut_off(index, allowed):
             self.standing.proven(index)
             return None
-        priced = Pricing(self.standing.instance, allowed).improve(self.prices, steps, self.stop)
+        priced = Pricing(self.standing.instance, allowed).improve(self.prices, steps, self._priced)
         self.prices = priced.guide.prices
         if priced.infeasible:
             self.standing.proven(index)
@@ -85,17 +108,21 @@ class _Beam:
         return False
 
 
-def beam(standing: Standing, stop: Stop) -> Iterator[None]:
-    """Yields at each better plan; it may not be the best one, and none may be found where one exists."""
-    hunt = _Beam(standing, stop)
+def beam(standing: Standing, stop: Stop, work: float = math.inf) -> Iterator[None]:
+    """Yields at each better plan; it may not be the best one, and none may be found where one exists.
+
+    It ends by itself after so much `work`; see `WORK`.
+    """
+    hunt = _Beam(standing, stop, _SEARCHING * work)
     for width in WIDTHS:
         if standing.runs is None and hunt.judge(len(standing.values) - 1, width, steps=1):
             _bound(hunt, FEW_STEPS)
         if standing.runs is not None:
             yield from _narrow(hunt, width)
-        if standing.done or stop():
+        if standing.done or hunt.stop():
             break
     yield from _last(hunt)
+    hunt.most = work
     if standing.runs is not None and not stop():
         hunt.forget()
         hunt.prove(standing.high - 1, MANY_STEPS)  # it may just be the best one

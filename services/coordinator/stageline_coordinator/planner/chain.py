@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 
 from .beam import beam
 from .exhaustive import exhaustive, without_hops
@@ -81,13 +82,15 @@ def improve(
     merge_equal: bool = True,
     max_states: int = MAX_STATES,
     out_of_time: Stop = never,
+    work: float = inf,
 ) -> Iterator[ChainPlan]:
-    """Ever better plans, or the same with a better bound; the first one comes soon, also without time.
+    """Ever better plans, or the same with a better bound; the first one comes soon, the beam's only with time.
 
     The smallest bottleneck; among those, the fewest stages, then the smallest sum of compute. `free_bytes[i]` and
     `load_s[i]`: what other models leave of node i, and the seconds per request of this model that they keep it
     busy. Seconds are exact to 15 digits of the chain's total, so equal figures may differ by about 1e-12 of it. The
-    last tie-break is skipped where it would take long, and the beam only breaks ties among what it keeps.
+    last tie-break is skipped where it would take long; the beam, which does no more than so much `work`, only breaks
+    ties among what it keeps.
     """
     network = Network(links, ingress, egress)
     instance = build(model, nodes, free_bytes, load_s, network=network, merge_equal=merge_equal)
@@ -100,7 +103,7 @@ def improve(
     steps: Iterator[None] = iter(())
     if not standing.done:
         exact = instance.states <= max_states // 2
-        steps = (exhaustive if exact else beam)(standing, out_of_time)
+        steps = exhaustive(standing, out_of_time) if exact else beam(standing, out_of_time, work)
         algorithm = algorithm if exact else "beam"
     found = None
     for _ in chain(steps, [None]):  # once more at the end: the bound may have become better

@@ -60,6 +60,7 @@ def _solved(space: Space, others: Others, effort: Effort, ratio: float) -> Chain
         ingress=problem.ingress,
         egress=problem.egress,
         out_of_time=effort.out_of_time,
+        work=effort.work,
     )
     return next(plans, None) if len(effort.widths) == 1 else next(iter(deque(plans, maxlen=1)), None)
 

@@ -38,7 +38,8 @@ def exhaustive(standing: Standing, stop: Stop) -> Iterator[None]:
     """Yields at each better plan that is worth it. At the end it is the best one, or there is none."""
     middle = standing.middle(standing.low, standing.high) if standing.runs else len(standing.values) - 1
     while not standing.done:
-        found = search(standing.instance, standing.allowed(middle), stop=stop)
+        within = stop if standing.runs else lambda: False  # a first plan comes soon, and in any case
+        found = search(standing.instance, standing.allowed(middle), stop=within)
         if found.plan is None:
             if found.complete:
                 standing.proven(middle)

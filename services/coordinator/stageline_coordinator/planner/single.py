@@ -21,11 +21,15 @@ QUICK_PRICINGS = 4
 
 @dataclass(frozen=True)
 class Effort:
-    """How far to go: labels per level, one search after the other while there is time; whether to ask `chain` too."""
+    """How far to go: labels per level, one search after the other while there is time; whether to ask `chain` too.
+
+    `work`: how much the beam may do, see there.
+    """
 
     widths: tuple[int, ...] = WIDTHS
     out_of_time: Callable[[], bool] = lambda: False
     chain: bool = True
+    work: float = math.inf
 
     def up_to(self, searches: int) -> Effort:
         """Only the first, narrower searches."""

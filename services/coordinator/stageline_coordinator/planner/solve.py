@@ -15,6 +15,7 @@ from functools import cached_property
 from stageline.errors import ConfigError
 
 from .baselines import BASELINES, place
+from .beam import WORK
 from .costs import share_of
 from .evaluate import Evaluation, busiest_of, evaluate
 from .joint import Key, better, bound_alone, joint_bound, key_of, plans
@@ -41,8 +42,8 @@ ALGORITHMS = (LABELS,)
 def solve(problem: Problem, *, algorithm: str | None = None, out_of_time: Callable[[], bool] | None = None) -> Solution:
     """A plan for every model that fits; `solve_s` is left to the caller.
 
-    `out_of_time` is asked now and then and ends the search with the best plan found so far. Raises `ConfigError` for
-    an algorithm that is none of `ALGORITHMS`.
+    `out_of_time` is asked now and then and ends the search with the best plan found so far; without it a large
+    chain's ends after so much work (`beam.WORK`). Raises `ConfigError` for an algorithm that is none of `ALGORITHMS`.
     """
     *_, last = improve(problem, algorithm=algorithm, out_of_time=out_of_time)
     return last
@@ -61,8 +62,9 @@ def improve(
     last, told = _rough(problem), False
     if last is not None and problem.current:
         yield _solution(problem, last, Effort(()))  # the search says its word in any case: why a plan is kept, say
+    work = WORK if out_of_time is None else math.inf
     for widths in (WIDTHS[:1], WIDTHS):
-        effort = Effort(widths, over, chain=algorithm is None)
+        effort = Effort(widths, over, algorithm is None, work)
         for found in _states(problem, effort):
             state = found if last is None else last.joined(found)
             if not told or last is None or state.better_than(last):
@@ -70,7 +72,7 @@ def improve(
             last, told = state, True
             if state.proven or over():
                 return
-    for known in _of_others(problem, BASELINES, over):
+    for known in _of_others(problem, [name for name in BASELINES if name not in AT_ONCE], over):
         assert last is not None
         if better(known.key, last.key):
             last = last.joined(known)

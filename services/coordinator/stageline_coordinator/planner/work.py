@@ -39,7 +39,7 @@ def total_work_s(problem: Problem, models: Iterable[Model]) -> float:
 
 def own_peak_s(problem: Problem, model: Model) -> float:
     """How busy an item of the model keeps the busiest node at least, with all nodes to itself. Its share counts 1."""
-    return total_work_s(replace(problem, models=(model,)), (model,))
+    return total_work_s(replace(problem, models=(model,), current={}), (model,))
 
 
 def own_work_s(problem: Problem, model: Model) -> float:

@@ -2,8 +2,9 @@
 
 Options that a socket must not be without are set here: LINGER 0 (the gateway's table holds the truth, not a pipe),
 MAXMSGSIZE, HANDSHAKE_IVL, IMMEDIATE on senders (no queueing for a peer that is not there). Data sockets get no ZMTP
-heartbeats: at their high-water mark libzmq stops reading, pings go unread and messages die. Control traffic runs
-in a context of its own, so that bulk data on the other I/O thread cannot delay it.
+heartbeats: at their high-water mark libzmq stops reading, pings go unread and messages die. Those that are `watched`
+have them, and carry no data. Control traffic runs in a context of its own, so that bulk data on the other I/O thread
+cannot delay it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ COPY_BELOW_BYTES = 1 << 20
 thread of its own, and waking it for every message costs more than copying 800 KB (benchmarks/hop.py)."""
 
 MAX_IDENTITY_BYTES = 255
+
+WATCH_MS, WATCH_SILENCE_MS = 100, 600
+"""A `watched` connection without a sign of life for so long counts as broken."""
 
 Socket = zmq.Socket[bytes]
 Transport = Literal["auto", "tcp"]
@@ -131,7 +135,7 @@ class Sockets:
         return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "", checksum=asked)
 
     def connect(self, channel: Channel, address: str, *, identity: bytes = b"", watched: bool = False) -> Socket:
-        """A connected socket; `watched`: it has a `link_monitor`.
+        """A connected socket; `watched`: it has heartbeats and a `link_monitor`, and nothing should be sent on it.
 
         Raises `ConfigError` for a malformed address, or an identity that is too long.
         """
@@ -139,6 +143,8 @@ class Sockets:
             raise ConfigError(f"a name of {len(identity)} bytes is too long: choose one of at most 200")
         socket = self._make(channel, channel.connect_type)
         if watched:
+            socket.setsockopt(zmq.HEARTBEAT_IVL, WATCH_MS)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, WATCH_SILENCE_MS)
             _monitors[socket] = socket.get_monitor_socket(_LINK_EVENTS)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)

@@ -1,6 +1,7 @@
 """The gateway's data sockets: one PULL for results, one PUSH for each executor of the plan.
 
-A path starts at few of them only; the connections to the others show who lives.
+A path starts at few of them only. Each has a second connection, which carries nothing but ZMTP's heartbeats: libzmq
+answers them without the executor's help as long as its process runs, so they show who has died or is frozen.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class DataPlane:
         self._link_changed = link_changed
         self._log = log
         self._senders: dict[str, _Sender] = {}
+        self._watches: dict[str, _Watch] = {}
         pull, self.endpoint = bound
         self._reader = Reader(loop, pull, self._received, copy=False)
         self.malformed = 0
@@ -62,31 +64,40 @@ class DataPlane:
         """Connect to those, and close the sockets to all others with whatever waits for them."""
         for address in self._senders.keys() - addresses:
             self._senders.pop(address).close()
+        for address in self._watches.keys() - addresses:
+            self._watches.pop(address).close()
         for address in addresses:
-            self._sender(address)
+            if self._sender(address) is not None and address not in self._watches:
+                socket = self._sockets.connect(DATA, address, watched=True)
+                news = partial(self._link_changed, address)
+                self._watches[address] = _Watch(self._loop, self._sockets, socket, news)
 
     def poll(self) -> None:
         """Look at every socket, whatever the descriptors said."""
         self._reader.drain()
         for sender in list(self._senders.values()):
-            sender.poll()
+            sender.flush()
+        for watch in list(self._watches.values()):
+            watch.poll()
 
     def close(self) -> None:
         """Stop; the sockets are closed by `Sockets`."""
         self._reader.close()
         for sender in self._senders.values():
             sender.close()
+        for watch in self._watches.values():
+            watch.close()
         self._senders.clear()
+        self._watches.clear()
 
     def _sender(self, address: str) -> _Sender | None:
         if address not in self._senders:
             try:
-                socket = self._sockets.connect(DATA, address, watched=True)
+                socket = self._sockets.connect(DATA, address)
             except ConfigError as error:
                 self._log.error("bad executor address", address=address, error=error.message)
                 return None
-            news = partial(self._link_changed, address)
-            self._senders[address] = _Sender(self._loop, self._sockets, socket, news)
+            self._senders[address] = _Sender(self._loop, self._sockets, socket)
         return self._senders[address]
 
     def _received(self, frames: list[Any]) -> None:
@@ -110,16 +121,12 @@ class DataPlane:
 
 
 class _Sender:
-    """A PUSH socket and what waits for it. `news` is told when its connection breaks, or is made again."""
+    """A PUSH socket and what waits for it."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket, news: Callable[[bool], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket) -> None:
         self._loop = loop
         self._sockets = sockets
         self._socket = socket
-        self._news, self._up = news, True
-        self._monitor = Reader(loop, link_monitor(socket), self._happened, copy=True)
         self._waiting: deque[list[Buffer]] = deque()
         self._fd = int(socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self.flush)
@@ -138,9 +145,24 @@ class _Sender:
                 return
             self._waiting.popleft()
 
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._sockets.release(self._socket)
+        self._waiting.clear()
+
+
+class _Watch:
+    """A connection on which only heartbeats pass; `news` is told when it breaks, or is made again."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sockets: Sockets, socket: Socket, news: Callable[[bool], None]
+    ) -> None:
+        self._sockets, self._socket = sockets, socket
+        self._news, self._up = news, True
+        self._monitor = Reader(loop, link_monitor(socket), self._happened, copy=True)
+
     def poll(self) -> None:
-        """Look at both sockets, whatever the descriptors said."""
-        self.flush()
+        """Look at the monitor, whatever its descriptor said."""
         self._monitor.drain()
 
     def _happened(self, frames: list[bytes]) -> None:
@@ -150,7 +172,5 @@ class _Sender:
             self._news(up)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._fd)
         self._monitor.close()
         self._sockets.release(self._socket)
-        self._waiting.clear()

@@ -1,7 +1,8 @@
 """Whom this gateway reaches: what its own connections to executors tell, so that it needs nobody else to see a death.
 
-A process that dies takes its connections along, at once, and nobody answers when they are to be made again. One that
-is merely reset is back before `GRACE_S` is over, and nothing is concluded from it. Pure; times in seconds.
+A process that dies takes its connections along, one that is frozen answers no heartbeats, and neither answers when a
+connection is to be made again. One that is merely reset, or that we neglected ourselves while we stood still, is back
+before `GRACE_S` is over, and nothing is concluded from it. Pure; times in seconds.
 """
 
 from __future__ import annotations

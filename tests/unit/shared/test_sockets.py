@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket as system
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -147,3 +150,21 @@ def test_a_watched_connection_tells_when_it_stands_and_when_it_breaks(sockets: S
     assert link_event(monitor.recv_multipart()) is False
     sockets.release(push)
     assert monitor.closed
+
+
+def test_a_watched_connection_breaks_when_its_peer_is_frozen(sockets: Sockets) -> None:
+    script = "import time; from stageline.messages import DATA; from stageline.sockets import Sockets; made = Sockets()"
+    script += '; print(made.bind(DATA, "tcp://127.0.0.1:0")[1], flush=True); time.sleep(600)'
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        push = sockets.connect(DATA, child.stdout.readline().strip(), watched=True)
+        monitor = link_monitor(push)
+        try:
+            for number, up in ((None, True), (signal.SIGSTOP, False), (signal.SIGCONT, True), (signal.SIGKILL, False)):
+                if number is not None:
+                    child.send_signal(number)
+                while monitor.poll(WAIT_MS) and link_event(monitor.recv_multipart()) is not up:
+                    pass
+                assert push.poll(WAIT_MS, zmq.POLLOUT) if up else True
+        finally:
+            child.kill()

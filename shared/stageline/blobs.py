@@ -44,6 +44,14 @@ class BlobStore:
         """Whether the blob is complete here."""
         return self._final(sha).is_file()
 
+    def intact(self, sha: str) -> bool:
+        """Whether the blob is complete here and its bytes are right; a damaged one is removed, to be stored again."""
+        try:
+            self.verify(sha)
+        except (BlobMissingError, BlobCorruptError):
+            return False
+        return True
+
     def path(self, sha: str) -> Path:
         """The blob's file, marked as just used; `BlobMissingError` if it is not here."""
         path = self._final(sha)
@@ -87,8 +95,7 @@ class BlobStore:
 
     def _put(self, sha: str, nbytes: int, chunks: Callable[[], Iterator[bytes]]) -> None:
         with self._lock:
-            if self.has(sha):
-                self.path(sha)
+            if self.intact(sha):
                 return
             self.discard_partial(sha)
             for chunk in chunks():

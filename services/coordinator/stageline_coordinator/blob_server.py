@@ -72,7 +72,7 @@ class BlobService:
     def _query(self, message: BlobQuery) -> BlobStatus:
         if len(message.sha256) > MAX_QUERY:
             raise RemoteProtocolError(f"ask about {MAX_QUERY} blobs at most in one message")
-        missing = {sha: self._blobs.partial_size(sha) for sha in message.sha256 if not self._blobs.has(sha)}
+        missing = {sha: self._blobs.partial_size(sha) for sha in message.sha256 if not self._blobs.intact(sha)}
         return BlobStatus(id=message.id, missing=missing)
 
     def _put(self, message: BlobPut, chunk: bytes) -> BlobAck:

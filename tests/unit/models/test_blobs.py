@@ -123,3 +123,14 @@ def test_a_full_disk_is_named(store: BlobStore, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(StoreError, match=r"the disk is full: .* needs 7 more bytes"):
         store.put_bytes(b"weights")
+
+
+def test_a_damaged_blob_is_mended_by_storing_it_again(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    sha = store.put_bytes(b"weights")
+    store.path(sha).write_bytes(b"wEights")
+    assert store.put_bytes(b"weights") == sha
+    assert store.read(sha) == b"weights"
+    store.path(sha).write_bytes(b"wEights")
+    assert not store.intact(sha)
+    assert not store.has(sha)

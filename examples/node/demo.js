@@ -17,6 +17,7 @@ function randomInput({ dtype, dims }, ranges) {
 }
 
 async function main(address = '127.0.0.1:7710', wanted = undefined) {
+  if (!/:\d+$/.test(address)) throw new StagelineError('usage', `${address} is no HOST:PORT: node demo.js 127.0.0.1:7710 [model]`);
   const client = await Client.connect(address);
   try {
     const models = await client.describe();

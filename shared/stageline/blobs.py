@@ -145,7 +145,10 @@ class BlobStore:
                 raise BlobMissingError(f"blob {sha[:12]}… has no download to finish: fetch it first")
             if _sha256_of(partial) != sha:
                 self.discard_partial(sha)
-                raise BlobCorruptError(f"blob {sha[:12]}… arrived damaged and was discarded: fetch it again")
+                raise BlobCorruptError(
+                    f"blob {sha[:12]}… came damaged and was discarded: if it does so again, it is damaged at its "
+                    "source, which `stageline models add` mends"
+                )
             with _disk_errors(f"finishing blob {sha[:12]}…", 0):
                 _flush(partial)
                 final.parent.mkdir(exist_ok=True)

@@ -227,8 +227,10 @@ def check_tensor(dtype: str, shape: Sequence[int], nbytes: int, codec: str = "")
     itemsize = ITEMSIZE.get(dtype)
     if itemsize is None:
         raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
-    if len(shape) > MAX_RANK or (shape and min(shape) < 0):
-        raise RemoteProtocolError(f"shape {tuple(shape)[:MAX_RANK]} is not valid")
+    if len(shape) > MAX_RANK:
+        raise RemoteProtocolError(f"a shape has at most {MAX_RANK} dimensions, this one {len(shape)}")
+    if shape and min(shape) < 0:
+        raise RemoteProtocolError(f"shape {tuple(shape)} is not valid: no size may be negative")
     if not nbytes and prod(size or 1 for size in shape) * itemsize >= 1 << 63:
         raise RemoteProtocolError(f"shape {tuple(shape)} is empty, but its strides exceed 64 bits")
     expected = _coded_bytes(dtype, shape, codec) if codec else prod(shape) * itemsize

@@ -227,7 +227,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._reader.idle or self._closing:
             return
         if self._pace.too_slow(self._port.stall_s):
-            text = f"a frame was begun, but only {self._pace.received} bytes came in {self._port.stall_s:g} s"
+            text = f"a frame was begun, but only {self._pace.received} bytes came in the last {self._port.stall_s:g} s"
             self.refuse(RemoteProtocolError(f"{text}: send frames without a pause"))
             return
         self._watch_pace()

@@ -1,4 +1,4 @@
-"""A run as JSON and as table rows. Pure; times in milliseconds."""
+"""A run as JSON and as table rows. Pure; times in milliseconds, None (in tables a dash) where nothing was timed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stageline.bench.recorder import Distribution, Figures
+
+NONE = "-"
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def as_json(settings: Settings, figures: Figures) -> dict[str, Any]:
         "throughput_items": round(figures.throughput_rps * settings.batch, 3),
         "latency_ms": _milliseconds(figures.latency),
         "send_lag_ms": _milliseconds(figures.lag),
-        "mean_shared_batch": round(figures.shared, 3),
+        "mean_shared_batch": round(figures.shared, 3) if figures.answered else None,
     }
 
 
@@ -68,10 +70,20 @@ def rows(settings: Settings, figures: Figures) -> list[tuple[str, str]]:
     speed = [("requests/s", f"{figures.throughput_rps:.1f}")]
     if settings.batch > 1:
         speed.append(("items/s", f"{figures.throughput_rps * settings.batch:.1f}"))
-    speed += [(f"{name} ms", f"{at_least}{latency[name]:.3f}") for name in ("p50", "p90", "p99", "max")]
+    speed += [(f"{name} ms", _told(latency[name], at_least)) for name in ("p50", "p90", "p99", "max")]
     if settings.rate_rps is not None:
-        speed.append(("sent late by, p99 ms", f"{_milliseconds(figures.lag)['p99']:.3f}"))
-    return [*counted, *speed, ("items per batch", f"{figures.shared:.2f}")]
+        speed.append(("sent late by, p99 ms", _told(_milliseconds(figures.lag)["p99"])))
+    return [*counted, *speed, ("items per batch", f"{figures.shared:.2f}" if figures.answered else NONE)]
+
+
+def complaint(settings: Settings, figures: Figures) -> str:
+    """Why there is nothing to report, if nothing was answered; else empty."""
+    if figures.answered:
+        return ""
+    if not figures.requests:
+        return f"no request was due within {settings.duration_s:g} s: raise --duration or --rate"
+    said = "; ".join(f"{number} × {figures.messages[code]}" for code, number in figures.errors.items())
+    return f"none of {figures.requests} requests was answered: {said or 'no outcome came, see `stageline status`'}"
 
 
 def _loop(settings: Settings) -> str:
@@ -80,5 +92,10 @@ def _loop(settings: Settings) -> str:
     return f"open, {settings.rate_rps:g}/s {settings.arrivals}, at most {settings.concurrency} under way"
 
 
-def _milliseconds(values: Distribution) -> dict[str, float]:
-    return {name: round(1000 * getattr(values, name), 3) for name in ("mean", "p50", "p90", "p99", "max")}
+def _told(milliseconds: float | None, before: str = "") -> str:
+    return NONE if milliseconds is None else f"{before}{milliseconds:.3f}"
+
+
+def _milliseconds(values: Distribution) -> dict[str, float | None]:
+    names = ("mean", "p50", "p90", "p99", "max")
+    return {name: round(1000 * getattr(values, name), 3) if values.count else None for name in names}

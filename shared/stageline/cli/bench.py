@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from stageline.bench.report import Settings, as_json, rows
+from stageline.bench.report import Settings, as_json, complaint, rows
 from stageline.bench.schedule import ClosedLoop, OpenLoop, Pacer, Window, constant, poisson
 from stageline.cli.completion import complete_model
 from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
-from stageline.cli.options import EXIT_FAILED, Where, connect, location_options
+from stageline.cli.options import Where, connect, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
-from stageline.errors import ConfigError, NoClusterError, StoreError, UnavailableError
+from stageline.errors import ConfigError, FailedError, NoClusterError, StoreError, UnavailableError
 
 STDOUT = "-"
 CALLERS = 8
@@ -49,7 +49,7 @@ MAX_REQUESTS = 10_000_000
 def bench(
     model: str, concurrency: int | None, rate: float | None, arrivals: str, duration: float, warmup: float, batch: int,
     priority: int, deadline_ms: float | None, seed: int, json_to: str | None, where: Where,
-) -> int:  # fmt: skip
+) -> None:  # fmt: skip
     """Measure throughput and latency of MODEL, with inputs made from its signature.
 
     Without --rate the loop is closed: --concurrency callers, each of whom asks again when it is answered. It
@@ -73,7 +73,8 @@ def bench(
         _write(target, run.described)
     if json_to != STDOUT:
         emit_table(f"{model}: {settings.duration_s:g} s", ("figure", "value"), run.rows)
-    return 0 if run.answered else EXIT_FAILED
+    if run.complaint:
+        raise FailedError(run.complaint)
 
 
 def check(settings: Settings) -> None:
@@ -113,11 +114,11 @@ def _check_amount(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """What was measured: for scripts, for people, and whether there was anything."""
+    """What was measured: for scripts, for people, and why there is nothing to see (else empty)."""
 
     described: dict[str, Any]
     rows: Sequence[tuple[str, str]]
-    answered: int
+    complaint: str
 
 
 def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
@@ -143,7 +144,7 @@ def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
             Driver(ask, inputs, pacer(settings, window), recorder, window.end_s, report).run()
     figures = recorder.figures()
     described = {**as_json(settings, figures), "machine": before, "nodes": _nodes(where)}
-    return Run(described, rows(settings, figures), figures.answered)
+    return Run(described, rows(settings, figures), complaint(settings, figures))
 
 
 def pacer(settings: Settings, window: Window) -> Pacer:

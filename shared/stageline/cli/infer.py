@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 TOP = 5
-SINGLE = ".npy"
+SINGLE, ARCHIVE = ".npy", ".npz"
 PRIORITY = click.IntRange(-(1 << 31), (1 << 31) - 1)
 
 
@@ -128,6 +128,8 @@ def check_output(path: Path, outputs: Sequence[str]) -> None:
     """Raises `ConfigError` where the file cannot be, or cannot hold what the model gives, before that is computed."""
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"{path.parent} is no directory: choose another --output")
+    if path.suffix not in (SINGLE, ARCHIVE):
+        raise ConfigError(f"--output {path.name} must end in {SINGLE} or {ARCHIVE}, which say what is written")
     if path.suffix == SINGLE and len(outputs) != 1:
         raise ConfigError(
             f"--output {path.name} holds one array, the model gives {', '.join(outputs)}: name a .npz file"

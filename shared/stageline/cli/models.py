@@ -69,7 +69,8 @@ def add(
     if as_json:
         emit_json({**_row_json(row), **found.describe()})
         return
-    click.echo(f"{found.name} is {row.status}: {len(found.blocks)} blocks, {size(found.weight_bytes)} of weights")
+    why = f" ({row.reason})" if row.reason else ""
+    click.echo(f"{found.name} is {row.status}{why}: {len(found.blocks)} blocks, {size(found.weight_bytes)} of weights")
 
 
 @models.command("list")

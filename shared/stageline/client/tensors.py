@@ -20,6 +20,8 @@ Tensors = tuple[tuple[TensorSpec, ...], list[Buffer]]
 
 def to_wire(inputs: Mapping[str, npt.ArrayLike], *, copy: bool = False) -> Tensors:
     """Without `copy`, what is contiguous already is lent out. Raises `InvalidInputError` for what is no tensor."""
+    if not isinstance(inputs, Mapping):
+        raise InvalidInputError(f"inputs must be a mapping of names to arrays, got {type(inputs).__name__}")
     specs: list[TensorSpec] = []
     buffers: list[Buffer] = []
     for name, value in inputs.items():

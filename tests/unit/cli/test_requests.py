@@ -97,6 +97,12 @@ def test_one_output_goes_to_a_npy_file_and_all_to_a_npz_file(x: str, tmp_path: P
         np.testing.assert_array_equal(saved["y"], ANSWER.outputs["y"])
 
 
+def test_an_output_of_another_kind_is_refused(x: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["infer", "net", "--input", x, "--output", str(tmp_path / "y.txt")]) == EXIT_USAGE
+    assert "--output y.txt must end in .npy or .npz" in capsys.readouterr().err
+    assert FakeClient.asked == [] and not (tmp_path / "y.txt").exists()
+
+
 def test_several_outputs_in_a_npy_file_are_refused_before_anything_is_computed(
     x: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,7 +177,9 @@ def test_an_open_loop_is_written_to_a_file_beside_the_table(tmp_path: Path, caps
 def test_nothing_answered_is_a_failure_that_names_its_errors(capsys: pytest.CaptureFixture[str]) -> None:
     FakeClient.error = FailedError("it broke")
     assert run(["bench", "net", *SHORT]) == EXIT_FAILED
-    assert "error failed\t8: it broke" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "error failed\t8: it broke" in told.out and "p99 ms\t-" in told.out
+    assert "none of 8 requests was answered: 8 × it broke" in told.err
 
 
 @pytest.mark.parametrize(

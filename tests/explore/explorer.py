@@ -70,7 +70,7 @@ def explore(scenario: Scenario) -> Found:
         states += 1
         early = max(early, world.unloaded_early)
         if world.waits > MAX_WAITS:
-            raise ViolationError(f"it does not settle\n{_told(trail)}")
+            raise ViolationError(f"it does not settle\n{told(trail)}")
         following = list(_steps(world, scenario, budget, leave))
         if not following:
             ends += 1
@@ -82,7 +82,7 @@ def explore(scenario: Scenario) -> Found:
             try:
                 act(after)
             except ViolationError as violation:
-                raise ViolationError(f"{violation}\n{_told((trail, name))}") from violation
+                raise ViolationError(f"{violation}\n{told((trail, name))}") from violation
             found = _mark(after, budget - cost, leave and not leaves)
             if found not in seen:
                 seen.add(found)
@@ -294,7 +294,7 @@ def _settled(world: World, trail: tuple[object, ...]) -> None:
     left = (*engine.credits_held, engine.in_flight_bytes, engine.batches_kept)
     if answered != world.asked or left != (0, 0, 0, 0) or not serving:
         wrong = f"answered: {answered} of {world.asked}; credits, bytes and batches left: {left}; serving: {serving}"
-        raise ViolationError(f"{wrong}\n{_told(trail)}")
+        raise ViolationError(f"{wrong}\n{told(trail)}")
 
 
 def _brief(message: object) -> str:
@@ -302,7 +302,7 @@ def _brief(message: object) -> str:
     return f"{type(message).__name__ if not isinstance(message, str) else message} {version}".strip()
 
 
-def _told(trail: tuple[object, ...]) -> str:
+def told(trail: tuple[object, ...]) -> str:
     steps: list[str] = []
     while trail:
         trail, step = trail  # type: ignore[assignment]

@@ -1,0 +1,233 @@
+"""Who leads and who is listened to, in every order: two coordinators, a gateway, a worker, and what is said of terms.
+
+The real `Leadership`, `Coordinators` (which fences leaders of the past off), `PlanView` of a gateway and `Loading` of a
+worker. Plans are here only their numbers and who made them. What happens in which order is in `orders`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from world import ViolationError
+
+from stageline.coordinators import Coordinators
+from stageline.messages import Prepare
+from stageline.plan import Plan
+from stageline_coordinator.leadership import Lead, Leadership, Promise, Standing
+from stageline_gateway.routing import PlanView
+from stageline_stage.loading import Loading
+
+OTHER = {"c": "d", "d": "c"}
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Hello:
+    term: int
+
+
+@dataclass(frozen=True)
+class Welcome:
+    term: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    leader: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """A heartbeat of one coordinator to the other: how it stands, and the plan that it has on disk."""
+
+    coordinator: int
+    term: int
+    taken: int
+    leads: bool
+    plan: Plan
+
+
+@dataclass
+class Side:
+    """A coordinator; `plan` and `standing` are on disk."""
+
+    name: str
+    standing: Standing
+    plan: Plan = Plan(term=0, version=0)
+    up: bool = True
+    leadership: Any = None
+    members: set[str] = field(default_factory=set)
+    heard: Told | None = None
+
+
+@dataclass
+class Service:
+    """A gateway (`view`) or a worker (`loading`)."""
+
+    link: Coordinators = field(default_factory=lambda: Coordinators(("c", "d")))
+    joined: bool = False
+    subscribed: str = ""
+    view: PlanView = field(default_factory=PlanView)
+    loading: Loading = field(default_factory=Loading)
+
+    @property
+    def epoch(self) -> tuple[int, int]:
+        return max(self.view.epoch, self.loading.epoch)
+
+
+class Terms:
+    """`plans` is how many more times something happens for which the leader makes a new plan; services by name."""
+
+    def __init__(self, plans: int, services: str) -> None:
+        self.queues: dict[tuple[str, str], deque[Any]] = {}
+        self.cut, self.plans = False, plans
+        self.leaders: dict[int, str] = {}
+        self.made: dict[tuple[int, int], str] = {}
+        self.sides = {"c": Side("c", Standing(1, True, True)), "d": Side("d", Standing(2, False, True))}
+        self.services = {name: Service() for name in services}
+        for side in self.sides.values():
+            self.start(side)
+
+    # --- coordinators ---------------------------------------------------------------------------------------
+
+    def start(self, side: Side) -> None:
+        side.up, side.heard = True, None
+        side.leadership = Leadership(side.standing, partner=True)
+        self.steps(side, side.leadership.start())
+
+    def kill(self, name: str) -> None:
+        side = self.sides[name]
+        side.up = False
+        side.members.clear()
+        for ends in [ends for ends in self.queues if name in ends]:
+            del self.queues[ends]
+        for service in self.services.values():
+            service.joined = service.joined and service.link.current != name
+
+    def steps(self, side: Side, steps: Any) -> None:
+        for step in steps:
+            if isinstance(step, Promise):
+                side.standing = replace(side.standing, promised=step.term)
+            elif isinstance(step, Lead):
+                side.standing = replace(side.standing, taken=step.term, promised=step.term)
+                if step.term in self.leaders:
+                    raise ViolationError(f"term {step.term} was taken twice, the last time by {side.name}")
+                self.leaders[step.term] = side.name
+                side.members.clear()
+            else:
+                members, side.members = side.members, set()
+                for name in sorted(members):
+                    self.push(side.name, name, self.refusal(side))
+
+    def refusal(self, side: Side) -> Refused:
+        return Refused(OTHER[side.name] if side.heard is not None and side.heard.leads else "")
+
+    def commit(self, side: Side) -> None:
+        """A new plan: on disk, then to everybody."""
+        term = side.leadership.term
+        version = side.plan.version + 1 if side.plan.term == term else 1
+        side.plan = Plan(term=term, version=version)
+        if self.made.setdefault(side.plan.epoch, side.name) != side.name:
+            raise ViolationError(f"both made a plan {side.plan.epoch}")
+        self.broadcast(side)
+        if "a" in side.members:
+            self.push(side.name, "a", Prepare(term=term, version=version, stages=()))
+
+    def broadcast(self, side: Side) -> None:
+        if "g" in self.services and self.services["g"].subscribed == side.name:
+            self.queues.setdefault((f"{side.name} to all", "g"), deque()).append(side.plan)
+
+    def tell(self, name: str) -> None:
+        side, led = self.sides[name], self.sides[name].leadership
+        self.push(name, OTHER[name], Told(led.coordinator, led.term, led.taken, led.leading, side.plan))
+
+    def silent(self, name: str) -> None:
+        self.steps(self.sides[name], self.sides[name].leadership.silent())
+
+    def _to_side(self, side: Side, source: str, message: Any) -> None:
+        if isinstance(message, Told):
+            side.heard = message
+            led = side.leadership
+            self.steps(side, led.heard(message.coordinator, message.term, message.taken, leads=message.leads))
+            side.plan = max(side.plan, message.plan, key=lambda plan: plan.epoch)
+        elif message == LOST:
+            side.members.discard(source)
+        elif isinstance(message, Hello):
+            self.steps(side, side.leadership.called(message.term))
+            if not side.leadership.leading:
+                self.push(side.name, source, self.refusal(side))
+                return
+            side.members.add(source)
+            self.push(side.name, source, Welcome(side.leadership.term))
+            if source == "a" and side.plan.term == side.leadership.term:
+                self.push(side.name, "a", Prepare(term=side.plan.term, version=side.plan.version, stages=()))
+
+    # --- services -------------------------------------------------------------------------------------------
+
+    def hello(self, name: str) -> None:
+        service = self.services[name]
+        self.push(name, service.link.current, Hello(service.link.term))
+
+    def go_on(self, name: str) -> None:
+        """It gives its coordinator up."""
+        self._leave(name, self.services[name].link.go_on)
+
+    def _leave(self, name: str, move: Callable[[], object]) -> None:
+        service = self.services[name]
+        before, service.joined = service.link.current, False
+        move()
+        for ends in ((name, before), (before, name)):
+            self.queues.pop(ends, None)
+        self.push(name, before, LOST)
+        self.hello(name)
+
+    def _to_service(self, name: str, source: str, message: Any) -> None:
+        service, before = self.services[name], self.services[name].epoch
+        if isinstance(message, Welcome):
+            service.joined = service.link.welcomed("cluster", message.term)
+            if service.joined and name == "g" and service.subscribed != source:
+                self.queues.pop((f"{service.subscribed} to all", "g"), None)
+                service.subscribed = source
+                self.queues.setdefault((f"{source} to all", "g"), deque()).append(self.sides[source].plan)
+        elif isinstance(message, Refused):
+            service.joined = False
+            if message.leader and message.leader != service.link.current:
+                self._leave(name, partial(service.link.redirected, message.leader))
+        elif isinstance(message, Plan):
+            service.view.apply_plan(message)
+        elif isinstance(message, Prepare):
+            if message.term < service.link.term:
+                raise ViolationError(f"{name} listens to term {message.term}, welcomed under {service.link.term}")
+            service.loading.prepare(message)
+        if service.epoch < before:
+            raise ViolationError(f"{name} went from plan {before} back to {service.epoch}")
+
+    # --- the network ----------------------------------------------------------------------------------------
+
+    def push(self, source: str, target: str, message: Any) -> None:
+        closed = target in self.services and self.services[target].link.current != source
+        if not closed and not (target in self.sides and not self.sides[target].up):
+            self.queues.setdefault((source, target), deque()).append(message)
+
+    def deliver(self, ends: tuple[str, str], *, keep: bool = False, drop: bool = False) -> None:
+        """The next message of a connection arrives; with `keep` it will once more, with `drop` it does not."""
+        queue = self.queues[ends]
+        message = queue[0] if keep else queue.popleft()
+        if not queue:
+            del self.queues[ends]
+        if drop:
+            return
+        if ends[1] in self.sides:
+            self._to_side(self.sides[ends[1]], ends[0], message)
+        else:
+            self._to_service(ends[1], ends[0], message)
+
+    def part(self) -> None:
+        """The two do not hear each other."""
+        self.cut = True
+        for ends in (("c", "d"), ("d", "c")):
+            self.queues.pop(ends, None)

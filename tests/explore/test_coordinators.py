@@ -1,0 +1,88 @@
+"""Two coordinators in every order: no term is taken twice, nobody goes back to an older plan, and one leads in the end.
+
+Explored whole, within bounds: two coordinators, a gateway or a worker or both, one or two faults at any moment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import terms
+from orders import Scenario, explore
+from world import ViolationError
+
+from stageline_coordinator import leadership
+from stageline_gateway.routing import Applied, PlanView
+
+
+def _of(kinds: str, faults: int, plans: int, services: str) -> Scenario:
+    return Scenario(frozenset(kinds.split(",")), faults, plans, services)
+
+
+SCENARIOS = {
+    "one of two coordinators dies, with a gateway": _of("kill", 1, 1, "g"),
+    "one of two coordinators dies, with a worker": _of("kill", 1, 1, "a"),
+    "they do not hear each other, twice": _of("cut", 2, 1, "ga"),
+    "somebody is thought silent that is not": _of("deaf", 1, 1, "ga"),
+    "two broadcasts are lost": _of("lose", 2, 2, "ga"),
+    "two messages come twice": _of("duplicate", 2, 1, "ga"),
+}
+LONGER = {
+    "one of two coordinators dies, with both": _of("kill", 1, 0, "ga"),
+    "apart or thought silent, two faults, with a gateway": _of("cut,deaf", 2, 1, "g"),
+    "apart or thought silent, two faults, with a worker": _of("cut,deaf", 2, 1, "a"),
+}
+"""Up to some minutes: `python tests/explore/test_coordinators.py NAME`. Their states are in docs/reliability.md."""
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_order(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = explore(SCENARIOS[name])
+    with capsys.disabled():
+        sys.stdout.write(f"\n{name}: {found} states\n")
+    assert found > 100
+
+
+class TestMutations:
+    """Defects put in on purpose, so that it is known that each promise can fail."""
+
+    def test_terms_that_do_not_say_whose_they_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(leadership, "next_term", lambda highest, coordinator, founder: highest + 1)
+        with pytest.raises(ViolationError, match="was taken twice"):
+            explore(_of("kill,cut", 2, 0, "g"))
+
+    def test_a_term_that_is_not_on_disk_before_it_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(terms, "replace", lambda standing, **changes: standing)
+        with pytest.raises(ViolationError, match="was taken twice"):
+            explore(_of("kill,cut", 2, 0, "g"))
+
+    def test_a_leader_that_does_not_step_down(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def promise(self: Any, term: int) -> Iterator[leadership.Step]:
+            if term > self.promised:
+                self.promised = term
+                yield leadership.Promise(term)
+
+        monkeypatch.setattr(leadership.Leadership, "_promise", promise)
+        with pytest.raises(ViolationError, match="both made a plan"):
+            explore(_of("deaf", 2, 0, "ga"))
+
+    def test_nobody_takes_over_from_the_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(leadership.Leadership, "called", lambda self, term: self._promise(term))
+        with pytest.raises(ViolationError, match="does not come to rest"):
+            explore(_of("kill", 1, 0, "g"))
+
+    def test_a_gateway_that_takes_any_plan(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def apply(self: Any, plan: Any) -> Applied:
+            self.plan = plan
+            return Applied.CHANGED
+
+        monkeypatch.setattr(PlanView, "apply_plan", apply)
+        with pytest.raises(ViolationError, match="back to"):
+            explore(_of("kill", 1, 1, "g"))
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{explore({**SCENARIOS, **LONGER}[sys.argv[1]])} states\n")

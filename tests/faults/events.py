@@ -26,7 +26,10 @@ Role = Literal[
 
 @dataclass
 class Target:
-    """What is aimed at. `node` is a worker whose requests in flight count, empty for the whole gateway's."""
+    """What is aimed at. `node` is a worker whose requests in flight count, empty for the whole gateway's.
+
+    `seen`: when the fault was noticed, where the proof says that and no broadcast about a worker does.
+    """
 
     name: str
     node: str = ""
@@ -37,6 +40,7 @@ class Target:
     ports: Sequence[int] = ()
     before: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    seen: float | None = None
 
 
 class Event(Protocol):

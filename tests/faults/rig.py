@@ -2,7 +2,7 @@
 
 Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies. Journaled:
 the gateway has a journal. Clocked: each service has a wall clock of its own. Wired: only activations, and what clients
-say, lead through proxies.
+say, lead through proxies. Paired: a second coordinator stands by, with proxies between the two.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -32,9 +33,10 @@ from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
 from .service import Figures, Service, free_port
 
-RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked"]
+RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked", "paired"]
 
 NODES = 3
+COORDINATORS = ("coordinator", "coordinator-2")
 READY_S = 90.0
 GATEWAY = {"max_batch": 4, "window": 64, "window_bytes": 1 << 30, "answer_keep_s": 2, "name": "gateway"}
 """A window so wide that the load is dispatched, not waiting at the gateway, when a worker dies."""
@@ -123,8 +125,13 @@ class Rig:
         return self.proxies["client"].address if self.proxied else self.gateway.address
 
     def admin(self) -> AdminClient:
-        """A connection to the coordinator itself."""
-        return AdminClient(self.coordinator.address, timeout_s=5.0)
+        """A connection to the coordinator itself, of two the one that leads."""
+        return AdminClient(self.control, timeout_s=5.0)
+
+    @property
+    def control(self) -> str:
+        """The coordinators' addresses."""
+        return ",".join(self.services[name].address for name in COORDINATORS if name in self.services)
 
     def plan(self) -> ModelPlan | None:
         """How the network is placed now."""
@@ -165,10 +172,10 @@ class Rig:
     def _start(self) -> None:
         logs = self.folder / "logs"
         logs.mkdir(parents=True)
-        self._add(
-            "coordinator", "coordinator", {"plan_port": 0, "blob_port": 0, "rejoin_ms": 1500, "port": free_port()}
-        )
-        self.revive("coordinator")
+        for name in COORDINATORS if self.kind == "paired" else COORDINATORS[:1]:
+            port = free_port()
+            self._add(name, "coordinator", {"plan_port": 0, "blob_port": 0, "rejoin_ms": 1500, "port": port})
+            self.revive(name)
         for name, role, settings in (
             ("gateway", "gateway", {**GATEWAY, "port": free_port()}),
             *((f"stage-{i}", "stage", {"name": f"stage-{i}", "threads": 1}) for i in range(NODES)),
@@ -188,7 +195,8 @@ class Rig:
         self._stack.enter_context(small_disk(self.folder / f"disk-{name}", self._disk_bytes))
         own = dict(settings)
         if role == "coordinator":
-            own["data_dir"] = self.state
+            own["data_dir"] = self.folder / f"disk-{name}" / "state"
+            own |= self._between(name, own["port"]) if self.kind == "paired" else {}
         elif role == "stage":
             own |= {"cache_dir": self.cache(name), "memory_bytes": 1 << 30}
         elif self.kind == "journaled":
@@ -202,7 +210,7 @@ class Rig:
 
     def _links(self, name: str) -> Mapping[str, Any]:
         """The settings that lead a service's links through proxies of its own."""
-        control = self.coordinator.address
+        control = self.control
         if not self.proxied:
             return {"coordinator": control}
         port = free_port()
@@ -212,6 +220,12 @@ class Rig:
         host, control_port = control.removeprefix("tcp://").rsplit(":", 1)
         link = self.proxies[f"control:{name}"] = self._thread.proxy((host, int(control_port)), f"control:{name}")
         return {"coordinator": link.address, "data_port": port, "data_address": data.address}
+
+    def _between(self, name: str, port: int) -> dict[str, Any]:
+        """The settings that lead what two coordinators say to each other through proxies."""
+        proxy = self.proxies[f"peer:{name}"] = self._thread.proxy(("127.0.0.1", port), f"peer:{name}")
+        leader = self.proxies[f"peer:{COORDINATORS[0]}"]
+        return {"control_address": proxy.address, **({"standby_of": leader.address} if proxy is not leader else {})}
 
     def decoy(self) -> Proxy:
         """A proxy that no link of the cluster passes."""
@@ -263,7 +277,9 @@ class Rig:
             alive = [row for row in rows if row.state == "alive" and row.executors]
             served = plan is not None and plan.status == "serving" and len(plan.stages) >= 2
             served = served and not any(stage.exposed for stage in plan.stages)
-            return len(alive) == len(usable) == NODES and served and self._ready()
+            row = admin.nodes().standby
+            paired = self.kind != "paired" or (row is not None and (row.state, row.behind) == ("alive", 0))
+            return len(alive) == len(usable) == NODES and served and paired and self._ready()
         return False
 
     def _ready(self) -> bool:
@@ -273,8 +289,12 @@ class Rig:
         return [service for service in self.services.values() if service.role == "stage"]
 
     def figures(self) -> dict[str, Figures]:
-        """What each service holds."""
-        return {name: service.figures() for name, service in self.services.items()}
+        """What each service holds; of two coordinators both together, as the one that leads holds more."""
+        found = {name: service.figures() for name, service in self.services.items()}
+        if self.kind == "paired":
+            both = [found.pop(name) for name in COORDINATORS]
+            found["coordinators"] = Figures(*(sum(one) for one in zip(*map(astuple, both), strict=True)))
+        return found
 
     def settle(self) -> None:
         """Note what the services hold at rest, as the baseline of what follows."""

@@ -140,7 +140,7 @@ class _Run:
         self._times(victim, watch, struck, under_way)
 
     def _times(self, victim: Target, watch: Watch, struck: float, under_way: list[int]) -> None:
-        seen = watch.noticed(victim.node, struck) if victim.node and not self._scenario.localises else None
+        seen = watch.noticed(victim.node, struck) if victim.node and not self._scenario.localises else victim.seen
         seen = watch.localised(victim.node, struck) if self._scenario.localises else seen
         ended = self._ledger.settled_after(under_way)
         self._report.detection_ms = None if seen is None else (seen - struck) * 1000

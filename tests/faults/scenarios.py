@@ -10,6 +10,7 @@ from .disks import FullCache, FullDisk, FullJournal
 from .events import CutOff, Event, Net, Reset, Signal
 from .headless import Headless, Planless
 from .jumps import DAY_S, ClockJump
+from .leaders import Apart, LeaderLost
 from .rig import RigKind
 from .strangers import Impostor, Namesake, Strangers
 from .toxics import (
@@ -175,5 +176,17 @@ def _damage() -> tuple[Scenario, ...]:
     )
 
 
-SCENARIOS = (*_processes(), *_no_new_plans(), *_damage(), *_journaled(), *_clocked(), *_network())
+def _paired() -> tuple[Scenario, ...]:
+    def on(name: str, event: Event, **more: bool) -> Scenario:
+        return Scenario(name, event, "paired", **more)
+
+    return (
+        on("leading coordinator killed, another stands by", LeaderLost("kill"), undisturbed=True),
+        on("leading coordinator frozen, another stands by", LeaderLost("freeze", 3.0)),
+        on("two coordinators apart", Apart(3.0), undisturbed=True),
+        on("two coordinators lead", LeaderLost("freeze", 4.0, apart=True)),
+    )
+
+
+SCENARIOS = (*_processes(), *_no_new_plans(), *_damage(), *_journaled(), *_clocked(), *_network(), *_paired())
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -1,0 +1,28 @@
+"""Of two coordinators the leader dies, freezes, or hears nothing of the other under load: no request notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from faults.checks import check, check_control
+from faults.model import Judge
+from faults.rig import Rig
+from faults.scenarios import Scenario
+from faults.selection import chosen, kinds
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with Rig(tmp_path_factory.mktemp("paired") / "rig", "paired") as made:
+        yield made
+
+
+@pytest.mark.parametrize("scenario", chosen("paired"), ids=lambda scenario: scenario.name)
+def test_a_fault_under_load(rig: Rig, scenario: Scenario, judge: Judge) -> None:
+    check(rig, scenario, judge)
+
+
+@pytest.mark.parametrize("scenario", kinds("paired"), ids=lambda scenario: scenario.event.kind)
+def test_a_strike_that_misses_is_found_out(rig: Rig, scenario: Scenario, judge: Judge) -> None:
+    check_control(rig, scenario, judge)

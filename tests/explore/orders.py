@@ -64,6 +64,7 @@ def explore(scenario: Scenario) -> int:
         if all(name.endswith(STARTS) for name, _ in regular):
             _settled(world, trail)
             calm.add(mark)
+        none_up = not any(side.up for side in world.sides.values())
         costly = [(name, act, 1) for name, act in _faults(world, scenario.kinds)] if left else []
         for name, act, cost in [*((name, act, 0) for name, act in regular), *costly]:
             after = clone(world, {})
@@ -71,14 +72,14 @@ def explore(scenario: Scenario) -> int:
                 act(after)
             except ViolationError as violation:
                 raise ViolationError(f"{violation}\n{told((trail, name))}") from violation
-            by_itself = not cost and not name.endswith(STARTS)
+            by_itself = not cost and (none_up or not name.endswith(STARTS))
             stack.append((after, left - cost, (trail, name), mark if by_itself else 0))
     _come_to_rest(trails, calm, before)
     return len(trails)
 
 
 def _come_to_rest(trails: dict[int, Trail], calm: set[int], before: dict[int, list[int]]) -> None:
-    """From every state one where all is well can be reached without a fault, and without the dead coming back."""
+    """From every state one where all is well can be reached without a fault, or a dead one back if one lives."""
     reach, ahead = set(calm), list(calm)
     while ahead:
         for mark in before[ahead.pop()]:

@@ -32,6 +32,7 @@ SCENARIOS = {
 }
 LONGER = {
     "one of two coordinators dies, with both": _of("kill", 1, 0, "ga"),
+    "deaths or apart, two faults, with a gateway": _of("kill,cut", 2, 0, "g"),
     "apart or thought silent, two faults, with a gateway": _of("cut,deaf", 2, 1, "g"),
     "apart or thought silent, two faults, with a worker": _of("cut,deaf", 2, 1, "a"),
 }

@@ -10,8 +10,7 @@ from typing import NamedTuple
 from stageline.manifest import ModelManifest
 from stageline.plan import StageKey
 
-from .planner.fields import MAX_BYTES
-from .planner.problem_limits import SECONDS
+from .limits import MAX_BYTES, SECONDS
 
 
 @dataclass(frozen=True)

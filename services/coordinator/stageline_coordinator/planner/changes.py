@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from stageline_coordinator.limits import MAX_BYTES
+
 from .alike import alike
-from .fields import MAX_BYTES
 from .parts import Links, Node, Port
 from .problem import Problem
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from stageline.errors import ConfigError
 from stageline.fields import is_text
-
-MAX_BYTES = 1 << 50  # sums over thousands of blocks still fit 64 bits
+from stageline_coordinator.limits import MAX_BYTES
 
 
 @dataclass(frozen=True)

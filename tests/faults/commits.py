@@ -50,8 +50,7 @@ class KilledInCommit:
                 os.kill(pid, signal.SIGKILL)
             wait_until("it dies", lambda: dead(victim) or not target.pids[1:], ATTACH_S)
         finally:
-            tracer.send_signal(signal.SIGTERM)
-            tracer.wait()
+            _end(tracer)
 
     def proof(self, rig: Rig, target: Target) -> str:
         trace = Path(target.notes[0])
@@ -62,6 +61,16 @@ class KilledInCommit:
     def relent(self, rig: Rig, target: Target) -> None:
         if dead(rig.coordinator.pid):
             rig.revive("coordinator")
+
+
+def _end(tracer: subprocess.Popen[bytes]) -> None:
+    """It may wait for threads of the dead for ever, and then does not hear SIGTERM."""
+    tracer.terminate()
+    try:
+        tracer.wait(ATTACH_S)
+    except subprocess.TimeoutExpired:
+        tracer.kill()
+        tracer.wait()
 
 
 def _traced(pid: int) -> bool:

@@ -85,7 +85,7 @@ def header(reply: str, number: int, priority: int = 0, hop: int = 0) -> Activati
 
 def outgoing(address: str, number: int) -> Outgoing:
     failure = Failure(DATA_VERSION, "g", number, 1, "failed", "no", "n1", "e1", retryable=False)
-    return Outgoing(address, encode_frames(failure))
+    return Outgoing(address, encode_frames(failure), "g")
 
 
 def test_what_came_is_taken_by_priority(rig: Rig) -> None:

@@ -28,10 +28,11 @@ Work = Union[Batch, Measurement]
 
 
 class Outgoing(NamedTuple):
-    """Frames for another executor or a gateway."""
+    """Frames for another executor or a gateway; `peer` is its id, or the gateway as headers name it."""
 
     address: str
     frames: Sequence[Buffer]
+    peer: str
 
 
 def next_message(
@@ -43,13 +44,13 @@ def next_message(
     """
     further = header.hop + 1 < len(header.path)
     values, buffers = outgoing_values(outputs, header.path[header.hop + 1].codec if further else "")
-    queue_us, compute_us, sustained_us = (max(0, round(s * 1e6)) for s in (queued_s, computed_s, sustained_s))
-    timing = Timing(queue_us, compute_us, sustained_us if sustained_us != compute_us else 0)
+    timing = Timing(_microseconds(queued_s), _microseconds(computed_s), _microseconds(sustained_s))
     following = msgspec.structs.replace(header, hop=header.hop + 1, values=values, timings=(*header.timings, timing))
     if following.finished:
-        return Outgoing(header.reply, encode_frames(following, buffers, checked=header.reply_checked))
+        frames = encode_frames(following, buffers, checked=header.reply_checked)
+        return Outgoing(header.reply, frames, header.gateway)
     there = header.path[following.hop]
-    return Outgoing(there.address, encode_frames(following, buffers, checked=there.checked))
+    return Outgoing(there.address, encode_frames(following, buffers, checked=there.checked), there.executor)
 
 
 def failure_of(header: Activation, code: str, message: str, node: str, executor: str, *, retryable: bool) -> Outgoing:
@@ -65,7 +66,11 @@ def failure_of(header: Activation, code: str, message: str, node: str, executor:
         executor=executor,
         retryable=retryable,
     )
-    return Outgoing(header.reply, encode_frames(failure, checked=header.reply_checked))
+    return Outgoing(header.reply, encode_frames(failure, checked=header.reply_checked), header.gateway)
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e6))
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -156,8 +156,9 @@ class Computer:
         self._note(None, time.monotonic())
 
     def _sustain(self, key: StageKey, seconds: float, processor_s: float) -> float:
+        """What the batch counts for under a CPU quota; 0 where it is `seconds`."""
         if not processor_s:
-            return seconds
+            return 0.0
         return self._sustained.setdefault(key, Sustained(self._quota)).add(seconds, processor_s)
 
     def _note(self, batch: Batch | None, now: float) -> None:

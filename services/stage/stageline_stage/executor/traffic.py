@@ -137,9 +137,7 @@ class Traffic:
         `header`: of the batch whose outcome it is, as it came.
         """
         self._held.append(outgoing)
-        further = outgoing.address != header.reply and header.hop + 1 < len(header.path)
-        peer = header.path[header.hop + 1].executor if further else header.gateway
-        self._passing.went(header.gateway, peer, header.batch, sum(map(len, outgoing.frames)))
+        self._passing.went(header.gateway, outgoing.peer, header.batch, sum(map(len, outgoing.frames)))
 
     @property
     def full(self) -> bool:
@@ -235,7 +233,8 @@ class Traffic:
         if header.hop + 1 < len(header.path):
             there = header.path[header.hop + 1]
             further = msgspec.structs.replace(header, hop=header.hop + 1)
-            self._held.append(Outgoing(there.address, encode_frames(further, checked=there.checked)))
+            frames = encode_frames(further, checked=there.checked)
+            self._held.append(Outgoing(there.address, frames, there.executor))
 
     def _fail(self, header: Activation, code: str, message: str) -> None:
         failure = failure_of(header, code, message, self._host.node, self._host.executor, retryable=True)

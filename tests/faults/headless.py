@@ -17,11 +17,26 @@ AWAY_S = 1.5
 
 
 @dataclass(frozen=True)
-class Headless:
-    """The coordinator is killed and stays away; then a worker of the plan is killed or frozen."""
+class _OnWorker:
+    """A worker of the plan is killed or frozen."""
 
     how: Literal["kill", "freeze"]
     seconds: float = AWAY_S
+
+    def decoy(self, rig: Rig) -> Target:
+        return Signal("worker", self.how).decoy(rig)
+
+    def _hit(self, target: Target) -> None:
+        for pid in target.pids:
+            os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+
+    def _is_hurt(self, target: Target) -> bool:
+        return all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
+
+
+@dataclass(frozen=True)
+class Headless(_OnWorker):
+    """The coordinator is killed and stays away; then a worker of the plan is killed or frozen."""
 
     @property
     def kind(self) -> str:
@@ -31,19 +46,14 @@ class Headless:
         target = worker(rig, victim_node(rig))
         return Target(target.name, target.node, target.pids, (*target.services, rig.coordinator))
 
-    def decoy(self, rig: Rig) -> Target:
-        return Signal("worker", self.how).decoy(rig)
-
     def strike(self, rig: Rig, target: Target) -> None:
         for service in target.services[1:]:
             service.signal(signal.SIGKILL)  # it does not live to see the next line
-        for pid in target.pids:
-            os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+        self._hit(target)
 
     def proof(self, rig: Rig, target: Target) -> str:
-        hurt = all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
         alone = not rig.coordinator.running
-        return f"{target.name} is {self.how}ed, and no coordinator runs" if hurt and alone else ""
+        return f"{target.name} is {self.how}ed, and no coordinator runs" if self._is_hurt(target) and alone else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
         if not rig.coordinator.running:
@@ -54,11 +64,8 @@ class Headless:
 
 
 @dataclass(frozen=True)
-class Planless:
+class Planless(_OnWorker):
     """A worker of the plan is killed or frozen while the planner stands still: the coordinator can only say so."""
-
-    how: Literal["kill", "freeze"]
-    seconds: float = AWAY_S
 
     @property
     def kind(self) -> str:
@@ -70,19 +77,15 @@ class Planless:
         target.before = {str(pid): pid for pid in planner}
         return target
 
-    def decoy(self, rig: Rig) -> Target:
-        return Signal("worker", self.how).decoy(rig)
-
     def strike(self, rig: Rig, target: Target) -> None:
         for pid in target.before.values():
             os.kill(pid, signal.SIGSTOP)
-        for pid in target.pids:
-            os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
+        self._hit(target)
 
     def proof(self, rig: Rig, target: Target) -> str:
-        hurt = all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
         still = [pid for pid in target.before.values() if stopped(pid)]
-        return f"{target.name} is {self.how}ed, and the planner is in state T" if hurt and still else ""
+        proven = self._is_hurt(target) and still
+        return f"{target.name} is {self.how}ed, and the planner is in state T" if proven else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
         for pid in (*target.before.values(), *target.pids):

@@ -15,7 +15,7 @@ from stageline.coordinators import NOT_LEADING, number_of
 from stageline.errors import ConfigError
 from stageline.http import StatusServer
 from stageline.lifecycle import StopSignals
-from stageline.messages import BLOBS, CONTROL, PLAN, Channel, Follow, Hello, Refused, Standing
+from stageline.messages import BLOBS, CONTROL, PLAN, Channel, Follow, Hello, Refused, StandbyRow, Standing
 from stageline.service_main import announce
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Message
@@ -72,7 +72,7 @@ class Coordinator:
         self._leader: Leader | None = None
         stack.callback(self._close)
         self._steps(self._leadership.start(), time.monotonic())
-        self.ready = self._readiness()
+        self.ready = self._readiness(self._partner.row())
         """For other threads."""
 
     @property
@@ -80,9 +80,9 @@ class Coordinator:
         """The number of the term that it leads under, or knows."""
         return number_of(self._leadership.term)
 
-    def _readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Ready is who leads, and who could at once."""
-        row, leads = self._partner.row(), self._leadership.leading
+    def _readiness(self, row: StandbyRow | None) -> tuple[bool, dict[str, Any]]:
+        """Ready is who leads, and who could at once; `row` is about the other coordinator."""
+        leads = self._leadership.leading
         told = {"control": self.control_address, "term": self.term, "role": "leader" if leads else "standby"}
         if row is not None:
             told |= {"partner": row.address, "partner_state": row.state}
@@ -174,10 +174,9 @@ class Coordinator:
         if self._leader is not None:
             self._leader.tick(now)
         self._news(self._partner.tick(now), now)
-        self.ready = self._readiness()
-        self.metrics.partner(
-            leads=self._leadership.leading, row=self._partner.row(), copied=self._copier.bytes_copied, term=self.term
-        )
+        row = self._partner.row()
+        self.ready = self._readiness(row)
+        self.metrics.partner(leads=self._leadership.leading, row=row, copied=self._copier.bytes_copied, term=self.term)
 
     def _news(self, found: Iterable[other.News], now: float) -> None:
         for news in found:

@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from hashlib import sha1
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -42,7 +43,7 @@ def target_of(name: str) -> Any:
 
 
 def fuzz(name: str, libfuzzer: list[str], corpus: Path) -> None:
-    """Does not return: libFuzzer ends the process."""
+    """Does not return: libFuzzer ends the process, and does not always write what it ended by, so that is done here."""
     import atheris
 
     target = target_of(name)
@@ -53,7 +54,14 @@ def fuzz(name: str, libfuzzer: list[str], corpus: Path) -> None:
         forms = sys.modules["forms"]
         return forms.mutated(target.form, data, Random(seed), lambda old: atheris.Mutate(old, max_size))[:max_size]
 
-    atheris.Setup([sys.argv[0], *libfuzzer, str(corpus)], target.run, custom_mutator=neighbour)
+    def run(data: bytes) -> None:
+        try:
+            target.run(data)
+        except Exception:
+            (FOUND / f"{name}-crash-{sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
+            raise
+
+    atheris.Setup([sys.argv[0], *libfuzzer, str(corpus)], run, custom_mutator=neighbour)
     atheris.Fuzz()
 
 

@@ -27,7 +27,10 @@ def test_a_planted_defect_is_found(tmp_path: Path) -> None:
             break
     assert (done.returncode, report["found"]) == (1, "IndexError: planted"), done.stdout[-2000:]
     assert report["edges"] > report["edges_of_seeds"], "it was guided there"
-    assert len(list((tmp_path / "build/fuzz").iterdir())) == 1
+    (left,) = (tmp_path / "build/fuzz").iterdir()
+    again = [sys.executable, str(GUIDED), "planted", "--input", str(left)]
+    repeated = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "IndexError: planted" in repeated.stderr, "what was left finds it again"
 
 
 def test_figures_of_many_sittings_are_summed_up(tmp_path: Path) -> None:

@@ -37,6 +37,11 @@ class Links:
         """Where a link is measured now: nothing else should be."""
         return self._tournament.hosts
 
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Whose links are due and wait for blocks, or other links, to be measured."""
+        return self._tournament.waiting
+
     def requests(self, members: Members, measuring: Collection[str], now: float) -> Iterator[Instruction]:
         """Ask for what is due, beside the nodes that measure blocks, and use what is in."""
         for pair in self._tournament.overdue(now):

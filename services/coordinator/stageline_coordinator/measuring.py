@@ -16,6 +16,7 @@ from .peers import Node, Peer, speaks_for
 from .profiling import ProfileBook
 from .stalls import Stalls
 from .tournament import host_of
+from .turns import Turns
 
 PLAN_AROUND = 2
 """A link that was found stalled so many times in a row is planned around; the first time may be a broken connection."""
@@ -29,11 +30,14 @@ class Measuring:
         self.links = Links(links)
         self.stalls = Stalls()
         self._drift = Drift()
+        self._turns = Turns()
 
     def requests(self, nodes: Sequence[Node], members: Members, models: Models, now: float) -> Iterator[Instruction]:
         """Links first, as blocks take longer; never both at once on one host, or they would measure each other."""
+        self._turns.saw({host_of(node) for node in nodes if node.name in self.book.at_work}, now)
         yield from self.links.requests(members, self.book.at_work, now)
-        free = [node for node in nodes if host_of(node) not in self.links.hosts]
+        taken, waiting = self.links.hosts, self.links.waiting
+        free = [n for n in nodes if host_of(n) not in taken and self._turns.free(host_of(n), waiting, now)]
         for node, request in self.book.requests(free, models, now):
             yield Send(node.address, request)
 

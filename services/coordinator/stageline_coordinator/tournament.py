@@ -71,6 +71,8 @@ class Tournament:
         self._matches: dict[Pair, _Match] = {}
         self._busy_from = self._look_at = -math.inf
         self._resting: frozenset[str] = frozenset()
+        self.waiting: frozenset[str] = frozenset()
+        """Hosts of pairs that are due, have not failed, and wait for nothing but hosts."""
 
     @property
     def complete(self) -> bool:
@@ -89,17 +91,19 @@ class Tournament:
             return []
         self._resting = frozenset(resting)
         here = {peer.identity: peer for peer in peers}
-        taken, found = {*self.hosts, *resting}, list[tuple[Peer, Peer]]()
+        taken, found, waiting = {*self.hosts, *resting}, list[tuple[Peer, Peer]](), set[str]()
         due = [pair for pair, state in self._states.items() if state.due <= now and pair not in self._matches]
         for pair in sorted(due, key=self._urgency):
             a, b = here[pair[0]], here[pair[1]]
             hosts, busy = frozenset((host_of(a), host_of(b))), not (a.quiet(now) and b.quiet(now))
             if hosts & taken or (busy and (now < self._busy_from or self._busy)):
+                waiting |= frozenset() if busy or self._states[pair].attempts else hosts
                 continue
             self._matches[pair] = _Match(hosts, busy, now)
             taken |= hosts
             found.append((a, b))
         later = [state.due for pair, state in self._states.items() if pair not in self._matches]
+        self.waiting = frozenset(waiting)
         self._look_at = now + LOOK_S if len(due) > len(found) else min(later, default=math.inf)
         return found
 

@@ -7,6 +7,8 @@ library. A changed tree reaches our own checks. `mutated` does both.
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -15,6 +17,7 @@ from typing import Any
 import msgspec
 
 from stageline.protocol import PREFIX
+from stageline_gateway import journal_format
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,37 @@ def _pack_stream(tree: Any) -> bytes:
     return b"".join(pieces)
 
 
+def _parse_tensor(data: bytes) -> Any:
+    start = 8 + int.from_bytes(data[:8], "little")
+    return [json.loads(data[8:start]), data[start:]]
+
+
+def _pack_tensor(tree: Any) -> bytes:
+    header = json.dumps(tree[0]).encode()
+    header += b" " * (-(8 + len(header)) % 64)
+    return len(header).to_bytes(8, "little") + header + tree[1]
+
+
+def _parse_journal(data: bytes) -> Any:
+    _, version, salt, _ = journal_format.HEAD.unpack_from(data)
+    found: list[Any] = [version, salt]
+    for span in journal_format.read(data, salt).index.spans():
+        start = span.start + journal_format.FRAME.size
+        found.append([_unpack(data[start : start + span.header]), data[span.body_at]])
+    return found
+
+
+def _pack_journal(tree: Any) -> bytes:
+    """With checksums that hold, whatever the records say."""
+    packed = [(_pack(record), body) for record, body in tree[2:]]
+    plain = journal_format.HEAD.pack(journal_format.MAGIC, tree[0], tree[1], 0)[:-4]
+    pieces = [plain, struct.pack("<I", zlib.crc32(plain))]
+    for header, body in packed:
+        crc = zlib.crc32(header + body, zlib.crc32(struct.pack("<II", len(header), len(body)), tree[1]))
+        pieces += [journal_format.FRAME.pack(journal_format.MARK, len(header), len(body), crc), header, body]
+    return b"".join(pieces)
+
+
 JSON = Form(json.loads, lambda tree: json.dumps(tree).encode())
 PARTS = Form(
     lambda data: [json.loads(part) for part in data.split(b"\0")],
@@ -67,6 +101,10 @@ FRAMES = Form(_parse_frames, lambda tree: _pack([_pack(tree[0]), *tree[1:]]))
 """A msgpack header and buffers."""
 MESSAGES = Form(_parse_messages, lambda tree: _pack([(sender, _pack(message)) for sender, message in tree]))
 """Messages, each with the number of its sender."""
+TENSOR = Form(_parse_tensor, _pack_tensor)
+"""A safetensors file: its JSON header and the elements; the length before them is right."""
+JOURNAL = Form(_parse_journal, _pack_journal)
+"""Version, salt, and records with their bodies."""
 STREAM = Form(_parse_stream, _pack_stream)
 """A byte that says how the stream is cut, and frames of the client protocol."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec.structs import replace
 
 from stageline import messages, protocol
 from stageline.data import Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
@@ -18,6 +19,7 @@ from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, Va
 from stageline.plan import StageKey
 from stageline.wire import encode
 from stageline_coordinator.planner import Problem, solve
+from stageline_gateway import journal_format
 from stageline_stage.graph import codec
 from stageline_stage.tensorfile import tensor_bytes
 
@@ -210,7 +212,27 @@ def settings() -> list[bytes]:
 
 
 def tensor_files() -> list[bytes]:
-    return [tensor_bytes(torch.arange(6.0).view(2, 3)), tensor_bytes(torch.empty(0, dtype=torch.int64))]
+    kinds = (torch.bool, torch.bfloat16, torch.int8)
+    others = [tensor_bytes(torch.zeros(4, dtype=kind)) for kind in kinds]
+    return [tensor_bytes(torch.arange(6.0).view(2, 3)), tensor_bytes(torch.empty(0, dtype=torch.int64)), *others]
+
+
+_SPECS = (protocol.TensorSpec("x", "uint8", (1, 4)),)
+TAKEN = (journal_format.Taken(7, 1e9, protocol.Infer(7, "m", _SPECS, idempotency_key="k")), [b"abcd"])
+
+
+def journals() -> list[bytes]:
+    taken = [(replace(TAKEN[0], number=number), TAKEN[1]) for number in (1, 2, 3)]
+    ended = (journal_format.Ended(1, 1e9, result=protocol.Result(1, _SPECS)), [b"wxyz"])
+    failed = (journal_format.Ended(2, 1e9, error=protocol.Error(0, "failed", "x", node="n")), [])
+    found = []
+    for records in ([*taken, ended, failed, (journal_format.Freed(3), [])], []):
+        data = journal_format.head(SEED)
+        for record, buffers in records:
+            _, pieces = journal_format.frame(record, buffers, SEED, len(data))
+            data += b"".join(pieces)
+        found.append(data)
+    return found
 
 
 # --- archives -----------------------------------------------------------------------------------------------

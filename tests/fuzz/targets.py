@@ -6,20 +6,18 @@ that encodes, and is not longer than its cause. What it accepts must be the same
 
 from __future__ import annotations
 
-import atexit
 import functools
 import io
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import seeds
 import torch
-from forms import FRAMES, JSON, MESSAGES, PARTS, STREAM, TAGGED, Form
+from forms import FRAMES, JOURNAL, JSON, MESSAGES, PARTS, STREAM, TAGGED, TENSOR, Form
+from stored import journal, scratch, tensor_file
 
 from stageline import messages, protocol
 from stageline.client.core import ClientCore
@@ -44,7 +42,6 @@ from stageline_gateway.engine import Engine
 from stageline_gateway.settings import Settings as GatewaySettings
 from stageline_stage.graph import codec, rebuild
 from stageline_stage.importer import archive
-from stageline_stage.tensorfile import load_tensor
 
 MAX_BODY = 1 << 16
 
@@ -76,15 +73,6 @@ def _document(data: bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         raise StagelineError("not JSON") from None
-
-
-@functools.cache
-def scratch() -> Path:
-    """A directory, in memory where there is one, that goes with the process."""
-    memory = Path("/dev/shm")
-    folder = tempfile.TemporaryDirectory(prefix="stageline-fuzz-", dir=memory if memory.is_dir() else None)
-    atexit.register(folder.cleanup)
-    return Path(folder.name)
 
 
 # --- client port --------------------------------------------------------------------------------------------
@@ -321,13 +309,6 @@ def settings(data: bytes) -> None:
             refusal(error, len(data))
 
 
-def tensor_file(data: bytes) -> None:
-    """A worker maps a tensor that was stored, whose bytes are those that its maker wanted them to be."""
-    path = scratch() / "tensor"
-    path.write_bytes(data)
-    load_tensor(path)
-
-
 # --- archives -----------------------------------------------------------------------------------------------
 
 
@@ -353,7 +334,8 @@ TARGETS: dict[str, Target] = {
     "solution": Target(solution, seeds.solutions, JSON),
     "graph": Target(graph, seeds.graphs, JSON),
     "settings": Target(settings, seeds.settings),
-    "tensor-file": Target(tensor_file, seeds.tensor_files),
+    "tensor-file": Target(tensor_file, seeds.tensor_files, TENSOR),
+    "journal": Target(journal, seeds.journals, JOURNAL),
     "archive-file": Target(archive_file, seeds.archives),
     "archive-json": Target(archive_json, seeds.archive_parts, PARTS),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from stageline.blobs import BlobStore
 from stageline.errors import BY_CODE, ManifestError, ModelError, ModelImportError
 from stageline.manifest import ModelManifest
-from stageline_stage.graph.codec import decode
+from stageline_stage.graph.codec import decode, dtype_name
 from stageline_stage.importer.archive import clean_copy
 from stageline_stage.tensorfile import load_tensor
 
@@ -34,7 +34,7 @@ def import_pt2(path: Path, *, name: str, store: BlobStore, source: str) -> Model
         request = {"name": name, "source": source, "max_file_bytes": tensor_bytes + SLACK_BYTES}
         (folder / "request.json").write_text(json.dumps(request))
         _run_child(folder)
-        return _adopt(folder, store)
+        return adopt(folder, store)
 
 
 def _run_child(folder: Path) -> None:
@@ -56,12 +56,20 @@ def _run_child(folder: Path) -> None:
         raise ModelImportError(f"loading the .pt2 file ended with status {child.returncode}: {last:.200}")
 
 
-def _adopt(folder: Path, store: BlobStore) -> ModelManifest:
-    """Take over the child's blobs that its manifest names, trusting none of them."""
+def adopt(folder: Path, store: BlobStore) -> ModelManifest:
+    """Take over the child's blobs that its manifest names into `store`, trusting none of them.
+
+    `folder` holds `manifest.json` and `blobs`. Raises `ModelImportError`, `ManifestError`, `BlobMissingError` and
+    `BlobCorruptError` for what is missing, damaged or not what the manifest says.
+    """
     manifest_file = folder / "manifest.json"
     if not manifest_file.is_file() or manifest_file.stat().st_size > MAX_MANIFEST_BYTES:
         raise ModelImportError("loading the .pt2 file gave no manifest")
-    manifest = ModelManifest.from_json(json.loads(manifest_file.read_bytes()))
+    try:
+        document = json.loads(manifest_file.read_bytes())
+    except (ValueError, RecursionError):
+        raise ModelImportError("loading the .pt2 file gave a manifest that is not JSON") from None
+    manifest = ModelManifest.from_json(document)
     made = BlobStore(folder / "blobs")
     for block in manifest.blocks:
         data = made.read(block.graph)
@@ -70,8 +78,9 @@ def _adopt(folder: Path, store: BlobStore) -> ModelManifest:
             raise ManifestError(f"block {block.name!r} and its graph name different tensors")
         store.put_bytes(data)
     for tensor in {t.sha256: t for block in manifest.blocks for t in block.tensors}.values():
-        if tuple(load_tensor(made.path(tensor.sha256)).shape) != tensor.shape:
-            raise ManifestError(f"tensor {tensor.name!r} has another shape than the manifest says")
+        found = load_tensor(made.path(tensor.sha256))
+        if (dtype_name(found.dtype), tuple(found.shape)) != (tensor.dtype, tensor.shape):
+            raise ManifestError(f"tensor {tensor.name!r} has another dtype or shape than the manifest says")
         made.verify(tensor.sha256)
         store.put_file(made.path(tensor.sha256))
     return manifest

@@ -2,7 +2,7 @@
 
 Each gateway has callers of its own in a closed loop. *alone*: one gateway with few callers has the worker to itself.
 *alike*: three gateways have as many each. *one crowd*: the first has six times as many as each of the others. Workers
-serve by deadline, so with equal time allowed requests wait alike, and a crowd gets as much more as it asks.
+give each gateway the same computing time, so a crowd gets no more than the few at another gateway, and waits longer.
 """
 
 from __future__ import annotations

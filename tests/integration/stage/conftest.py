@@ -198,14 +198,16 @@ class Cluster:
             assert answer.stages == stages and set(answer.executors) == {self.executor.executor}
         return answer
 
-    def activation(self, x: torch.Tensor, *stages: StageKey, number: int = 1, **more: Any) -> list[Any]:
+    def activation(
+        self, x: torch.Tensor, *stages: StageKey, number: int = 1, gateway: str = "g1", **more: Any
+    ) -> list[Any]:
         """The frames of a batch through these stages, all on the one executor, over ipc and TCP in turn."""
         to = self.executor
         addresses = (to.endpoint.ipc, to.endpoint.tcp)
         path = tuple(Hop(stage, addresses[i % 2], "n1", to.executor) for i, stage in enumerate(stages))
         rows = x.shape[0]
         header = Activation(
-            DATA_VERSION, "g1", number, tuple(range(rows)), (1,) * rows, 1, (1, 1), path, 0, self.endpoint.tcp,
+            DATA_VERSION, gateway, number, tuple(range(rows)), (1,) * rows, 1, (1, 1), path, 0, self.endpoint.tcp,
             (Tensor("float32", tuple(x.shape)),), **more,
         )  # fmt: skip
         return encode_frames(header, [x.numpy().data])

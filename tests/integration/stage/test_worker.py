@@ -93,6 +93,23 @@ def test_what_is_loaded_is_not_fetched_again_and_retire_unloads(cluster: Any, ma
     assert failure.executor == cluster.executor.executor and failure.node == "n1"
 
 
+def test_gateways_get_turns(cluster: Any, models: Any) -> None:
+    """One has a hundred batches waiting when another's ten come, all of them with later deadlines."""
+    slow = models.model(models.block("slow", WIDTH, "aten.tanh.default", repeat=200))
+    cluster.join()
+    whole = stage(slow, 0, 1)
+    cluster.prepare(1, whole)
+    x = torch.ones(1, WIDTH)
+    crowd = [cluster.activation(x, whole, number=i, gateway="crowd", deadline_ns=i) for i in range(1, 101)]
+    few = [cluster.activation(x, whole, number=i, gateway="few", deadline_ns=1000 + i) for i in range(1, 11)]
+    cluster.push(*crowd, *few)
+    order = [cluster.result()[0].gateway for _ in range(110)]
+    first, last = order.index("few"), len(order) - order[::-1].index("few")
+    assert last < len(order), "the ten did not overtake anybody"
+    between = order[first:last].count("crowd")
+    assert between <= 20, f"{between} of the crowd's were computed while ten of the other's waited"
+
+
 def test_bad_batches_fail_alone(cluster: Any, manifest: str, weight: torch.Tensor) -> None:
     cluster.join()
     whole = stage(manifest, 0, 2)

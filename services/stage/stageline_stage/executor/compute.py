@@ -130,7 +130,7 @@ class Computer:
                 running = self._traffic.while_lent(partial(self._begin, stage, batch))
         except Exception as error:  # the stage may raise anything; it must not end the executor
             self._failed(batch, error)
-            self._note(None, time.monotonic())
+            self._ended(header.gateway, now)
             return
         self._in_flight.append(_InFlight(batch, running, now))
 
@@ -153,7 +153,13 @@ class Computer:
             self._traffic.send(outgoing, header)
         except Exception as error:  # as above; on CUDA an error of a kernel appears here
             self._failed(batch, error)
-        self._note(None, time.monotonic())
+        self._ended(header.gateway, entry.started_s)
+
+    def _ended(self, gateway: str, started_s: float) -> None:
+        """A batch is done, well or not."""
+        now = time.monotonic()
+        self._queue.charge(gateway, now - started_s)
+        self._note(None, now)
 
     def _sustain(self, key: StageKey, seconds: float, processor_s: float) -> float:
         """What the batch counts for under a CPU quota; 0 where it is `seconds`."""

@@ -223,7 +223,8 @@ class Traffic:
         batch = Batch(header, buffers, time.monotonic())
         sender = header.path[header.hop - 1].executor if header.hop else header.gateway
         self._passing.came(header.gateway, sender, header.batch)
-        if not self._queue.put(Urgency.of_batch(header.priority, header.deadline_ns), batch, tell=False):
+        urgency = Urgency.of_batch(header.priority, header.deadline_ns)
+        if not self._queue.put(urgency, batch, gateway=header.gateway, tell=False):
             self._fail(header, "not_loaded", "the worker is stopping")
 
     def _cancel(self, header: Cancel) -> None:

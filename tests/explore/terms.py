@@ -17,7 +17,7 @@ from world import ViolationError
 from stageline.coordinators import Coordinators
 from stageline.messages import Prepare
 from stageline.plan import Plan
-from stageline_coordinator.leadership import Lead, Leadership, Promise, Standing
+from stageline_coordinator.leadership import Lead, Leadership, Promise, Remembered
 from stageline_gateway.routing import PlanView
 from stageline_stage.loading import Loading
 
@@ -56,7 +56,7 @@ class Side:
     """A coordinator; `plan` and `standing` are on disk."""
 
     name: str
-    standing: Standing
+    standing: Remembered
     plan: Plan = Plan(term=0, version=0)
     up: bool = True
     leadership: Any = None
@@ -87,7 +87,7 @@ class Terms:
         self.cut, self.plans = False, plans
         self.leaders: dict[int, str] = {}
         self.made: dict[tuple[int, int], str] = {}
-        self.sides = {"c": Side("c", Standing(1, True, True)), "d": Side("d", Standing(2, False, True))}
+        self.sides = {"c": Side("c", Remembered(1, True, True)), "d": Side("d", Remembered(2, False, True))}
         self.services = {name: Service() for name in services}
         for side in self.sides.values():
             self.start(side)

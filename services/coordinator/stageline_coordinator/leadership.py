@@ -21,7 +21,7 @@ from stageline.coordinators import NO_TERM_FROM, next_term
 
 
 @dataclass(frozen=True)
-class Standing:
+class Remembered:
     """What a coordinator has on disk: its id, the last term that it took (0: never), the highest that it promised.
 
     `able`: it has all that it needs to lead, as it founded the cluster or once had everything that its partner had.
@@ -61,9 +61,9 @@ Step = Union[Promise, Lead, StepDown]
 class Leadership:
     """Whoever owns it does the steps, in order. `partner`: whether another coordinator is known, heard of or not."""
 
-    def __init__(self, standing: Standing, *, partner: bool) -> None:
-        self.coordinator, self._founder, self.able = standing.coordinator, standing.founder, standing.able
-        self.taken, self.promised = standing.taken, standing.promised
+    def __init__(self, past: Remembered, *, partner: bool) -> None:
+        self.coordinator, self._founder, self.able = past.coordinator, past.founder, past.able
+        self.taken, self.promised = past.taken, past.promised
         self.leading = False
         self._absent = not partner
         self._called = False

@@ -39,6 +39,13 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Renamed:
+    """It had our id, and we had taken no term: this is our id now."""
+
+    coordinator: int
+
+
+@dataclass(frozen=True)
 class Silent:
     """It is not heard any more."""
 
@@ -55,7 +62,7 @@ class Complete:
     """We have everything that it has."""
 
 
-News = Union[Heard, Silent, Merged, Complete]
+News = Union[Heard, Renamed, Silent, Merged, Complete]
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class Partner:
         """Follow the coordinator at `address`; its silence is judged from now on, or so many seconds later."""
         if self._link is not None:
             self._sockets.release(self._link)
-        identity = f"coordinator:{self._store.standing().coordinator:05x}"
+        identity = f"coordinator:{self._store.remembered().coordinator:05x}"
         self._link = None
         self._link = self._sockets.connect(CONTROL, address, identity=identity.encode())
         self.address = address
@@ -162,15 +169,18 @@ class Partner:
             except RemoteProtocolError as error:
                 self._log.warning("message dropped", reason=error.message[:200])
                 continue
-            if isinstance(message, Followed) and self._admit(message.standing, now):
-                yield Heard(message.standing)
-                yield from self._followed(message, now)
+            if isinstance(message, Followed):
+                yield from (known := self._admit(message.standing, now))
+                if Heard(message.standing) in known:
+                    yield from self._followed(message, now)
 
     def follow(self, peer: str, message: Follow, now: float) -> Iterator[News]:
         """It asks, over our control socket."""
         standing = message.standing
         sound = 0 <= message.since < NO_TERM_FROM and 0 <= message.applied < NO_TERM_FROM
-        if not sound or not self._admit(standing, now):
+        known = self._admit(standing, now) if sound else ()
+        if Heard(standing) not in known:
+            yield from known
             return
         if standing.address != self.address and self._peer != peer:
             try:
@@ -180,7 +190,7 @@ class Partner:
                 return
             self._store.save_partner(standing.address)
         self._peer = peer
-        yield Heard(standing)
+        yield from known
         self._sent, self._confirmed = message.since, message.applied
         self._send_rows()
         if not self.in_step and message.applied >= self._store.journal.last:
@@ -213,10 +223,10 @@ class Partner:
 
     # --- helpers --------------------------------------------------------------------------------------------
 
-    def _admit(self, standing: Standing, now: float) -> bool:
-        """Whether it is one of our cluster; a fresh directory of ours joins its cluster."""
-        own = self._standing()
-        problem = ""
+    def _admit(self, standing: Standing, now: float) -> tuple[News, ...]:
+        """That it was heard, if it is one of our cluster; a fresh directory of ours joins its cluster."""
+        own, problem = self._standing(), ""
+        renamed: tuple[News, ...] = ()
         if standing.address == own.address:
             problem = "it is this one itself: name another with --standby-of"
         elif not all(0 <= one < NO_TERM_FROM for one in (standing.coordinator, standing.term, standing.taken)):
@@ -230,13 +240,13 @@ class Partner:
                 f"it belongs to cluster {standing.cluster}, this one to {own.cluster}: use an empty data directory"
             )
         elif standing.coordinator == own.coordinator and not own.taken:
-            self._store.change_id()
+            renamed = (Renamed(self._store.change_id()),)
             problem = "it has the same id: taking another"
         if problem:
             if problem != self._refused:
                 self._log.error("the other coordinator is not followed", address=standing.address, reason=problem)
             self._refused = problem
-            return False
+            return renamed
         self._id = standing.coordinator
         if standing.cluster and not own.cluster:
             self._store.join(standing.cluster)
@@ -246,7 +256,7 @@ class Partner:
         self._following.whom(standing.coordinator)
         self._copier.address = standing.blobs
         self.leader = standing.address if standing.leads else ""
-        return True
+        return (Heard(standing),)
 
     def _followed(self, message: Followed, now: float) -> Iterator[News]:
         for blob in message.uploaded:

@@ -65,7 +65,7 @@ class Coordinator:
         address = config.standby_of or store.partner()
         if address:
             self._partner.connect(address, time.monotonic(), START_PATIENCE_S)
-        self._leadership = Leadership(store.standing(), partner=bool(address))
+        self._leadership = Leadership(store.remembered(), partner=bool(address))
         self._tools = Tools(
             store, self._control, publisher, self.metrics, detector, self._partner.when_safe, self._partner.row
         )
@@ -182,8 +182,9 @@ class Coordinator:
         for news in found:
             if isinstance(news, other.Heard):
                 told = news.standing
-                self._leadership.coordinator = self._store.standing().coordinator
                 self._steps(self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads), now)
+            elif isinstance(news, other.Renamed):
+                self._leadership.coordinator = news.coordinator
             elif isinstance(news, other.Silent):
                 self._steps(self._leadership.silent(), now)
             elif isinstance(news, other.Merged) and self._leader is not None:
@@ -233,7 +234,7 @@ class Coordinator:
             leader.close()
 
     def _standing(self) -> Standing:
-        stored = self._store.standing()
+        stored = self._store.remembered()
         return Standing(
             coordinator=stored.coordinator,
             cluster=self._store.cluster,

@@ -27,7 +27,7 @@ from stageline.wishes import OBJECTIVES, Wishes
 from .database import DATABASE, disk_errors, open_database, take_lock
 from .figures import Figure, FigureKey
 from .journal import Journal
-from .leadership import Standing
+from .leadership import Remembered
 from .network import Link
 
 BLOBS_DIR = "blobs"
@@ -72,10 +72,10 @@ class Store:
 
     # --- terms ------------------------------------------------------------------------------------------
 
-    def standing(self) -> Standing:
+    def remembered(self) -> Remembered:
         """How this coordinator left off."""
         joined = bool(self._meta("joined"))
-        return Standing(
+        return Remembered(
             coordinator=int(self._meta("coordinator")),
             founder=bool(self.cluster) and not joined,
             able=bool(self.cluster) and (not joined or bool(self._meta("complete"))),
@@ -85,7 +85,7 @@ class Store:
 
     def begin_term(self) -> int:
         """Take a term larger than any that this coordinator took or promised."""
-        here = self.standing()
+        here = self.remembered()
         return self.take_term(next_term(here.promised, here.coordinator, founder=here.founder))
 
     def take_term(self, term: int) -> int:
@@ -95,7 +95,7 @@ class Store:
 
     def claim_term(self) -> None:
         """Have changes count as later than those of another coordinator that led since this one did."""
-        here = self.standing()
+        here = self.remembered()
         if here.promised > here.taken:
             self.begin_term()
 
@@ -111,9 +111,11 @@ class Store:
             self._set_meta("joined", "1")
             self.cluster = self._set_meta("cluster", cluster)
 
-    def change_id(self) -> None:
+    def change_id(self) -> int:
         """Take another id; only before anything was said under this one."""
-        self._set_meta("coordinator", str(1 + secrets.randbelow((1 << ID_BITS) - 1)))
+        taken = 1 + secrets.randbelow((1 << ID_BITS) - 1)
+        self._set_meta("coordinator", str(taken))
+        return taken
 
     def completed(self) -> None:
         """Everything that the partner had is here."""

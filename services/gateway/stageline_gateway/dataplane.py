@@ -1,6 +1,6 @@
-"""The gateway's data sockets: one PULL for results, one PUSH for each executor of the plan.
+"""The gateway's data sockets: one PULL for results, one PUSH for each executor that a path may begin at.
 
-A path starts at few of them only. Each has a second connection, which carries nothing but ZMTP's heartbeats: libzmq
+Every executor of the plan has another connection, which carries nothing but ZMTP's heartbeats: libzmq
 answers them without the executor's help as long as its process runs, so they show who has died or is frozen.
 """
 
@@ -60,15 +60,17 @@ class DataPlane:
         if sender is not None:
             sender.send(encode_frames(header, buffers, checked=header.path[0].checked))
 
-    def keep_only(self, addresses: set[str]) -> None:
+    def keep_only(self, entrances: set[str], watched: set[str]) -> None:
         """Connect to those, and close the sockets to all others with whatever waits for them."""
-        for address in self._senders.keys() - addresses:
+        for address in self._senders.keys() - entrances:
             self._senders.pop(address).close()
-        for address in self._watches.keys() - addresses:
+        for address in self._watches.keys() - watched:
             self._watches.pop(address).close()
-        for address in addresses:
-            if self._sender(address) is not None and address not in self._watches:
-                socket = self._sockets.connect(DATA, address, watched=True)
+        for address in entrances:
+            self._sender(address)
+        for address in watched - self._watches.keys():
+            socket = self._connect(address, watched=True)
+            if socket is not None:
                 news = partial(self._link_changed, address)
                 self._watches[address] = _Watch(self._loop, self._sockets, socket, news)
 
@@ -92,13 +94,18 @@ class DataPlane:
 
     def _sender(self, address: str) -> _Sender | None:
         if address not in self._senders:
-            try:
-                socket = self._sockets.connect(DATA, address)
-            except ConfigError as error:
-                self._log.error("bad executor address", address=address, error=error.message)
+            socket = self._connect(address)
+            if socket is None:
                 return None
             self._senders[address] = _Sender(self._loop, self._sockets, socket)
         return self._senders[address]
+
+    def _connect(self, address: str, *, watched: bool = False) -> Socket | None:
+        try:
+            return self._sockets.connect(DATA, address, watched=watched)
+        except ConfigError as error:
+            self._log.error("bad executor address", address=address, error=error.message)
+            return None
 
     def _received(self, frames: list[Any]) -> None:
         try:

@@ -21,7 +21,7 @@ from stageline_gateway.inflight import State
 from stageline_gateway.journaling import Journaling
 from stageline_gateway.outcomes import Outcomes
 from stageline_gateway.reach import Reach
-from stageline_gateway.routing import Applied, addresses
+from stageline_gateway.routing import Applied, addresses, entrances
 from stageline_gateway.settings import Settings
 from stageline_gateway.suspects import Suspects
 from stageline_gateway.timers import Timer
@@ -147,10 +147,14 @@ class Engine:
         return self._core.router.held
 
     def addresses(self) -> set[str]:
-        """All executors of the plan, whose connections tell who lives, and where batches in flight were sent."""
+        """All executors of the plan, whose connections tell who lives."""
+        return set(addresses(self.plan, self._core.identity.reply.host)) if self.plan else set()
+
+    def entrances(self) -> set[str]:
+        """The executors that a path may begin at, and where batches in flight were sent."""
         host = self._core.identity.reply.host
         used = {batch.path[0].endpoint.address_from(host) for batch in self._core.batches.live()}
-        return used | (addresses(self.plan, host).keys() if self.plan else set())
+        return used | (entrances(self.plan, host) if self.plan else set())
 
     @property
     def batches_kept(self) -> int:

@@ -294,8 +294,17 @@ def reply_address(path: Path, reply: Endpoint) -> str:
 def addresses(plan: Plan, sender_host: str) -> dict[str, tuple[str, str]]:
     """Every executor (node, executor) that the plan names, by the address at which we reach it."""
     stages = [stage for model in plan.models for stage in model.stages]
-    replicas = [replica for stage in stages for replica in (*stage.replicas, *stage.standbys)]
-    return {replica.endpoint.address_from(sender_host): _who(replica) for replica in replicas}
+    return {one.endpoint.address_from(sender_host): _who(one) for stage in stages for one in _hosts(stage)}
+
+
+def entrances(plan: Plan, sender_host: str) -> set[str]:
+    """The addresses of the executors that have some model's first stage."""
+    firsts = [model.stages[0] for model in plan.models if model.stages]
+    return {one.endpoint.address_from(sender_host) for stage in firsts for one in _hosts(stage)}
+
+
+def _hosts(stage: PlanStage) -> tuple[Replica, ...]:
+    return (*stage.replicas, *stage.standbys)
 
 
 def _who(replica: Replica) -> tuple[str, str]:

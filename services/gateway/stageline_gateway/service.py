@@ -163,7 +163,7 @@ class Gateway:
         self._log.info("stopped")
 
     def _housekeeping(self) -> None:
-        self._data.keep_only(self._engine.addresses())
+        self._data.keep_only(self._engine.entrances(), self._engine.addresses())
         self._data.poll()
         self._probes.poll()
         self._control.poll()
@@ -230,7 +230,7 @@ class Gateway:
         self._feed(ev.PlanApplied(message) if isinstance(message, Plan) else ev.DigestApplied(message))
         plan = self._engine.plan
         if plan is not None and plan.epoch != before:
-            self._data.keep_only(self._engine.addresses())
+            self._data.keep_only(self._engine.entrances(), self._engine.addresses())
             self._ready = self._readiness()
             self._log.info("plan applied", term=plan.term, version=plan.version, models=[m.name for m in plan.models])
 

@@ -30,7 +30,7 @@ def two(tmp_path: Path) -> Iterator[tuple[Store, Store]]:
 
 def copy(source: Store, target: Store, since: int = 0) -> list[StoreRow]:
     rows, upto = source.journal.since(since)
-    return target.merge(rows, source.standing().coordinator, upto)
+    return target.merge(rows, source.remembered().coordinator, upto)
 
 
 def content(store: Store) -> tuple[object, ...]:
@@ -55,7 +55,7 @@ def test_a_fresh_store_gets_everything(two: tuple[Store, Store]) -> None:
     assert content(a) == content(b)
     assert list(b.models()) == ["m", "n"]
     assert copy(a, b) == [], "once is enough"
-    assert b.applied(a.standing().coordinator) == a.journal.last
+    assert b.applied(a.remembered().coordinator) == a.journal.last
 
 
 def test_what_is_removed_is_removed_there_too_and_stays_so(two: tuple[Store, Store]) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from stageline.coordinators import NO_TERM_FROM, number_of
-from stageline_coordinator.leadership import Lead, Leadership, Promise, Standing, StepDown
+from stageline_coordinator.leadership import Lead, Leadership, Promise, Remembered, StepDown
 
 A, B = 7, 9
 
 
 def founder(*, partner: bool, taken: int = 0, promised: int = 0) -> Leadership:
-    return Leadership(Standing(A, True, True, taken, promised), partner=partner)
+    return Leadership(Remembered(A, True, True, taken, promised), partner=partner)
 
 
 def standby(*, able: bool = True, taken: int = 0, promised: int = 0) -> Leadership:
-    return Leadership(Standing(B, False, able, taken, promised), partner=True)
+    return Leadership(Remembered(B, False, able, taken, promised), partner=True)
 
 
 def test_alone_it_leads_at_once_under_the_next_term() -> None:

@@ -474,9 +474,14 @@ class TestPlans:
     def test_addresses_are_kept_while_something_is_on_its_way_there(self, world):
         world.ask()
         world.plan([["c"]])
-        assert world.engine.addresses() == {"ipc://@a", "ipc://@c"}
+        assert world.engine.entrances() == {"ipc://@a", "ipc://@c"}
         world.answer(world.sent[0])
-        assert world.engine.addresses() == {"ipc://@c"}
+        assert world.engine.entrances() == {"ipc://@c"}
+
+    def test_paths_begin_at_first_stages_and_everybody_is_watched(self, world):
+        world.plan([["a"], ["b"], ["c"]])
+        assert world.engine.entrances() == {"ipc://@a"}
+        assert world.engine.addresses() == {"ipc://@a", "ipc://@b", "ipc://@c"}
 
     def test_leftovers_of_an_old_plan_are_dispatched_again(self, kit):
         world = kit.World(drain_s=1.0)

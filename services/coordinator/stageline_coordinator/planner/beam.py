@@ -24,11 +24,11 @@ FEW_STEPS, STEPS, MANY_STEPS = 30, 60, 300  # of prices: for a first bound, for 
 _CLOSE = 1e-3  # values that differ by less than this share are not worth a wider search each
 _STRIDE = 5e-3  # first step upwards from the bound
 _SPARSE = 3  # links per node
-_ROWS = 2000
-WORK = 4e8
-"""What it may do by itself, counted so that equal problems get equal plans: some 5 seconds. A step of prices counts
+_ROWS = 600
+WORK = 7.5e8
+"""What it may do by itself, counted so that equal problems get equal plans: some 6 seconds. A step of prices counts
 types squared times cuts; a level of a search, its width times types times `_ROW_WORK`."""
-_ROW_WORK = 20
+_ROW_WORK = 60
 _SEARCHING = 0.7  # of the work is for plans, the rest for the bound
 _LAST = 10  # searches between values that are closer than `_CLOSE`
 
@@ -116,6 +116,7 @@ def beam(standing: Standing, stop: Stop, work: float = math.inf) -> Iterator[Non
     hunt = _Beam(standing, stop, _SEARCHING * work)
     for width in WIDTHS:
         if standing.runs is None and hunt.judge(len(standing.values) - 1, width, steps=1):
+            yield
             _bound(hunt, FEW_STEPS)
         if standing.runs is not None:
             yield from _narrow(hunt, width)

@@ -72,22 +72,27 @@ def even_prices(instance: Instance) -> Floats:
 
 
 class Pricing:
-    """The relaxation for one bound."""
+    """The relaxation for one bound. Tables are `[c, t]` inside, so that minima over cuts or nodes run along rows."""
 
     def __init__(self, instance: Instance, allowed: Moves) -> None:
         self._counts = np.array(instance.counts, dtype=np.float64)
         self._must = np.array(instance.must, dtype=bool)
         self._allowed = allowed
         self._blocks = instance.blocks
-        self._run = np.where(allowed.runs, 0.0, np.inf)
-        crossing = np.where(allowed.crossing, 0.0, np.inf)
-        self._crossing = np.ascontiguousarray(crossing.transpose(2, 1, 0))  # [c, to, from]
+        self._runs = np.where(allowed.runs, 0.0, np.inf)
+        self._crossing = np.ascontiguousarray(np.where(allowed.crossing, 0.0, np.inf).transpose(2, 1, 0))
         usable = np.flatnonzero(np.logical_or.reduce(allowed.crossing, axis=(0, 1)))
-        self._starts = [int(c) for c in usable[::-1] if 0 < c < self._blocks] + [0]
+        self._stages = [self._stage(int(c)) for c in usable[::-1] if 0 < c < self._blocks] + [self._stage(0)]
+
+    def _stage(self, start: int) -> tuple[int, slice, Floats]:
+        """(start, the ends that any node reaches from there, 0 or inf by end and type)."""
+        reached = np.flatnonzero(self._allowed.runs[:, start].any(axis=0))
+        ends = slice(int(reached[0]), int(reached[-1]) + 1) if len(reached) else slice(start + 1, start + 2)
+        return start, ends, np.ascontiguousarray(self._runs[:, start, ends].T)
 
     def guide(self, prices: Floats, budget: float) -> Guide:
         """By these prices, for plans that cost no more than `budget`."""
-        return Guide(prices, self._togo(prices)[0], budget * (1 + _MARGIN))
+        return Guide(prices, self._togo(prices)[0].T, budget * (1 + _MARGIN))
 
     def improve(self, prices: Floats, steps: int, stop: Callable[[], bool]) -> Priced:
         """Up to `steps` steps from these prices; at least one is taken, and fewer once they lead nowhere."""
@@ -109,33 +114,33 @@ class Pricing:
         prices = prices / (np.abs(prices) @ self._counts)
         budget = float(prices @ self._counts)
         togo, onward = self._togo(prices)
-        opening = np.where(self._allowed.first, onward[:, 0], np.inf)
+        opening = np.where(self._allowed.first, onward[0], np.inf)
         excess = float(opening.min()) - budget
         runs = self._cheapest(togo, onward, int(opening.argmin())) if excess <= _MARGIN else ()
         visits = np.bincount([kind for _, _, kind in runs], minlength=len(prices)).astype(np.float64)
         fits = bool((visits <= self._counts).all() and (visits == self._counts)[self._must].all())
-        return _Look(Guide(prices, togo, budget + _MARGIN), excess, runs, visits, bool(runs) and fits)
+        return _Look(Guide(prices, togo.T, budget + _MARGIN), excess, runs, visits, bool(runs) and fits)
 
     def _togo(self, prices: Floats) -> tuple[Floats, Floats]:
-        """`Guide.togo`, and `[t, c]`: the same for a node of type t that starts at cut c, its own price included."""
-        togo = np.full((len(prices), self._blocks + 1), np.inf)
+        """`[c, t]`: as `Guide.togo`; and the same for a node of type t that starts at cut c, its own price included."""
+        togo = np.full((self._blocks + 1, len(prices)), np.inf)
         onward = np.full_like(togo, np.inf)
-        togo[self._allowed.last, -1] = 0
-        for c in self._starts:
-            onward[:, c] = prices + (togo[:, c + 1 :] + self._run[:, c, c + 1 :]).min(axis=1)
+        togo[-1, self._allowed.last] = 0
+        for c, ends, barred in self._stages:
+            np.minimum.reduce(togo[ends] + barred, axis=0, out=onward[c])
+            onward[c] += prices
             if c:
-                togo[:, c] = (onward[:, c, None] + self._crossing[c]).min(axis=0)
+                np.minimum.reduce(onward[c][:, None] + self._crossing[c], axis=0, out=togo[c])
         return togo, onward
 
     def _cheapest(self, togo: Floats, onward: Floats, kind: int) -> tuple[Run, ...]:
         start, runs = 0, list[Run]()
         while True:
-            ends = togo[kind, start + 1 :] + self._run[kind, start, start + 1 :]
-            end = start + 1 + int(ends.argmin())
+            end = start + 1 + int((togo[start + 1 :, kind] + self._runs[kind, start, start + 1 :]).argmin())
             runs.append((start, end, kind))
             if end == self._blocks:
                 return tuple(runs)
-            start, kind = end, int((onward[:, end] + self._crossing[end][:, kind]).argmin())
+            start, kind = end, int((onward[end] + self._crossing[end][:, kind]).argmin())
 
     def _step(self, here: _Look, aim: float) -> Floats:
         """Prices that would bring the excess to `aim` if the cheapest chain stayed the same."""

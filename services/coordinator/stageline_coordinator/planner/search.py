@@ -129,10 +129,11 @@ def _strides(counts: Sequence[int]) -> Keys:
 def _starts(allowed: Moves, level: Level) -> Words:
     """`[w, r, u]`: the cuts at which a node of type u may take over from row r."""
     starts = np.zeros_like(level.ends)
-    for t in range(level.used.shape[1]):
-        rows = np.nonzero(level.ends[:, :, t].any(axis=0))[0]
-        for w in range(allowed.words):
-            starts[w, rows] |= level.ends[w, rows, t, None] & allowed.hops[t, :, w]
+    row, kind = np.nonzero(level.ends.any(axis=0))
+    rows, first = np.unique(row, return_index=True)
+    for w in range(allowed.words if len(rows) else 0):
+        over = level.ends[w, row, kind, None] & allowed.hops[kind, :, w]
+        starts[w, rows] = np.bitwise_or.reduceat(over, first, axis=0)
     return starts
 
 

@@ -9,6 +9,7 @@ asks for it, a checksum goes before the header (`stageline.checksum`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, Union
 
@@ -211,19 +212,31 @@ def _check(header: Activation, header_bytes: int) -> None:
         raise RemoteProtocolError("a hop outside the path, or too many values")
 
 
-def _check_buffers(values: Sequence[Value], buffers: Sequence[Any]) -> None:
-    given = 0
-    for value in values:
-        if isinstance(value, Tensor):
-            if given < len(buffers):
-                check_tensor(value.dtype, value.shape, memoryview(buffers[given]).nbytes, value.codec)
-            given += 1
-    if given != len(buffers):
-        raise RemoteProtocolError(f"{len(buffers)} buffers for {given} tensors")
+def _check_buffers(values: tuple[Value, ...], buffers: Sequence[Any]) -> None:
+    sizes = tensor_sizes(values)
+    if len(sizes) != len(buffers):
+        raise RemoteProtocolError(f"{len(buffers)} buffers for {len(sizes)} tensors")
+    for i, size in enumerate(sizes):
+        nbytes = memoryview(buffers[i]).nbytes
+        if nbytes != size or nbytes > MAX_FRAME_BYTES:
+            raise RemoteProtocolError(f"tensor {i} of {len(sizes)} needs {size} bytes, got {nbytes}")
+
+
+@lru_cache(maxsize=256)  # one batch is like the one before
+def tensor_sizes(values: tuple[Value, ...]) -> tuple[int, ...]:
+    """Bytes of the buffer of each tensor in a header; raises as `buffer_bytes`."""
+    return tuple(buffer_bytes(v.dtype, v.shape, v.codec) for v in values if isinstance(v, Tensor))
 
 
 def check_tensor(dtype: str, shape: Sequence[int], nbytes: int, codec: str = "") -> None:
     """Raise `RemoteProtocolError` unless a buffer of `nbytes` is exactly a tensor of this dtype, shape and codec."""
+    expected = buffer_bytes(dtype, shape, codec)
+    if expected != nbytes or nbytes > MAX_FRAME_BYTES:
+        raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")
+
+
+def buffer_bytes(dtype: str, shape: Sequence[int], codec: str = "") -> int:
+    """Bytes of a tensor of this dtype, shape and codec; `RemoteProtocolError` for one that no message may hold."""
     itemsize = ITEMSIZE.get(dtype)
     if itemsize is None:
         raise RemoteProtocolError(f"dtype {dtype[:40]!r} is not allowed; one of {', '.join(ITEMSIZE)}")
@@ -231,11 +244,10 @@ def check_tensor(dtype: str, shape: Sequence[int], nbytes: int, codec: str = "")
         raise RemoteProtocolError(f"a shape has at most {MAX_RANK} dimensions, this one {len(shape)}")
     if shape and min(shape) < 0:
         raise RemoteProtocolError(f"shape {tuple(shape)} is not valid: no size may be negative")
-    if not nbytes and prod(size or 1 for size in shape) * itemsize >= 1 << 63:
-        raise RemoteProtocolError(f"shape {tuple(shape)} is empty, but its strides exceed 64 bits")
     expected = _coded_bytes(dtype, shape, codec) if codec else prod(shape) * itemsize
-    if expected != nbytes or nbytes > MAX_FRAME_BYTES:
-        raise RemoteProtocolError(f"{dtype} of shape {tuple(shape)} needs {expected} bytes, got {nbytes}")
+    if not expected and prod(size or 1 for size in shape) * itemsize >= 1 << 63:
+        raise RemoteProtocolError(f"shape {tuple(shape)} is empty, but its strides exceed 64 bits")
+    return expected
 
 
 def _coded_bytes(dtype: str, shape: Sequence[int], name: str) -> int:

@@ -36,13 +36,17 @@ class BlackBox:
 
     def write(self, ids: Sequence[int]) -> None:
         """Note what is computed from now on; empty when nothing is. Ids outside u64 and above `MAX_IDS` are dropped."""
-        _COUNT.pack_into(self._memory, 0, 0)
+        self.clear()
         if len(ids) == 1 and 0 <= ids[0] < 1 << 64:  # no list, no format string: this is once per batch
             _ONE.pack_into(self._memory, 0, 1, ids[0])
         elif ids:
             fitting = [i for i in ids if 0 <= i < 1 << 64][:MAX_IDS]
             struct.pack_into(f"<{len(fitting)}Q", self._memory, 8, *fitting)
             _COUNT.pack_into(self._memory, 0, len(fitting))
+
+    def clear(self) -> None:
+        """Nothing is computed from now on."""
+        _COUNT.pack_into(self._memory, 0, 0)
 
     def read(self) -> tuple[int, ...]:
         """What was computed last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import WorkQueue, urgency_of
 
 ITEM_S = 0.01
 
@@ -18,7 +18,7 @@ class Worker:
     def take(self, world, name, seen):
         for sent in world.sent[seen:]:
             header = sent.header
-            urgency = Urgency.of_batch(header.priority, header.deadline_ns)
+            urgency = urgency_of(header.priority, header.deadline_ns)
             self.queue.put(urgency, (name, world, sent), gateway=name)
         return len(world.sent)
 

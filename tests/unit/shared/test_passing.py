@@ -36,3 +36,10 @@ def test_no_more_links_are_followed_than_there_is_room_for() -> None:
     passing.came("g", "x0", 2)
     told = passing.report("me", 1, 0.0).came
     assert len(told) == MOST and Mark(gateway="g", peer="x0", batch=2) in told
+
+
+def test_a_link_over_which_batch_0_went_goes_silent_too() -> None:
+    passing = Passing()
+    passing.came("g", "a", 0)
+    assert passing.report("me", 1, 0.0).came
+    assert not passing.report("me", 2, FRESH_S).came

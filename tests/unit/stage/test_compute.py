@@ -17,7 +17,8 @@ from stageline_stage.executor.cancelled import Cancelled
 from stageline_stage.executor.compute import LONG_S, Computer
 from stageline_stage.executor.device import CpuRunner, Finished
 from stageline_stage.executor.outbox import Outbox
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import WorkQueue, urgency_of
+from stageline_stage.executor.stages import LoadedStage
 
 KEY = StageKey(manifest="a" * 64, start=0, end=1)
 
@@ -78,16 +79,17 @@ def compute(
     stage: Any, *batches: Batch, blackbox: BlackBox | None = None, carrier: Any = None, runner: Any = None
 ) -> tuple[list[Any], Computer]:
     box = blackbox or BlackBox.create()
+    loaded = LoadedStage(stage) if stage else None
     queue: WorkQueue[Any] = WorkQueue()
     carrier = carrier or Carrier()
     for batch in batches:
-        queue.put(Urgency.of_batch(0, 0), batch)
+        queue.put(urgency_of(0, 0), batch)
     queue.close()
     computer = Computer(
         node="n1",
         executor="e1",
         queue=queue,
-        stages=type("Stages", (), {"get": lambda _, key: stage})(),
+        stages=type("Stages", (), {"get": lambda _, key: loaded})(),
         runner=runner or CpuRunner(torch.device("cpu")),
         traffic=carrier,
         outbox=Outbox(),

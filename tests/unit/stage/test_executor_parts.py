@@ -17,7 +17,7 @@ from stageline_stage.blackbox import MAX_IDS, BlackBox
 from stageline_stage.executor.device import choose_device
 from stageline_stage.executor.fingerprint import Traits
 from stageline_stage.executor.peers import may_send_to
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import OF_MEASUREMENT, WorkQueue, urgency_of
 from stageline_stage.executor.tensors import ALIGNMENT, DTYPES, outgoing_values, received_tensor, received_values
 
 batches = st.tuples(st.integers(-3, 3), st.integers(0, 5))
@@ -27,7 +27,7 @@ batches = st.tuples(st.integers(-3, 3), st.integers(0, 5))
 def test_the_queue_gives_priority_then_deadline_then_arrival(items: list[tuple[int, int]]) -> None:
     queue: WorkQueue[tuple[int, int, int]] = WorkQueue()
     for i, (priority, deadline) in enumerate(items):
-        queue.put(Urgency.of_batch(priority, deadline), (priority, deadline, i))
+        queue.put(urgency_of(priority, deadline), (priority, deadline, i))
     assert queue.depth == len(items)
     taken = [queue.take() for _ in items]
     assert taken == sorted(
@@ -38,28 +38,28 @@ def test_the_queue_gives_priority_then_deadline_then_arrival(items: list[tuple[i
 
 def test_measurements_wait_for_every_batch() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    queue.put(Urgency.of_measurement(), "measure")
-    queue.put(Urgency.of_batch(1000, 0), "batch")
+    queue.put(OF_MEASUREMENT, "measure")
+    queue.put(urgency_of(1000, 0), "batch")
     assert queue.depth == 1
     assert [queue.take(), queue.take()] == ["batch", "measure"]
 
 
 def test_a_closed_queue_hands_out_its_batches_and_then_ends() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    queue.put(Urgency.of_batch(0, 0), "batch")
-    queue.put(Urgency.of_measurement(), "measure")
+    queue.put(urgency_of(0, 0), "batch")
+    queue.put(OF_MEASUREMENT, "measure")
     queue.close()
-    assert not queue.put(Urgency.of_batch(0, 0), "late")
+    assert not queue.put(urgency_of(0, 0), "late")
     assert [queue.take(), queue.take()] == ["batch", None]
 
 
 def test_changes_are_told_unless_the_taker_made_them() -> None:
     changes: list[int] = []
     queue: WorkQueue[str] = WorkQueue(lambda: changes.append(queue.depth))
-    queue.put(Urgency.of_batch(0, 0), "told")
-    queue.put(Urgency.of_batch(0, 0), "own", tell=False)
+    queue.put(urgency_of(0, 0), "told")
+    queue.put(urgency_of(0, 0), "own", tell=False)
     queue.close()
-    queue.put(Urgency.of_batch(0, 0), "late")
+    queue.put(urgency_of(0, 0), "late")
     assert changes == [1, 2]
 
 

@@ -122,7 +122,7 @@ def test_a_stage_is_loaded_from_files_and_forgotten(linear: tuple[Path, Path, Pa
     stage = stages.get(key)
     assert stage is not None
     x = torch.ones(2, 4)
-    assert torch.equal(stage(x)[0], torch.nn.functional.linear(x, WEIGHT))
+    assert torch.equal(stage.call(x)[0], torch.nn.functional.linear(x, WEIGHT))
     stages.unload(key)
     assert stages.get(key) is None
 

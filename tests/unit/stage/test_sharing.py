@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import WorkQueue, urgency_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Simulated:
             at, _ = asked.pop(0)
             self.sent[name] += 1
             deadline_ns = int((at + gateway.allowed_s) * 1e9) + 1
-            self.queue.put(Urgency.of_batch(gateway.priority, deadline_ns), name, gateway=name)
+            self.queue.put(urgency_of(gateway.priority, deadline_ns), name, gateway=name)
 
 
 def test_a_crowd_gets_no_more_than_the_few() -> None:
@@ -117,13 +117,13 @@ def test_after_urgent_work_the_others_are_alike() -> None:
     """A gateway's urgent batches count as its time; those that waited meanwhile are not behind newcomers."""
     queue: WorkQueue[str] = WorkQueue()
     for number in range(6):
-        queue.put(Urgency.of_batch(0, 0), f"low{number}", gateway="low")
-        queue.put(Urgency.of_batch(-1, 0), f"high{number}", gateway="high")
+        queue.put(urgency_of(0, 0), f"low{number}", gateway="low")
+        queue.put(urgency_of(-1, 0), f"high{number}", gateway="high")
     for _ in range(6):
         assert str(queue.take()).startswith("high")
         queue.charge("high", 1.0)
     for number in range(6):
-        queue.put(Urgency.of_batch(0, 0), f"new{number}", gateway="new")
+        queue.put(urgency_of(0, 0), f"new{number}", gateway="new")
     taken = []
     for _ in range(12):
         taken.append(str(queue.take())[:3])
@@ -135,7 +135,7 @@ def test_after_urgent_work_the_others_are_alike() -> None:
 def test_what_is_known_of_gateways_does_not_pile_up(gateways: int) -> None:
     queue: WorkQueue[int] = WorkQueue()
     for number in range(3000):
-        queue.put(Urgency.of_batch(0, 0), number, gateway=f"g{number % gateways}/{number // 100}")
+        queue.put(urgency_of(0, 0), number, gateway=f"g{number % gateways}/{number // 100}")
         assert queue.take() == number
         queue.charge(f"g{number % gateways}/{number // 100}", 1.0)
     assert len(queue._lanes) <= 2
@@ -146,7 +146,7 @@ def test_each_gateways_own_come_by_priority_deadline_and_arrival(items: list[tup
     queue: WorkQueue[tuple[str, int, float, int]] = WorkQueue()
     for i, (gateway, priority, deadline) in enumerate(items):
         item = (gateway, priority, deadline or float("inf"), i)
-        queue.put(Urgency.of_batch(priority, deadline), item, gateway=gateway)
+        queue.put(urgency_of(priority, deadline), item, gateway=gateway)
     taken = []
     while (item := queue.take()) is not None:
         taken.append(item)

@@ -12,17 +12,18 @@ class Cancelled:
     """May be told and asked by two threads: every step is one call into a dict."""
 
     def __init__(self) -> None:
-        self._batches: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self.batches: OrderedDict[tuple[str, int], None] = OrderedDict()
+        """(gateway, number); others only look whether there are any."""
 
     def __bool__(self) -> bool:
-        return bool(self._batches)
+        return bool(self.batches)
 
     def add(self, gateway: str, batch: int) -> None:
         """It need not be computed."""
-        self._batches[(gateway, batch)] = None
-        while len(self._batches) > MOST:
-            self._batches.popitem(last=False)
+        self.batches[(gateway, batch)] = None
+        while len(self.batches) > MOST:
+            self.batches.popitem(last=False)
 
     def take(self, gateway: str, batch: int) -> bool:
         """Whether that was said of it; it is forgotten by this."""
-        return self._batches.pop((gateway, batch), self) is None
+        return self.batches.pop((gateway, batch), self) is None

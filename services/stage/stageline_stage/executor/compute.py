@@ -7,18 +7,18 @@ from collections import deque
 from functools import partial
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 from stageline.logs import Logger
 from stageline.messages import Progress
-from stageline.plan import StageKey
 from stageline_stage.blackbox import BlackBox
 from stageline_stage.executor.batches import Batch, Work, failure_of, is_out_of_memory, next_message, reason_of
-from stageline_stage.executor.device import Runner, Running, StageCall
+from stageline_stage.executor.device import Runner, Running
 from stageline_stage.executor.measure import Measurement
 from stageline_stage.executor.outbox import Outbox
-from stageline_stage.executor.queue import Urgency, WorkQueue
-from stageline_stage.executor.stages import Stages
+from stageline_stage.executor.queue import OF_MEASUREMENT, WorkQueue
+from stageline_stage.executor.stages import LoadedStage, Stages
 from stageline_stage.executor.sustain import Sustained
 from stageline_stage.executor.tensors import received_values
 from stageline_stage.executor.traffic import Traffic
@@ -26,6 +26,10 @@ from stageline_stage.resources import cpu_quota
 
 LONG_S = 0.001
 """While a stage runs that took so long the last time, the I/O thread has the data sockets."""
+
+
+_NOTHING: tuple[float, tuple[int, ...]] = (0.0, ())
+"""Since when (monotonic seconds) which requests are computed."""
 
 
 class Activity(NamedTuple):
@@ -44,8 +48,9 @@ class Activity(NamedTuple):
         )
 
 
-class _InFlight(NamedTuple):
+class _InFlight(msgspec.Struct, frozen=True):
     batch: Batch
+    stage: LoadedStage
     running: Running
     started_s: float
 
@@ -70,11 +75,9 @@ class Computer:
         self._queue, self._stages, self._runner = queue, stages, runner
         self._traffic, self._outbox, self._blackbox, self._log = traffic, outbox, blackbox, log
         self._in_flight: deque[_InFlight] = deque()
-        self._seconds: dict[StageKey, float] = {}
-        self._sustained: dict[StageKey, Sustained] = {}
         self._quota = cpu_quota()
         self._items_done, self._busy_s = 0, 0.0
-        self._computing: tuple[float, tuple[int, ...]] = (0.0, ())
+        self._computing = _NOTHING
 
     @property
     def activity(self) -> Activity:
@@ -107,13 +110,14 @@ class Computer:
         while self._in_flight:
             self._finish(self._in_flight.popleft())
         if self._traffic.while_lent(work.step):
-            self._queue.put(Urgency.of_measurement(), work, tell=False)
+            self._queue.put(OF_MEASUREMENT, work, tell=False)
         else:
             self._outbox.post(work.answer)
 
     def _start(self, batch: Batch) -> None:
         header = batch.header
-        if self._traffic.cancelled and self._traffic.cancelled.take(header.gateway, header.batch):
+        cancelled = self._traffic.cancelled
+        if cancelled.batches and cancelled.take(header.gateway, header.batch):
             self._fail(batch, "cancelled", "nobody waits for the batch any more", retryable=False)
             return
         key = header.path[header.hop].stage
@@ -122,9 +126,9 @@ class Computer:
             self._fail(batch, "not_loaded", f"stage {key} is not loaded here", retryable=True)
             return
         now = time.monotonic()
-        self._note(batch, now)
+        self._note(header.ids, now)
         try:
-            if self._seconds.get(key, LONG_S) < LONG_S:
+            if stage.seconds < LONG_S:
                 running = self._begin(stage, batch)
             else:
                 running = self._traffic.while_lent(partial(self._begin, stage, batch))
@@ -132,22 +136,22 @@ class Computer:
             self._failed(batch, error)
             self._ended(header.gateway, now)
             return
-        self._in_flight.append(_InFlight(batch, running, now))
+        self._in_flight.append(_InFlight(batch, stage, running, now))
 
-    def _begin(self, stage: StageCall, batch: Batch) -> Running:
-        return self._runner.start(stage, received_values(batch.header.values, batch.buffers))
+    def _begin(self, stage: LoadedStage, batch: Batch) -> Running:
+        return self._runner.start(stage.call, received_values(batch.header.values, batch.buffers))
 
     def _finish(self, entry: _InFlight) -> None:
-        batch, header = entry.batch, entry.batch.header
-        key = header.path[header.hop].stage
+        batch, stage, running = entry.batch, entry.stage, entry.running
+        header = batch.header
         try:
-            if self._runner.depth > 1 and self._seconds.get(key, LONG_S) >= LONG_S:
-                outputs, seconds = self._traffic.while_lent(entry.running.wait)
+            if self._runner.depth > 1 and stage.seconds >= LONG_S:
+                outputs, seconds = self._traffic.while_lent(running.wait)
             else:
-                outputs, seconds = entry.running.wait()
-            sustained_s = self._sustain(key, seconds, entry.running.processor_s)
+                outputs, seconds = running.wait()
+            sustained_s = self._sustain(stage, seconds, running.processor_s) if running.processor_s else 0.0
             outgoing = next_message(header, outputs, entry.started_s - batch.arrived_s, seconds, sustained_s)
-            self._seconds[key] = seconds
+            stage.seconds = seconds
             self._items_done += len(header.ids)
             self._busy_s += seconds
             self._traffic.send(outgoing, header)
@@ -159,17 +163,20 @@ class Computer:
         """A batch is done, well or not."""
         now = time.monotonic()
         self._queue.charge(gateway, now - started_s)
-        self._note(None, now)
+        if self._in_flight:
+            self._note((), now)
+        else:
+            self._blackbox.clear()
+            self._computing = _NOTHING
 
-    def _sustain(self, key: StageKey, seconds: float, processor_s: float) -> float:
-        """What the batch counts for under a CPU quota; 0 where it is `seconds`."""
-        if not processor_s:
-            return 0.0
-        return self._sustained.setdefault(key, Sustained(self._quota)).add(seconds, processor_s)
+    def _sustain(self, stage: LoadedStage, seconds: float, processor_s: float) -> float:
+        """What the batch counts for under a CPU quota."""
+        if stage.sustained is None:
+            stage.sustained = Sustained(self._quota)
+        return stage.sustained.add(seconds, processor_s)
 
-    def _note(self, batch: Batch | None, now: float) -> None:
-        """Say what is computed: what is in flight and `batch`."""
-        ids = batch.header.ids if batch is not None else ()
+    def _note(self, ids: tuple[int, ...], now: float) -> None:
+        """Say what is computed: these requests and those in flight."""
         if self._in_flight:
             ids += tuple(i for entry in self._in_flight for i in entry.batch.header.ids)
         self._blackbox.write(ids)

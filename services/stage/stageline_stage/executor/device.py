@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
 import torch
 
 from stageline.errors import ConfigError
@@ -62,16 +63,16 @@ def make_runner(device: torch.device) -> Runner:
     return CudaRunner(device) if device.type == "cuda" else CpuRunner(device, cpu_quota())
 
 
-class Finished:
+class Finished(msgspec.Struct):
     """A batch that was computed when it was started."""
 
-    def __init__(self, outputs: list[Any], seconds: float, processor_s: float = 0.0) -> None:
-        self._outcome = (outputs, seconds)
-        self.processor_s = processor_s
+    outputs: list[Any]
+    seconds: float
+    processor_s: float = 0.0
 
     def wait(self) -> tuple[list[Any], float]:
         """At once."""
-        return self._outcome
+        return self.outputs, self.seconds
 
 
 class CpuRunner:
@@ -84,16 +85,18 @@ class CpuRunner:
 
     def __init__(self, device: torch.device, quota: float = 0.0) -> None:
         self.device = device
-        self._clock: Callable[[], float] = lambda: 0.0
+        self._clock: Callable[[], float] | None = None
         if quota:
             self._clock = time.thread_time if torch.get_num_threads() == 1 else time.process_time
 
     def start(self, stage: StageCall, inputs: Sequence[StageValue]) -> Running:
         """Compute now."""
-        spent, begun = self._clock(), time.perf_counter()
+        clock = self._clock
+        spent = clock() if clock else 0.0
+        begun = time.perf_counter()
         outputs = list(stage(*inputs))
         seconds = time.perf_counter() - begun
-        return Finished(outputs, seconds, self._clock() - spent)
+        return Finished(outputs, seconds, clock() - spent if clock else 0.0)
 
     def peak_bytes(self, reset: bool = False) -> int:
         """Unknown on the CPU."""

@@ -17,7 +17,7 @@ from stageline_stage.executor.compute import Computer
 from stageline_stage.executor.device import Runner
 from stageline_stage.executor.measure import Measurement
 from stageline_stage.executor.outbox import Outbox
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import OF_MEASUREMENT, WorkQueue
 from stageline_stage.executor.stages import Loader
 from stageline_stage.executor.traffic import Traffic
 
@@ -120,6 +120,6 @@ class IoThread(threading.Thread):
             elif isinstance(message, Unload):
                 self._loader.unload(message.stage)
             elif isinstance(message, Measure):
-                self._queue.put(Urgency.of_measurement(), Measurement(message, self._runner))
+                self._queue.put(OF_MEASUREMENT, Measurement(message, self._runner))
             elif isinstance(message, Stop):
                 self._queue.close()

@@ -15,29 +15,23 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 BATCH, MEASUREMENT = 0, 1
 
 
-class Urgency(NamedTuple):
-    """Sorts the queue, smallest first. `deadline_ns` is infinite for a batch without one."""
+Urgency = tuple[int, int, float]
+"""Sorts the queue, smallest first: kind, priority, deadline (infinite without one)."""
 
-    kind: int
-    priority: int
-    deadline_ns: float
+OF_MEASUREMENT: Urgency = (MEASUREMENT, 0, math.inf)
+"""After everything else."""
 
-    @classmethod
-    def of_batch(cls, priority: int, deadline_ns: int) -> Urgency:
-        """The urgency of a batch as its header states it (0: no deadline)."""
-        return cls(BATCH, priority, deadline_ns if deadline_ns else math.inf)
 
-    @classmethod
-    def of_measurement(cls) -> Urgency:
-        """After everything else."""
-        return cls(MEASUREMENT, 0, math.inf)
+def urgency_of(priority: int, deadline_ns: int) -> Urgency:
+    """That of a batch as its header states it (0: no deadline)."""
+    return (BATCH, priority, deadline_ns or math.inf)
 
 
 class _Lane(Generic[T]):
@@ -58,8 +52,10 @@ class WorkQueue(Generic[T]):
         self._measurements: deque[T] = deque()
         self._least_s = 0.0
         self._arrivals = 0
-        self._batches = 0
-        self._closed = False
+        self.depth = 0
+        """Batches that wait; others only read this, and `closed`."""
+        self.closed = False
+        """Whether `close` was called."""
         self._lock = threading.Lock()
         self._on_change = on_change
 
@@ -69,7 +65,7 @@ class WorkQueue(Generic[T]):
         `gateway`: whose batch it is, as headers name it.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return False
             if urgency[0] == MEASUREMENT:
                 self._measurements.append(item)
@@ -79,7 +75,7 @@ class WorkQueue(Generic[T]):
                     lane.spent_s = self._least_s
                 heapq.heappush(lane.heap, (urgency, self._arrivals, item))
                 self._arrivals += 1
-                self._batches += 1
+                self.depth += 1
         if tell:
             self._on_change()
         return True
@@ -87,8 +83,8 @@ class WorkQueue(Generic[T]):
     def take(self) -> T | None:
         """The item whose turn it is, None if there is none."""
         with self._lock:
-            if self._batches:
-                self._batches -= 1
+            if self.depth:
+                self.depth -= 1
                 return heapq.heappop(self._next_lane().heap)[-1]
             return self._measurements.popleft() if self._measurements else None
 
@@ -104,24 +100,14 @@ class WorkQueue(Generic[T]):
     def close(self) -> None:
         """Take no more batches, drop measurements; what is queued is still handed out."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             self._measurements.clear()
         self._on_change()
 
     @property
-    def depth(self) -> int:
-        """Batches that wait."""
-        return self._batches
-
-    @property
     def empty(self) -> bool:
         """Whether nothing waits, no measurement either."""
-        return not self._batches and not self._measurements
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
+        return not self.depth and not self._measurements
 
     def _new_lane(self, gateway: str) -> _Lane[T]:
         """One more, without those that tell nothing: of gateways that wait for nothing and owe nothing."""

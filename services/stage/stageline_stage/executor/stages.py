@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import queue
 import threading
 import time
@@ -18,6 +19,7 @@ from stageline.logs import Logger
 from stageline.messages import Load, Loaded, LoadFailed
 from stageline.plan import StageKey
 from stageline_stage.executor.device import StageCall
+from stageline_stage.executor.sustain import Sustained
 from stageline_stage.graph.rebuild import load_stage
 from stageline_stage.tensorfile import load_tensor
 
@@ -27,18 +29,27 @@ R = TypeVar("R")
 Announce = Callable[[Union[Loaded, LoadFailed]], None]
 
 
+class LoadedStage:
+    """What runs a stage, and how long its last batch took (the main thread's to write): long until one is known."""
+
+    def __init__(self, call: StageCall) -> None:
+        self.call = call
+        self.seconds = math.inf
+        self.sustained: Sustained | None = None
+
+
 class Stages:
     """Loaded stages by key. Readers see a mapping that is replaced whole, so they need no lock."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._loaded: Mapping[StageKey, StageCall] = {}
+        self._loaded: Mapping[StageKey, LoadedStage] = {}
         self._weights: WeakValueDictionary[str, torch.Tensor] = WeakValueDictionary()
         self._verified: set[str] = set()
         self._lock = threading.Lock()
 
-    def get(self, key: StageKey) -> StageCall | None:
-        """What runs the stage, if it is loaded."""
+    def get(self, key: StageKey) -> LoadedStage | None:
+        """The stage, if it is loaded."""
         return self._loaded.get(key)
 
     def load(self, message: Load) -> None:
@@ -51,7 +62,7 @@ class Stages:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         with self._lock:
-            self._loaded = {**self._loaded, message.stage: stage}
+            self._loaded = {**self._loaded, message.stage: LoadedStage(stage)}
 
     def unload(self, key: StageKey) -> None:
         """Forget a stage; a batch that runs it keeps it until it is done."""

@@ -8,12 +8,13 @@ written: stages hold only operators that do not write to their arguments.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Union
+from typing import Any, NoReturn, Union
 
+import numpy as np
 import torch
 
 from stageline.data import Buffer, Scalar, Tensor, Value
-from stageline.dtypes import ITEMSIZE
+from stageline.dtypes import ITEMSIZE, NUMPY_NAME
 from stageline.errors import FailedError
 from stageline_stage.executor.coding import decode, encode
 
@@ -21,14 +22,25 @@ ALIGNMENT = 64
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in ITEMSIZE}
 NAMES: dict[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
+_PLAIN: dict[str, np.dtype[Any]] = {name: np.dtype(known) for name, known in NUMPY_NAME.items() if name != "bool"}
+"""Any bytes are values of these, and numpy makes an array of a shape in one call, where torch needs two."""
+
 StageValue = Union[torch.Tensor, bool, int, float]
 
 
 def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
     """The tensor in a received buffer whose size was checked; it may share the buffer's memory."""
+    plain = _PLAIN.get(spec.dtype)
+    view = memoryview(buffer)
+    if plain is None or spec.codec or not view.nbytes:
+        return _received_otherwise(spec, view.cast("B"))
+    value = torch.from_numpy(np.ndarray(spec.shape, plain, bytearray(view) if view.readonly else view))
+    return value.clone() if value.data_ptr() % ALIGNMENT else value
+
+
+def _received_otherwise(spec: Tensor, view: memoryview) -> torch.Tensor:
     dtype = DTYPES[spec.dtype]
-    view = memoryview(buffer).cast("B")
-    if view.nbytes == 0:
+    if not view.nbytes:
         return torch.empty(spec.shape, dtype=dtype)
     if spec.codec:
         return decode(spec, torch.frombuffer(bytearray(view), dtype=torch.uint8))
@@ -36,9 +48,7 @@ def received_tensor(spec: Tensor, buffer: Any) -> torch.Tensor:
     if dtype is torch.bool:  # any other byte than 0 and 1 would be undefined behaviour
         return torch.frombuffer(writable, dtype=torch.uint8).ne(0).view(spec.shape)
     flat = torch.frombuffer(writable, dtype=dtype)
-    if flat.data_ptr() % ALIGNMENT:
-        flat = flat.clone()
-    return flat.view(spec.shape)
+    return (flat.clone() if flat.data_ptr() % ALIGNMENT else flat).view(spec.shape)
 
 
 def received_values(specs: Iterable[Value], buffers: Iterable[Any]) -> list[StageValue]:
@@ -58,12 +68,13 @@ def outgoing_values(values: Sequence[Any], codec: str = "") -> tuple[tuple[Value
     for value in values:
         if isinstance(value, torch.Tensor):
             coded = encode(value, codec) if codec else None
-            specs.append(Tensor(_name(value.dtype), tuple(value.shape), "" if coded is None else codec))
+            name = NAMES.get(value.dtype) or _refused(f"tensor of {value.dtype}")
+            specs.append(Tensor(name, tuple(value.shape), "" if coded is None else codec))
             buffers.append(tensor_buffer(value if coded is None else coded))
         elif isinstance(value, bool | int | float):
             specs.append(Scalar(value))
         else:
-            raise FailedError(f"the stage gave a {type(value).__name__}, which cannot be sent: import the model again")
+            _refused(type(value).__name__)
     return tuple(specs), buffers
 
 
@@ -77,8 +88,5 @@ def tensor_buffer(value: torch.Tensor) -> memoryview:
     return dense.numpy().data.cast("B")
 
 
-def _name(dtype: torch.dtype) -> str:
-    name = NAMES.get(dtype)
-    if name is None:
-        raise FailedError(f"the stage gave a tensor of {dtype}, which cannot be sent: import the model again")
-    return name
+def _refused(what: str) -> NoReturn:
+    raise FailedError(f"the stage gave a {what}, which cannot be sent: import the model again")

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 import zmq
 
-from stageline.data import Activation, Cancel, DamagedError, Failure, decode_frames, encode_frames
+from stageline.data import Activation, Cancel, DamagedError, decode_frames, encode_frames
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import DATA, Passage
@@ -30,7 +30,7 @@ from stageline.sockets import Socket, Sockets
 from stageline_stage.executor.batches import Batch, Outgoing, Work, failure_of
 from stageline_stage.executor.cancelled import Cancelled
 from stageline_stage.executor.peers import Peers
-from stageline_stage.executor.queue import Urgency, WorkQueue
+from stageline_stage.executor.queue import WorkQueue, urgency_of
 
 T = TypeVar("T")
 
@@ -211,19 +211,19 @@ class Traffic:
             if bytes(frames[0]) != _RING:
                 self._refuse(error.message)
             return True
-        if isinstance(header, Cancel):
-            self._cancel(header)
-        elif isinstance(header, Failure) or header.finished:
-            self._refuse("not a batch with a stage to run")
-        else:
+        if isinstance(header, Activation) and header.hop < len(header.path):
             self._accept(header, buffers)
+        elif isinstance(header, Cancel):
+            self._cancel(header)
+        else:
+            self._refuse("not a batch with a stage to run")
         return True
 
     def _accept(self, header: Activation, buffers: Sequence[Any]) -> None:
         batch = Batch(header, buffers, time.monotonic())
         sender = header.path[header.hop - 1].executor if header.hop else header.gateway
         self._passing.came(header.gateway, sender, header.batch)
-        urgency = Urgency.of_batch(header.priority, header.deadline_ns)
+        urgency = urgency_of(header.priority, header.deadline_ns)
         if not self._queue.put(urgency, batch, gateway=header.gateway, tell=False):
             self._fail(header, "not_loaded", "the worker is stopping")
 

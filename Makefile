@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: demo test fuzz chaos reliability soak lint format setup clean
+.PHONY: demo test fuzz chaos reliability soak lint format setup locks wheelhouse images clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -56,6 +56,22 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 setup: $(READY)
+
+# What the container images install, pinned by hash: compose/locks anew from pyproject.toml and the indexes.
+locks: $(READY)
+	$(BIN)/python compose/lock.py $(ARGS)
+
+# All that the images install, for building them without a network: PYTHON_VERSION and MACHINE of the boxes' base image.
+wheelhouse: PYTHON_VERSION ?= 3.11
+wheelhouse: MACHINE ?= $(shell uname -m)
+wheelhouse:
+	$(PYTHON) compose/wheelhouse.py --python $(PYTHON_VERSION) --machine $(MACHINE) $(ARGS)
+
+images: BASE ?= python:3.11-slim
+images:
+	docker build -f compose/Dockerfile --build-arg BASE=$(BASE) --target control -t stageline-control .
+	docker build -f compose/Dockerfile --build-arg BASE=$(BASE) --target stage -t stageline-stage .
+
 
 # A wheel that pip already finds offline (PIP_FIND_LINKS, a wheelhouse) wins over the index.
 $(READY): pyproject.toml Makefile

@@ -1,8 +1,12 @@
-"""The HTTP port of every service: /healthz, /readyz and /metrics, served by threads beside the main loop."""
+"""The HTTP port of every service: /healthz, /readyz and /metrics, served by threads beside the main loop.
+
+/healthz is 200 while the main loop turns, whatever it waits for: a service that is not needs a restart.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from threading import Thread
@@ -16,6 +20,10 @@ from stageline.sockets import check_loopback
 
 Readiness = Callable[[], tuple[bool, dict[str, Any]]]
 """Whether the service can really serve now, and why (not)."""
+
+
+STUCK_S = 10.0
+"""A main loop that has not turned for so long is stuck."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -35,6 +43,7 @@ class StatusServer:
     def __init__(self, host: str, port: int, ready: Readiness, registry: CollectorRegistry) -> None:
         check_loopback(f"{host}:{port}")
         self._ready = ready
+        self._turned = time.monotonic()
         self._metrics = make_wsgi_app(registry)
         try:
             self._server = make_server(host, port, self._app, _Server, _Quiet)
@@ -45,6 +54,10 @@ class StatusServer:
         self.address = f"http://{host}:{self._server.server_port}"
         self._thread = Thread(target=self._server.serve_forever, args=(0.2,), name="http", daemon=True)
         self._thread.start()
+
+    def turned(self) -> None:
+        """The main loop has come round once more; it says so at least once a second."""
+        self._turned = time.monotonic()
 
     def close(self) -> None:
         """Stop serving and free the port."""
@@ -57,11 +70,18 @@ class StatusServer:
         if path == "/metrics":
             return self._metrics(environ, start)  # type: ignore[no-any-return]
         if path == "/healthz":
-            return _answer(start, "200 OK", {"status": "ok"})
+            return self._health(start)
         if path == "/readyz":
             ready, detail = self._ready()
             return _answer(start, "200 OK" if ready else "503 Service Unavailable", {"ready": ready, **detail})
         return _answer(start, "404 Not Found", {"error": "try /healthz, /readyz or /metrics"})
+
+    def _health(self, start: Callable[..., Any]) -> Iterable[bytes]:
+        still_s = time.monotonic() - self._turned
+        if still_s <= STUCK_S:
+            return _answer(start, "200 OK", {"status": "ok"})
+        reason = f"the main loop has not turned for {still_s:.0f} s: restart the service"
+        return _answer(start, "503 Service Unavailable", {"status": "stuck", "reason": reason})
 
 
 def _answer(start: Callable[..., Any], status: str, body: dict[str, Any]) -> Iterable[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -90,8 +90,8 @@ class Coordinator:
             return True, told
         return False, {**told, "reason": "the other coordinator's state has not been copied yet, or it is not heard"}
 
-    def run(self, stop: StopSignals) -> None:
-        """Serve until `stop.requested`."""
+    def run(self, stop: StopSignals, turned: Callable[[], None]) -> None:
+        """Serve until `stop.requested`; `turned` is called with each tick."""
         self._log.info("coordinator up", control=self.control_address, leads=self._leadership.leading)
         next_tick = time.monotonic()
         while not stop.requested:
@@ -100,6 +100,7 @@ class Coordinator:
             if now >= next_tick:
                 next_tick = now + self._tick_s
                 self._tick(now)
+                turned()
             self._partner.push()
         self._log.info("coordinator stops")
 
@@ -270,4 +271,4 @@ def run(config: CoordinatorConfig) -> None:
         stack.callback(http.close)
         addresses = {"plan": coordinator.plan_address, "blobs": coordinator.blobs_address, "http": http.address}
         announce(config.ready_file, {"control": coordinator.control_address, **addresses})
-        coordinator.run(stop)
+        coordinator.run(stop, http.turned)

@@ -86,7 +86,7 @@ class Gateway:
         try:
             await self._start(status.address)
             self._loop.add_reader(stop.fileno(), self._signalled, stop, stopped)
-            await self._until(stopped)
+            await self._until(stopped, status)
             self._loop.remove_reader(stop.fileno())
             await self._drain()
         finally:
@@ -137,9 +137,10 @@ class Gateway:
     def _defect(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self._log.error("defect", what=context.get("message", ""), exc_info=context.get("exception"))
 
-    async def _until(self, stopped: asyncio.Event) -> None:
+    async def _until(self, stopped: asyncio.Event, status: StatusServer) -> None:
         while not stopped.is_set():
             self._housekeeping()
+            status.turned()
             try:
                 await asyncio.wait_for(stopped.wait(), HOUSEKEEPING_S)
             except asyncio.TimeoutError:

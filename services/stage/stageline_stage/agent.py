@@ -121,6 +121,7 @@ class Agent:
         self._join(now)
         going_on = self._leave(now)
         self.status = self._snapshot(now)
+        self._http.turned()
         return going_on
 
     def _wait(self, signals: StopSignals) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +26,21 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.generic]
 
 TOP = 5
+STDIN = "-"
 SINGLE, ARCHIVE = ".npy", ".npz"
 PRIORITY = click.IntRange(-(1 << 31), (1 << 31) - 1)
 
 
 @click.command()
 @click.argument("model", shell_complete=complete_model)
-@click.option("--input", "inputs", multiple=True, required=True, metavar="NAME=FILE.npy", help="An input; repeatable.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    required=True,
+    metavar="NAME=FILE.npy",
+    help="An input; repeatable. NAME=-: from stdin.",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -55,6 +65,7 @@ def infer(
     Example:
       stageline infer resnet50 --input pixel_values=image.npy --output logits.npz
       stageline infer resnet50 --input pixel_values=image.npy --deadline-ms 500 --priority -1
+      stageline infer digits --input pixel_values=- < examples/digits/7.npy
     """
     check_deadline(deadline_ms)
     arrays = read_inputs(inputs)
@@ -106,14 +117,14 @@ def read_inputs(texts: Sequence[str]) -> dict[str, Array]:
 
 
 def read_input(text: str) -> tuple[str, Array]:
-    """NAME=FILE.npy to name and array; never unpickles. Raises `ConfigError`."""
+    """NAME=FILE.npy, or NAME=- for stdin, to name and array; never unpickles. Raises `ConfigError`."""
     import numpy as np
 
     name, equals, file = text.partition("=")
     if not name or not equals or not file:
         raise ConfigError(f"--input wants NAME=FILE.npy, got {text!r}")
     try:
-        array = np.load(file, allow_pickle=False)
+        array = np.load(io.BytesIO(sys.stdin.buffer.read()) if file == STDIN else file, allow_pickle=False)
     except OSError as error:
         raise ConfigError(f"cannot read {file} for input {name}: {error.strerror or error}") from None
     except (ValueError, EOFError):

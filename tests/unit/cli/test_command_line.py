@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -270,6 +271,15 @@ def test_an_input_is_read(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.arange(6, dtype=np.float32).reshape(2, 3))
     name, array = read_input(f"x={tmp_path / 'a.npy'}")
     assert (name, array.dtype, array.shape) == ("x", np.float32, (2, 3))
+
+
+def test_an_input_is_read_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = io.BytesIO()
+    np.save(data, np.arange(3))
+    data.seek(0)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(data))
+    name, array = read_input("x=-")
+    assert (name, array.tolist()) == ("x", [0, 1, 2])
 
 
 def test_the_largest_values_come_first() -> None:

@@ -1,0 +1,168 @@
+"""Docker for the tests: a base image that is pulled from nowhere, and a site made of compose.yaml."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stageline" / "docker"
+BASE_VARIABLE = "STAGELINE_TEST_BASE"
+SUITE = "bookworm"
+PORTS = ("COORDINATOR_PORT", "PLAN_PORT", "BLOB_PORT", "COORDINATOR_HTTP_PORT")
+PORTS += ("GATEWAY_PORT", "GATEWAY_HTTP_PORT", "STAGE_HTTP_PORT")
+BUILD_S, UP_S, WAIT_S = 1500, 300, 300
+
+
+def missing() -> str:
+    """Why the tests cannot run here; empty when they can."""
+    if shutil.which("docker") is None:
+        return "docker is not installed"
+    if subprocess.run(["docker", "info"], capture_output=True, timeout=60).returncode:
+        return "no Docker engine answers: start dockerd"
+    if not _compose():
+        return "neither docker compose nor docker-compose is installed"
+    if BASE_VARIABLE not in os.environ and (os.geteuid() or not shutil.which("debootstrap")):
+        return f"making a base image takes root and debootstrap; or name one with Python in {BASE_VARIABLE}"
+    return ""
+
+
+def run(*command: str, timeout_s: float = 120, check: bool = True, **more: Any) -> str:
+    """A command's stdout; its stderr is in the error when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT, **more)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def logs(container: str) -> list[str]:
+    """What a container wrote on stderr, where services log, line by line."""
+    command = ["docker", "logs", container]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.splitlines()
+
+
+def eventually(what: str, probe: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
+    """The first true value of `probe`, which is asked again and again."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        found = probe()
+        if found:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {timeout_s} s")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Site:
+    """compose.yaml as a project of its own: images built from the tree, services up, the digits imported."""
+
+    def __init__(self) -> None:
+        self.project = f"stageline-test-{uuid.uuid4().hex[:8]}"
+        ports = dict(zip((f"STAGELINE_{name}" for name in PORTS), map(str, free_ports(len(PORTS))), strict=True))
+        self.images = {name: f"{self.project}-{name}" for name in ("control", "stage", "base")}
+        base = os.environ.get(BASE_VARIABLE) or self.images["base"]
+        names = {f"STAGELINE_{name.upper()}_IMAGE": self.images[name] for name in ("control", "stage")}
+        self._environ = {**os.environ, **ports, **names, "STAGELINE_BASE": base, "STAGELINE_NODE": "box"}
+
+    def __enter__(self) -> Site:
+        try:
+            if BASE_VARIABLE not in os.environ:
+                run("docker", "import", str(base_archive()), self.images["base"], timeout_s=300)
+                wheelhouse()
+            self.compose("build", "coordinator", "stage", timeout_s=BUILD_S)
+            self.compose("up", "-d", "--no-build", timeout_s=UP_S)
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        left = self._remove()
+        if kind is None and left:
+            raise AssertionError(f"left behind: {left}")
+
+    def compose(self, *arguments: str, timeout_s: float = 120, check: bool = True, **more: Any) -> str:
+        """`docker compose` on this project."""
+        file = str(ROOT / "compose" / "compose.yaml")
+        command = (*_compose(), "-p", self.project, "-f", file, *arguments)
+        return run(*command, timeout_s=timeout_s, check=check, env=self._environ, **more)
+
+    def execute(self, service: str, *command: str, **more: Any) -> str:
+        """A command in a service's container."""
+        return self.compose("exec", "-T", service, *command, **more)
+
+    def container(self, service: str) -> str:
+        """The id of a service's container, running or not."""
+        found = self._labelled("ps", "-a", "-q", "--filter", f"label=com.docker.compose.service={service}")
+        assert len(found) == 1, f"{service} has {len(found)} containers"
+        return found[0]
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What Docker knows of a service's container."""
+        found: dict[str, Any] = json.loads(run("docker", "inspect", self.container(service)))[0]
+        return found
+
+    def _labelled(self, *command: str) -> list[str]:
+        label = f"label=com.docker.compose.project={self.project}"
+        return run("docker", *command, "--filter", label).split()
+
+    def _remove(self) -> list[str]:
+        """Remove everything; returns what is still there."""
+        self.compose("down", "--volumes", "--remove-orphans", timeout_s=UP_S, check=False)
+        run("docker", "rmi", "--force", *self.images.values(), check=False)
+        run("docker", "image", "prune", "--force", "--filter", "label=stageline=build", timeout_s=300, check=False)
+        left = [name for name in self.images.values() if run("docker", "images", "-q", name).strip()]
+        kinds = (("ps", "-a", "-q"), ("volume", "ls", "-q"), ("network", "ls", "-q"))
+        return left + [one for kind in kinds for one in self._labelled(*kind)]
+
+
+def _compose() -> tuple[str, ...]:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ("docker", "compose")
+    return ("docker-compose",) if shutil.which("docker-compose") else ()
+
+
+def base_archive() -> Path:
+    """A minimal Debian with Python, as a tar archive: made once, kept outside the tree."""
+    archive = CACHE / f"{SUITE}.tar"
+    if not archive.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            system, packed = Path(scratch) / "system", Path(scratch) / "system.tar"
+            run("debootstrap", "--variant=minbase", "--include=python3", SUITE, str(system), timeout_s=900)
+            spare = ("--exclude=./var/cache/apt/archives/*.deb", "--exclude=./var/lib/apt/lists/*")
+            run("tar", "-C", str(system), *spare, "-cf", str(packed), ".", timeout_s=300)
+            packed.replace(archive)
+    return archive
+
+
+def wheelhouse() -> None:
+    """compose/wheelhouse filled, so that the build reaches nothing; the wheels are kept outside the tree too."""
+    kept, inside = CACHE / "wheelhouse", ROOT / "compose" / "wheelhouse"
+    command = (sys.executable, "compose/wheelhouse.py", "--python", "3.11")
+    run(*command, "--folder", str(kept), timeout_s=900)
+    for wheel in inside.glob("*.whl"):
+        wheel.unlink()
+    for wheel in kept.glob("*.whl"):
+        shutil.copy2(wheel, inside)

@@ -15,7 +15,7 @@ from cluster import BenchCluster, identity_model, route
 from contenders.driving import drive
 from stageline import Client
 from stageline.client.core import InferResult
-from stageline.data import DATA_VERSION, Activation, Tensor, encode_frames
+from stageline.data import DATA_VERSION, Activation, Tensor, encode_frames, header_bytes
 from stageline.messages import DATA
 from stageline.plan import ModelPlan
 from stageline.sockets import Socket, Sockets
@@ -122,7 +122,7 @@ _number = msgspec.msgpack.Decoder(_Number)
 
 def _batch(frames: Sequence[Any]) -> int:
     """The batch's number; a `Failure` is refused by its tag."""
-    return _number.decode(frames[0].buffer).batch
+    return _number.decode(header_bytes(frames[0].buffer)[0]).batch
 
 
 class ThroughGateway:

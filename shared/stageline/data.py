@@ -1,9 +1,10 @@
 """The data plane: what travels from gateway to executor, executor to executor, and back.
 
 A data message is a list of frames ``[header, buffer, buffer, …]``: a msgpack header, then one raw little-endian
-C-contiguous buffer for every tensor in it. The header names its whole path (source routing), so an executor needs
-no plan: it runs `path[hop]` and sends the outcome to `path[hop + 1]`, or to `reply` after the last. Where the receiver
-asks for it, a checksum goes before the header (`stageline.checksum`).
+C-contiguous buffer for every tensor in it; small ones travel in the header's frame (`stageline.packing`). The header
+names its whole path (source routing), so an executor needs no plan: it runs `path[hop]` and sends the outcome to
+`path[hop + 1]`, or to `reply` after the last. Where the receiver asks for it, a checksum goes before the header
+(`stageline.checksum`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, Union
 
 import msgspec
 
-from stageline import checksum
+from stageline import checksum, packing
 from stageline.codecs import CODECS, CODED_DTYPE
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import RemoteProtocolError
 from stageline.plan import StageKey
 from stageline.wire import Decoder
 
-DATA_VERSION = 1
+DATA_VERSION = 2
 MAX_RANK = 16
 MAX_VALUES = 256
 MAX_BATCH_ITEMS = 1024
@@ -162,6 +163,8 @@ class DamagedError(RemoteProtocolError):
 def encode_frames(header: Header, buffers: Sequence[Buffer] = (), *, checked: bool = False) -> list[Buffer]:
     """The frames of a message; `buffers` in the order of the header's tensors. `checked`: with a checksum."""
     first = _encoder.encode(header)
+    if buffers and sum([memoryview(buffer).nbytes for buffer in buffers]) <= packing.MOST_BYTES:
+        first, buffers = packing.packed(first, buffers), ()
     return [checksum.prefix(first, buffers) + first if checked else first, *buffers]
 
 
@@ -173,30 +176,37 @@ def decode_frames(frames: Sequence[Any]) -> tuple[Header, Sequence[Any]]:
     """
     if not frames:
         raise RemoteProtocolError("an empty data message")
-    first = memoryview(frames[0])
+    first, buffers = memoryview(frames[0]), frames[1:]
     if first.nbytes and first[0] == checksum.MARK:
-        first = _verified(first, frames[1:])
+        first = _verified(first, buffers)
+    first, rest = header_bytes(first)
     header = _decode(first)
-    buffers = frames[1:]
     if header.version != DATA_VERSION:
         raise RemoteProtocolError(f"data version {header.version}, expected {DATA_VERSION}")
     if isinstance(header, Activation):
         _check(header, first.nbytes)
-        _check_buffers(header.values, buffers)
-    elif buffers:
+        return header, _checked_buffers(tensor_sizes(header.values), rest, buffers)
+    if buffers or rest is not None:
         raise RemoteProtocolError("a failure or cancellation carries no buffers")
-    elif isinstance(header, Cancel) and not 0 <= header.hop < len(header.path):
+    if isinstance(header, Cancel) and not 0 <= header.hop < len(header.path):
         raise RemoteProtocolError("a hop outside the path")
     return header, buffers
 
 
+def header_bytes(first: memoryview) -> tuple[memoryview, memoryview | None]:
+    """The header in a message's first frame, which has no checksum, and what follows it there if that is packed."""
+    if first.nbytes and first[0] == packing.MARK:
+        return packing.apart(first)
+    return first, None
+
+
 def _verified(first: memoryview, buffers: Sequence[Any]) -> memoryview:
-    """The header's bytes."""
+    """What follows the checksum in the first frame."""
     told, rest = first[: checksum.PREFIX_BYTES], first[checksum.PREFIX_BYTES :]
     if checksum.matches(told, rest, buffers):
         return rest
     try:
-        readable = _decode(rest)
+        readable = _decode(header_bytes(rest)[0])
     except RemoteProtocolError:
         raise DamagedError(None) from None
     raise DamagedError(readable)
@@ -212,14 +222,19 @@ def _check(header: Activation, header_bytes: int) -> None:
         raise RemoteProtocolError("a hop outside the path, or too many values")
 
 
-def _check_buffers(values: tuple[Value, ...], buffers: Sequence[Any]) -> None:
-    sizes = tensor_sizes(values)
+def _checked_buffers(sizes: tuple[int, ...], rest: memoryview | None, buffers: Sequence[Any]) -> Sequence[Any]:
+    """The buffers of tensors of these sizes, from the `rest` of a packed frame or from frames of their own."""
+    if rest is not None:
+        if buffers:
+            raise RemoteProtocolError("frames after a packed message")
+        return packing.split(rest, sizes)
     if len(sizes) != len(buffers):
         raise RemoteProtocolError(f"{len(buffers)} buffers for {len(sizes)} tensors")
     for i, size in enumerate(sizes):
         nbytes = memoryview(buffers[i]).nbytes
         if nbytes != size or nbytes > MAX_FRAME_BYTES:
             raise RemoteProtocolError(f"tensor {i} of {len(sizes)} needs {size} bytes, got {nbytes}")
+    return buffers
 
 
 @lru_cache(maxsize=256)  # one batch is like the one before

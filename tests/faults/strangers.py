@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stageline.data import Activation, Hop, Tensor, encode_frames
+from stageline.data import DATA_VERSION, Activation, Hop, Tensor, encode_frames
 from stageline.messages import CONTROL, Hello, Pong, control_identity
 from stageline.plan import StageKey
 from stageline.protocol import ClientHello, Infer, TensorSpec, encode_frame
@@ -64,7 +64,17 @@ def well_formed() -> list[bytes]:
     tensor = bytes(4 * WIDTH)
     hop = Hop(StageKey(manifest="0" * 64, start=0, end=1), "tcp://127.0.0.1:9", "nobody", "nobody")
     header = Activation(
-        1, "nobody/0", 1, (1,), (1,), 1, (1, 1), (hop,), 0, "tcp://127.0.0.1:9", (Tensor("float32", (1, WIDTH)),)
+        DATA_VERSION,
+        "nobody/0",
+        1,
+        (1,),
+        (1,),
+        1,
+        (1, 1),
+        (hop,),
+        0,
+        "tcp://127.0.0.1:9",
+        (Tensor("float32", (1, WIDTH)),),
     )
     activation = frames(*(bytes(frame) for frame in encode_frames(header, [tensor])))
     hello = frames(encode(Hello(role="agent", name="nobody", incarnation="0")))

@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from stageline.data import header_bytes
+from stageline.packing import packed
 from stageline.protocol import PREFIX
 from stageline_gateway import journal_format
 
@@ -32,8 +34,15 @@ _unpack, _pack = msgspec.msgpack.decode, msgspec.msgpack.encode
 
 
 def _parse_frames(data: bytes) -> Any:
-    header, *buffers = _unpack(data, type=list[bytes])
-    return [_unpack(header), *buffers]
+    """The header, the rest of its frame where that is packed (else None), further frames."""
+    first, *buffers = _unpack(data, type=list[bytes])
+    header, rest = header_bytes(memoryview(first))
+    return [_unpack(header), None if rest is None else bytes(rest), *buffers]
+
+
+def _pack_frames(tree: Any) -> bytes:
+    header, rest, *buffers = tree
+    return _pack([_pack(header) if rest is None else packed(_pack(header), [rest]), *buffers])
 
 
 def _parse_messages(data: bytes) -> Any:
@@ -97,7 +106,7 @@ PARTS = Form(
 """Several JSON documents, with NUL between them."""
 TAGGED = Form(lambda data: [data[0], _unpack(data[1:])], lambda tree: bytes([tree[0] % 256]) + _pack(tree[1]))
 """A byte that says which decoder, and a message."""
-FRAMES = Form(_parse_frames, lambda tree: _pack([_pack(tree[0]), *tree[1:]]))
+FRAMES = Form(_parse_frames, _pack_frames)
 """A msgpack header and buffers."""
 MESSAGES = Form(_parse_messages, lambda tree: _pack([(sender, _pack(message)) for sender, message in tree]))
 """Messages, each with the number of its sender."""

@@ -14,7 +14,7 @@ import torch
 from msgspec.structs import replace
 
 from stageline import messages, protocol
-from stageline.data import Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
+from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, ValueSpec
 from stageline.plan import StageKey
 from stageline.wire import encode
@@ -100,14 +100,16 @@ def data_frames() -> list[bytes]:
     stage = StageKey(manifest=SHA, start=0, end=1)
     hop = Hop(stage, "tcp://n:1", "n", "n/0")
     values = (Tensor("uint8", (1, 2)), Scalar(3))
-    header = Activation(1, "g/1", 1, (1,), (1,), 1, (1, 1), (hop,), 0, "tcp://g:1", values)
+    header = Activation(DATA_VERSION, "g/1", 1, (1,), (1,), 1, (1, 1), (hop,), 0, "tcp://g:1", values)
     outputs = (Tensor("uint8", (1, 2)),)
     back = msgspec.structs.replace(header, hop=1, values=outputs, timings=(Timing(3, 4),))
     coded = msgspec.structs.replace(header, values=(Tensor("float32", (2, 3), "int8"),))
-    failure = Failure(1, "g/1", 1, 1, "failed", f"stage {stage} broke", "n", "n/0", True)
-    cancel = Cancel(1, "g/1", (1, 2), (hop,))
+    failure = Failure(DATA_VERSION, "g/1", 1, 1, "failed", f"stage {stage} broke", "n", "n/0", True)
+    cancel = Cancel(DATA_VERSION, "g/1", (1, 2), (hop,))
     found = [(header, [b"ab"]), (back, [b"cd"]), (coded, [bytes(14)]), (failure, []), (cancel, [])]
-    return [msgspec.msgpack.encode([bytes(part) for part in encode_frames(*one)]) for one in found]
+    apart = [[msgspec.msgpack.encode(header), *buffers] for header, buffers in found if buffers]
+    packed = [[bytes(part) for part in encode_frames(*one)] for one in found]
+    return [msgspec.msgpack.encode(frames) for frames in (*packed, *apart)]
 
 
 # --- control plane ------------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_who_waits_for_messages_looks_all_the_time(rig: Rig) -> None:
 
 def test_a_damaged_batch_is_told_to_its_gateway_and_not_computed(rig: Rig) -> None:
     frames = [bytearray(part) for part in encode_frames(header(rig.reply, 9), [b"abcd"], checked=True)]
-    frames[1][2] ^= 4
+    frames[-1][-2] ^= 4
     rig.push.send_multipart(frames)
     rig.until(lambda: bool(rig.sink.poll(0)), rig.traffic.turn)
     failure = rig.received()

@@ -26,8 +26,8 @@ class Scenario:
     """`faults`: so many, of these `kinds`. `plans`: how often the leader makes one. `services`: g(ateway), a (worker).
 
     Kinds: `kill`, a coordinator dies; `cut`, the two do not hear each other; `deaf`, one finds the other silent that is
-    not, or a service gives its coordinator up that is well; `lose`, a broadcast is lost; `duplicate`, a message comes
-    twice.
+    not, or a service gives its coordinator up that is well; `still`, the leader finds that it stood still; `lose`, a
+    broadcast is lost; `duplicate`, a message comes twice.
     """
 
     kinds: frozenset[str]
@@ -117,7 +117,7 @@ def _regular(world: Terms) -> Iterator[Action]:
 
 def _stale(side: Side, told: Told) -> bool:
     """Whether that is news: what was said before, and what is known to be so, is not."""
-    return side.heard != told or bool(side.leadership._absent)
+    return side.heard != told or bool(side.leadership._absent) or bool(side.leadership.passed_over)
 
 
 def _plan(world: Terms, name: str) -> None:
@@ -147,6 +147,8 @@ def _faults(world: Terms, kinds: frozenset[str]) -> Iterator[Action]:
             yield (f"{side.name} dies", partial(Terms.kill, name=side.name))
         if "deaf" in kinds and side.up and not side.leadership._absent:
             yield (f"{side.name} wrongly finds its partner silent", partial(Terms.silent, name=side.name))
+        if "still" in kinds and side.up and side.leadership.leading and not side.leadership._absent:
+            yield (f"{side.name} stood still", partial(Terms.still, name=side.name))
     if "cut" in kinds and not world.cut:
         yield ("c and d do not hear each other", Terms.part)
     for name, service in world.services.items():

@@ -124,7 +124,8 @@ class Terms:
                     self.push(side.name, name, self.refusal(side))
 
     def refusal(self, side: Side) -> Refused:
-        return Refused(OTHER[side.name] if side.heard is not None and side.heard.leads else "")
+        leads = side.leadership.passed_over or (side.heard is not None and side.heard.leads)
+        return Refused(OTHER[side.name] if leads else "")
 
     def commit(self, side: Side) -> None:
         """A new plan: on disk, then to everybody."""
@@ -144,6 +145,10 @@ class Terms:
     def tell(self, name: str) -> None:
         side, led = self.sides[name], self.sides[name].leadership
         self.push(name, OTHER[name], Told(led.coordinator, led.term, led.taken, led.leading, side.plan))
+
+    def still(self, name: str) -> None:
+        """It finds that it stood still for long."""
+        self.steps(self.sides[name], self.sides[name].leadership.stood_still())
 
     def silent(self, name: str) -> None:
         self.steps(self.sides[name], self.sides[name].leadership.silent())

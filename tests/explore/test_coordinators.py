@@ -27,12 +27,17 @@ SCENARIOS = {
     "one of two coordinators dies, with a worker": _of("kill", 1, 1, "a"),
     "they do not hear each other, twice": _of("cut", 2, 1, "ga"),
     "somebody is thought silent that is not": _of("deaf", 1, 1, "ga"),
+    "the leader stands still, with a gateway": _of("still", 1, 1, "g"),
     "two broadcasts are lost": _of("lose", 2, 2, "ga"),
     "two messages come twice": _of("duplicate", 2, 1, "ga"),
 }
 LONGER = {
+    "the leader stands still, twice, with a gateway": _of("still", 2, 0, "g"),
+    "the leader stands still, with both": _of("still", 1, 0, "ga"),
     "one of two coordinators dies, with both": _of("kill", 1, 0, "ga"),
     "deaths or apart, two faults, with a gateway": _of("kill,cut", 2, 0, "g"),
+    "apart or still, two faults, with a gateway": _of("cut,still", 2, 1, "g"),
+    "somebody is thought silent, and the leader stands still, with a gateway": _of("deaf,still", 2, 1, "g"),
     "apart or thought silent, two faults, with a gateway": _of("cut,deaf", 2, 1, "g"),
     "apart or thought silent, two faults, with a worker": _of("cut,deaf", 2, 1, "a"),
 }

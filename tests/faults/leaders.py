@@ -16,12 +16,12 @@ from .service import Service
 from .watch import Watch
 
 
-def leads(service: Service) -> bool:
-    """Whether the coordinator says that it leads."""
+def leads(service: Service) -> bool | None:
+    """Whether the coordinator says that it leads; None if it says nothing."""
     try:
         return service.gauge("stageline_coordinator_leads") == 1
-    except OSError:
-        return False
+    except (OSError, ClusterError):
+        return None
 
 
 def leader(rig: Rig) -> Service:
@@ -50,7 +50,8 @@ class _Leaders:
 class LeaderLost:
     """The leader is killed, or frozen for a while; with `apart` it does not hear of its successor after that.
 
-    Seen to have happened by a broadcast of the other under a higher term; with `apart` by both saying that they lead.
+    Seen to have happened by a broadcast of the other under a higher term. With `apart` the killed one is started anew:
+    both must say that they lead. The frozen one wakes, and must say that it leads no more.
     """
 
     how: Literal["kill", "freeze"]
@@ -60,7 +61,9 @@ class LeaderLost:
 
     @property
     def kind(self) -> str:
-        return "both lead" if self.apart else f"leader {self.how}"
+        if self.apart:
+            return "both lead" if self.how == "kill" else "leader woken apart"
+        return f"leader {self.how}"
 
     def aim(self, rig: Rig) -> Target:
         victim = leader(rig)
@@ -85,12 +88,19 @@ class LeaderLost:
             return ""
         target.seen = leaders.watch.seen[0][0]
         said = f"{leaders.heir.name} leads instead of {leaders.victim.name}"
+        if self.apart:
+            return self._proof_apart(rig, leaders.victim, said)
         if self.how == "kill":
             return f"{said}, which is dead" if dead(leaders.victim.pid) else ""
-        if not self.apart:
-            return said
-        os.kill(leaders.victim.pid, signal.SIGCONT)
-        return f"{said}, which leads, too" if leads(leaders.victim) else ""
+        return said
+
+    def _proof_apart(self, rig: Rig, victim: Service, said: str) -> str:
+        if self.how == "freeze":
+            os.kill(victim.pid, signal.SIGCONT)
+            return f"{said}, which woke and leads no more" if leads(victim) is False else ""
+        if not victim.running:
+            rig.revive(victim.name)
+        return f"{said}, which was started anew and leads, too" if leads(victim) else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
         leaders = self._leaders.pop()
@@ -98,7 +108,7 @@ class LeaderLost:
         for proxy in between(rig):
             proxy.heal()
         if self.how == "kill":
-            if target.services:
+            if target.services and not leaders.victim.running:
                 rig.revive(leaders.victim.name)
         elif not dead(leaders.victim.pid):
             os.kill(leaders.victim.pid, signal.SIGCONT)

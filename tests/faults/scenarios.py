@@ -185,6 +185,7 @@ def _paired() -> tuple[Scenario, ...]:
         on("leading coordinator frozen, another stands by", LeaderLost("freeze", 3.0)),
         on("two coordinators apart", Apart(3.0), undisturbed=True),
         on("two coordinators lead", LeaderLost("freeze", 4.0, apart=True)),
+        on("two coordinators lead, one of them anew", LeaderLost("kill", 6.0, apart=True), undisturbed=True),
     )
 
 

@@ -8,7 +8,9 @@ different workers. The rules keep that rare and short:
 - a term that is heard of is promised, on disk, before anything else is said; who leads under a lower one steps down;
 - who stands by takes over when its partner is silent *and* somebody needs a coordinator: a worker or gateway came, as
   its own was silent, or nobody else can have led since (`taken` is the highest term promised);
-- of two that hear each other and stand by, the one leads that led last.
+- of two that hear each other and stand by, the one leads that led last;
+- who leads and finds that its process stood still for long leads no more until it has heard its partner, or was called:
+  some of its workers and gateways may have gone over meanwhile, and each of two leaders would plan without the others.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class Lead:
 
 @dataclass(frozen=True)
 class StepDown:
-    """Lead no more; `term` is the higher one that was heard of."""
+    """Lead no more; `term` is the higher one that was heard of, or our own, where another may lead unheard."""
 
     term: int
 
@@ -64,7 +66,7 @@ class Leadership:
     def __init__(self, past: Remembered, *, partner: bool) -> None:
         self.coordinator, self._founder, self.able = past.coordinator, past.founder, past.able
         self.taken, self.promised = past.taken, past.promised
-        self.leading = False
+        self.leading = self.passed_over = False
         self._absent = not partner
         self._called = False
 
@@ -79,7 +81,7 @@ class Leadership:
 
     def heard(self, coordinator: int, term: int, taken: int, *, leads: bool) -> Iterator[Step]:
         """The partner said how it stands."""
-        self._absent = False
+        self._absent = self.passed_over = False
         yield from self._promise(term)
         last = (self.taken, self.coordinator) > (taken, coordinator)
         if not leads and not self.leading and self.able and last:
@@ -90,6 +92,12 @@ class Leadership:
         """The partner is not heard any more."""
         self._absent = True
         yield from self._perhaps_lead()
+
+    def stood_still(self) -> Iterator[Step]:
+        """The process did nothing for so long that its workers and gateways may have gone to the partner."""
+        if self.leading and not self._absent:
+            self.leading, self._called, self.passed_over = False, False, True
+            yield StepDown(self.promised)
 
     def called(self, term: int) -> Iterator[Step]:
         """A worker or gateway came; `term` is the highest that it knows."""
@@ -107,11 +115,12 @@ class Leadership:
             yield StepDown(term)
 
     def _perhaps_lead(self) -> Iterator[Step]:
-        needed = self._called or (self._founder and not self.promised) or (0 < self.taken == self.promised)
+        last = 0 < self.taken == self.promised and not self.passed_over
+        needed = self._called or (self._founder and not self.promised) or last
         if not self.leading and self._absent and self.able and needed:
             yield from self._lead()
 
     def _lead(self) -> Iterator[Step]:
         self.taken = self.promised = next_term(self.promised, self.coordinator, founder=self._founder)
-        self.leading = True
+        self.leading, self.passed_over = True, False
         yield Lead(self.taken)

@@ -34,6 +34,9 @@ from .metrics import Metrics
 from .partner import Partner
 from .store import Store
 
+STOOD_STILL_S = 0.8
+"""After so long without a look at the sockets others may have gone to the partner: they do so after a second."""
+
 START_PATIENCE_S = 1.5
 """How much later than usual a partner counts as silent that has not been heard since our start: it may lead."""
 
@@ -70,6 +73,7 @@ class Coordinator:
             store, self._control, publisher, self.metrics, detector, self._partner.when_safe, self._partner.row
         )
         self._leader: Leader | None = None
+        self._awake = time.monotonic()
         stack.callback(self._close)
         self._steps(self._leadership.start(), time.monotonic())
         self.ready = self._readiness(self._partner.row())
@@ -118,6 +122,7 @@ class Coordinator:
         if writable is not None:
             poller.register(writable, zmq.POLLOUT)
         ready = dict(poller.poll(int(timeout_s * 1000) + 1))
+        self._wakes(time.monotonic())
         if stop.fileno() in ready:
             stop.drain()
         if self._control.socket in ready or self._control.monitor in ready:
@@ -164,12 +169,19 @@ class Coordinator:
             self._control.send(peer, self._refusal())
 
     def _refusal(self) -> Refused:
-        leader = self._partner.leader
+        leader = self._partner.leader or (self._partner.address if self._leadership.passed_over else "")
         why = f"{leader} leads" if leader else "it does not know who leads"
         text = f"the coordinator at {self.control_address} stands by, and {why}"
         return Refused(code=NOT_LEADING, message=text, leader=leader)
 
     # --- who leads ------------------------------------------------------------------------------------------
+
+    def _wakes(self, now: float) -> None:
+        """Before anything is read: what waits may be older than what others did meanwhile."""
+        still_s, self._awake = now - self._awake, now
+        if still_s > STOOD_STILL_S:
+            self._log.warning("stood still", seconds=round(still_s, 3))
+            self._steps(self._leadership.stood_still(), now)
 
     def _tick(self, now: float) -> None:
         if self._leader is not None:
@@ -222,7 +234,10 @@ class Coordinator:
         self._log.info("leads", term=number_of(term), behind=self._partner.row() is not None)
 
     def _step_down(self, term: int) -> None:
-        self._log.warning("steps down: another coordinator took a higher term", term=number_of(term))
+        why = (
+            "it may have been passed over" if self._leadership.passed_over else "another coordinator took a higher term"
+        )
+        self._log.warning(f"steps down: {why}", term=number_of(term))
         peers = self._leader.peers if self._leader is not None else []
         self._close()
         refusal = self._refusal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from stageline.errors import NoClusterError
 from stageline.manifest import ModelManifest
 from stageline.messages import Prepare, Refused, Welcome
 from stageline.plan import Plan
+from stageline_coordinator.service import STOOD_STILL_S
 from stageline_coordinator.store import Store
 
 from .conftest import Peer, Process, wait_until
@@ -143,6 +145,22 @@ def test_a_frozen_leader_that_wakes_up_steps_down(two: Two) -> None:
     refused = peer.of(Refused)[-1]
     assert (refused.code, refused.leader) == ("not_leading", two.second.control)
     wait_until("they agree", lambda: (metric(two.first, "leads"), metric(two.second, "leads")) == (0, 1))
+    with two.admin() as admin:
+        assert number_of(admin.nodes().term) == 2
+
+
+def test_a_leader_that_stood_still_asks_the_other_before_it_goes_on(two: Two) -> None:
+    """Nobody has called the standby meanwhile, so the old one leads again, under another term."""
+    peer = two.join(two.first)
+    peer.until("it is welcome", lambda: peer.of(Welcome))
+    wait_until("the standby is in step", two.in_step)
+    os.kill(two.first.child.pid, signal.SIGSTOP)
+    until = time.monotonic() + 2 * STOOD_STILL_S
+    wait_until("it stood still for long", lambda: time.monotonic() > until)
+    os.kill(two.first.child.pid, signal.SIGCONT)
+    peer.until("it sends who follows it to the other", lambda: peer.of(Refused))
+    assert (peer.of(Refused)[0].code, peer.of(Refused)[0].leader) == ("not_leading", two.second.control)
+    wait_until("it leads again", lambda: (metric(two.first, "leads"), metric(two.second, "leads")) == (1, 0))
     with two.admin() as admin:
         assert number_of(admin.nodes().term) == 2
 

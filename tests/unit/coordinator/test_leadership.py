@@ -53,6 +53,43 @@ def test_a_standby_takes_over_when_the_leader_is_silent_and_somebody_comes() -> 
     assert one.leading and list(one.called(4)) == []
 
 
+class TestStandingStill:
+    """What a leader does that finds that its process did nothing for long."""
+
+    def leader(self) -> Leadership:
+        one = founder(partner=True, taken=4, promised=4)
+        assert list(one.heard(B, 4, 0, leads=False)) == [Lead(5)]
+        return one
+
+    def test_it_leads_no_more_until_it_hears_its_partner(self) -> None:
+        one = self.leader()
+        assert list(one.stood_still()) == [StepDown(5)]
+        assert one.passed_over and not one.leading
+        assert list(one.heard(B, 5, 0, leads=False)) == [Lead(6)], "the partner did not take over"
+        assert not one.passed_over
+
+    def test_it_follows_a_partner_that_took_over(self) -> None:
+        one, theirs = self.leader(), 6 << 20 | B
+        assert list(one.stood_still()) == [StepDown(5)]
+        assert list(one.heard(B, theirs, theirs, leads=True)) == [Promise(theirs)]
+        assert not one.leading
+
+    def test_where_the_partner_is_silent_it_leads_once_it_is_needed(self) -> None:
+        one = self.leader()
+        assert list(one.stood_still()) == [StepDown(5)]
+        assert list(one.silent()) == [], "the partner may lead, and be out of reach"
+        assert list(one.called(5)) == [Lead(6)]
+
+    def test_alone_it_goes_on(self) -> None:
+        """Nobody else can have taken over."""
+        one = self.leader()
+        assert list(one.silent()) == []
+        assert list(one.stood_still()) == [] and one.leading
+        other = founder(partner=False)
+        assert list(other.start()) == [Lead(1)]
+        assert list(other.stood_still()) == [] and other.leading
+
+
 def test_who_came_just_before_the_silence_counts() -> None:
     one = standby(promised=4)
     assert list(one.called(4)) == []

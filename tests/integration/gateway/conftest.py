@@ -111,7 +111,7 @@ class FakeExecutor:
                 self.held.append((header, buffers))
             elif self.mode == "fail":
                 failure = Failure(
-                    1, header.gateway, header.batch, header.attempt, "failed", "it broke", self.node, self.name,
+                    header.version, header.gateway, header.batch, header.attempt, "failed", "it broke", self.node, self.name,
                     self.retryable,
                 )  # fmt: skip
                 self._send(header.reply, encode_frames(failure))

@@ -140,7 +140,9 @@ class World:
     ) -> None:
         h: Activation = sent.header
         self.feed(
-            ev.FailureArrived(Failure(1, h.gateway, h.batch, h.attempt, code, text, node, f"{node}/0", retryable))
+            ev.FailureArrived(
+                Failure(h.version, h.gateway, h.batch, h.attempt, code, text, node, f"{node}/0", retryable)
+            )
         )
 
     def outcome(self, client: int = 1, id: int = 1) -> ev.Answer | ev.Refuse | None:

@@ -23,7 +23,7 @@ class Wishes(Part, frozen=True):
     """What one model's plan is to heed; None and () stand for what nothing was said about.
 
     `priority`: larger counts more; `rate_per_s`: expected requests; `source`: the node that hosts the first stage,
-    alone; `forbidden` nodes host nothing of the model, `required` ones host something, of whichever model.
+    alone; `forbidden` nodes host nothing of the model, `required` ones a stage of it.
     """
 
     priority: float | None = None

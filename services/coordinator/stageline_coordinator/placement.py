@@ -95,11 +95,11 @@ def build_problem(
     Where a model must not run its blocks take no finite time: a problem's nodes are excluded for all models.
     """
     wanted = wanted or Wanted()
-    here, required = {node.name for node in nodes}, wanted.required(models)
+    here = {node.name for node in nodes}
     return {
         "version": 1,
         "objective": wanted.objective_for(models),
-        "nodes": [_node(node, required=node.name in required) for node in nodes],
+        "nodes": [_node(node) for node in nodes],
         "models": [
             {
                 **_model(name, manifest, nodes, book, wanted.of(name).forbidden),
@@ -111,15 +111,14 @@ def build_problem(
     }
 
 
-def _node(node: Node, *, required: bool) -> dict[str, Any]:
-    found = {
+def _node(node: Node) -> dict[str, Any]:
+    return {
         "id": node.name,
         "memory_bytes": node.info.memory_bytes,
         "base_bytes": node.info.base_bytes,
         "hop_s": _message_s(node.info.hop_s, LEAST_HOP_S, node),
         "byte_s": _message_s(node.info.byte_s, LEAST_BYTE_S, node),
     }
-    return {**found, "required": True} if required else found
 
 
 def _model(

@@ -47,24 +47,21 @@ class Wanted:
             found["rate_per_s"] = wishes.rate_per_s
         if wishes.source in here:
             found["source"] = wishes.source
+        if required := [node for node in wishes.required if node in here]:
+            found["required"] = required
         return found
-
-    def required(self, models: Iterable[str]) -> frozenset[str]:
-        """Nodes that must host something."""
-        return frozenset(node for name in models for node in self.of(name).required)
 
     def heeded(self, model: str, slots: Sequence[Slot], here: Collection[str]) -> bool:
         """Whether these stages are what is wanted of the model alone."""
         wishes, used = self.of(model), {node for slot in slots for node in slot.nodes}
         pinned = wishes.source not in here or not slots or slots[0].nodes == (wishes.source,)
         many = any(len(slot.nodes) > self._replicas(wishes) for slot in slots)
-        return pinned and not many and used.isdisjoint(wishes.forbidden)
+        complete = frozenset(wishes.required) & frozenset(here) <= used
+        return pinned and not many and complete and used.isdisjoint(wishes.forbidden)
 
     def all_heeded(self, placement: Placement, here: Collection[str]) -> bool:
-        """Whether it is, of every model, and required nodes host something."""
-        used = {node for slots in placement.values() for slot in slots for node in slot.nodes}
-        alone = all(self.heeded(name, slots, here) for name, slots in placement.items())
-        return alone and (self.required(placement) & frozenset(here)) <= used
+        """Whether it is, of every model."""
+        return all(self.heeded(name, slots, here) for name, slots in placement.items())
 
     def _replicas(self, wishes: Wishes) -> int:
         return self.max_replicas if wishes.max_replicas is None else wishes.max_replicas

@@ -31,7 +31,7 @@ UNSET = {
 @click.option("--max-replicas", type=int, metavar="N", help="Workers that may share a stage [default: the cluster's].")
 @click.option("--source", metavar="NODE", help="The worker that hosts the first stage, alone.")
 @click.option("--forbid", multiple=True, metavar="NODE", help="A worker that hosts none of it; repeat it for several.")
-@click.option("--require", multiple=True, metavar="NODE", help="A worker that must host something; repeat it.")
+@click.option("--require", multiple=True, metavar="NODE", help="A worker that must host a part of it; repeat it.")
 @click.option("--unset", multiple=True, type=click.Choice(list(UNSET)), help="Take one of these back; repeat it.")
 @location_options
 @json_option
@@ -43,7 +43,7 @@ def set_model(
 
     Kept by the cluster until it is changed or the model removed; the cluster plans anew at once. What is not given
     stays; --forbid and --require replace what they said before. A worker need not be there yet: until it is, plans do
-    without it. --require is fulfilled by a stage of any model.
+    without it.
 
     \b
     Example:

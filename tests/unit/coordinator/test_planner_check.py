@@ -266,6 +266,7 @@ FIRST, SECOND = ("stages", "m", 0), ("stages", "m", 1)
         (_set("problem", "models", 0, "source")("b"), "the first stage belongs on b, the model's source"),
         (_set("problem", "nodes", 1, "excluded")(True), "stages.m[1].nodes: b is excluded"),
         (_set("problem", "nodes", 2, "required")(True), "nodes[2].required: c hosts nothing"),
+        (_set("problem", "models", 0, "required")(["c"]), "models.m.required: c hosts nothing of it"),
         (_set("problem", "current")({"m": [{"blocks": [1, 2], "nodes": ["a"]}]}),
          "nodes[0].memory_bytes: a has 100, but would need 150 during the move"),
         (_set("problem", "current")({"m": [{"blocks": [1, 2], "nodes": ["b"]}]}),

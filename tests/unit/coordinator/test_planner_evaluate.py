@@ -169,6 +169,11 @@ ONE = replace(MODEL, codecs=(Codec("int8", 0.25, 0.01),))
             (stage(0, 3, "a"),),
             "c is required and serves nothing",
         ),
+        (
+            {"models": (replace(ONE, required=("a", "c")),)},
+            (stage(0, 3, "a"),),
+            "model 'm': c is required and serves none of its stages",
+        ),
         ({"nodes": (Node("a", 40), *NODES[1:])}, (stage(0, 3, "a"),), "a has 40 bytes and would need 41"),
         ({"nodes": (Node("a", 50, 10), *NODES[1:])}, (stage(0, 3, "a"),), "a has 50 bytes and would need 51"),
         ({"ingress": Port((0, 1, 1), (0, 0, 0))}, (stage(0, 3, "a"),), "model 'm': no link from the gateway to a"),

@@ -66,6 +66,13 @@ def picky(rng: random.Random, problem: Problem) -> Problem:
     return replace(problem, nodes=nodes, models=models)
 
 
+def demanding(rng: random.Random, problem: Problem) -> Problem:
+    """Models that want nodes of their own."""
+    ids = [node.id for node in problem.nodes]
+    models = tuple(replace(one, required=tuple(rng.sample(ids, rng.choice([0, 1, 1])))) for one in problem.models)
+    return replace(problem, models=models)
+
+
 def latency(rng: random.Random, problem: Problem) -> Problem:
     return replace(problem, objective="latency")
 
@@ -76,6 +83,8 @@ SINGLE: list[tuple[str, list[Change], int, int, int]] = [
     ("codecs", [codecs], 40, 3, 4),
     ("medium", [medium], 60, 3, 5),
     ("picky", [picky], 60, 3, 4),
+    ("demanding", [demanding], 60, 3, 4),
+    ("demanding, picky, latency", [demanding, picky, latency], 40, 3, 4),
     ("latency", [latency], 60, 3, 5),
     ("latency, codecs, picky", [latency, codecs, picky], 40, 3, 4),
     ("replicas, codecs, medium", [replicas, codecs, medium], 15, 3, 3),
@@ -131,8 +140,14 @@ def weighted(rng: random.Random, problem: Problem) -> Problem:
 
 @pytest.mark.parametrize(
     ("changes", "nodes", "blocks"),
-    [([several], 3, 3), ([several, medium], 3, 3), ([several, weighted], 3, 3), ([several, replicas], 3, 2)],
-    ids=["throughput", "medium", "weighted", "replicas"],
+    [
+        ([several], 3, 3),
+        ([several, medium], 3, 3),
+        ([several, weighted], 3, 3),
+        ([several, replicas], 3, 2),
+        ([several, demanding], 3, 3),
+    ],
+    ids=["throughput", "medium", "weighted", "replicas", "demanding"],
 )
 def test_two_models(changes: list[Change], nodes: int, blocks: int) -> None:
     rng = random.Random(f"{len(changes)}{changes[-1].__name__}")

@@ -49,6 +49,7 @@ GOOD: dict[str, Any] = {
             "buffer_bytes": 3,
             "batch": 4,
             "source": "n0",
+            "required": ["n0"],
             "max_replicas": 2,
             "tolerance": 0.01,
             "codecs": [
@@ -70,7 +71,7 @@ def test_reads_what_the_schema_says() -> None:
     assert problem.nodes == (Node("n0", 100, 7, False, True, 1e-5, 1e-9), Node("n1", 200, excluded=True))
     blocks = (Block("b0", 10, 1, (0.1, math.inf)), Block("b1", 20, 5, (0.2, 0.3)))
     codecs = (Codec("fp16", 0.5, 1e-3, 2e-10), Codec("int8", 0.25, 0.02))
-    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3, 4, "n0", 2, 0.01, codecs),)
+    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3, 4, "n0", 2, 0.01, codecs, ("n0",)),)
     assert problem.models[0].allowed_codecs() == codecs[:1]
     assert problem.links == Links(((0, 1e9), (1e9, 0)), ((0, 0.1), (0.1, 0)))
     assert problem.egress == Port((math.inf, 0), (0, 0))
@@ -131,6 +132,8 @@ BAD: list[tuple[str, Any, str]] = [
     ("models[0].max_replicas", 0, "models[0].max_replicas: must be a whole number above 0"),
     ("models[0].max_replicas", 1.5, "models[0].max_replicas: must be a whole number"),
     ("models[0].source", "n9", "models[0].source: no node 'n9'"),
+    ("models[0].required", ["n9"], "models[0].required[0]: no node 'n9'"),
+    ("models[0].required", "n0", "models[0].required: must be a list"),
     ("models[0].tolerance", -1, "models[0].tolerance: must be 0 or more"),
     ("models[0].codecs[1].name", "fp16", "models[0].codecs[1].name: 'fp16' is used twice"),
     ("models[0].codecs[1].name", "none", "models[0].codecs[1].name: 'none' is always there"),

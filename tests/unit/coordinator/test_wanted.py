@@ -97,9 +97,20 @@ def test_a_required_node_is_used_though_it_is_slow() -> None:
     assert used(made) == {"a", "b"}
     wish(made, required=("slow", "nobody"))
     assert "slow" in used(made)
-    assert [n.get("required", False) for n in problem_now(made.cluster, (), made.now)["nodes"]] == [False, False, True]
+    assert problem_now(made.cluster, (), made.now)["models"][0]["required"] == ["slow"]
     wish(made)
     assert "slow" not in used(made)
+
+
+def test_a_required_node_serves_the_model_that_it_is_required_of() -> None:
+    made = fleet("a", "b")
+    made.add(manifest("other", blocks=2, weights=MB))
+    made.join("slow", fingerprint="old", speed=0.01)
+    wish(made, "other", required=("slow",))
+    assert "slow" in used(made, "other") and "slow" not in used(made)
+    wish(made, "other")
+    wish(made, required=("slow",))
+    assert "slow" in used(made) and "slow" not in used(made, "other")
 
 
 def test_replicas_are_allowed_for_one_model_and_taken_back() -> None:

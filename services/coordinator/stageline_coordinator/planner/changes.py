@@ -60,6 +60,7 @@ def _traits(problem: Problem, node: int) -> Hashable:
     return (
         replace(box, id=""),
         box.id if any(model.source == box.id for model in problem.models) else "",
+        tuple(box.id in model.required for model in problem.models),
         tuple(block.seconds[node] for model in problem.models for block in model.blocks),
         tuple((port.bandwidth_bytes_per_s[node], port.latency_s[node]) for port in ports),
         tuple(box.id in medium.nodes for medium in problem.media),
@@ -117,7 +118,9 @@ def dropped(problem: Problem, group: Sequence[int]) -> Change:
     nodes = tuple(
         replace(node, excluded=True, required=False) if i == group[0] else node for i, node in enumerate(problem.nodes)
     )
-    return _of(DROPPED, problem, group, replace(problem, nodes=nodes))
+    gone = problem.nodes[group[0]].id
+    models = (replace(m, required=tuple(node for node in m.required if node != gone)) for m in problem.models)
+    return _of(DROPPED, problem, group, replace(problem, nodes=nodes, models=tuple(models)))
 
 
 def added(problem: Problem, node: int) -> Change:

@@ -29,7 +29,8 @@ def place(case: Case, chain: Chain, others: Mapping[str, list[Stage]]) -> Placin
     """Stages for one model beside those of the others; with them every required node is used."""
     search = _Search(case, chain, others)
     stages = search.run([])
-    needs_replicas = chain.max_replicas > 1 and any(box.required for box in case.boxes)
+    required = bool(chain.required) or any(box.required for box in case.boxes)
+    needs_replicas = chain.max_replicas > 1 and required
     return Placing(stages, stages is None and search.steps < MOST_STEPS and not needs_replicas)
 
 

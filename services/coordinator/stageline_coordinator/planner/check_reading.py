@@ -43,6 +43,7 @@ class Chain:
     source: str | None
     max_replicas: int
     codecs: dict[str, tuple[float, float]]
+    required: list[str]
 
     def need(self, start: int, end: int) -> int:
         """Bytes of blocks [start, end), the node's base left out."""
@@ -158,6 +159,7 @@ def _box(item: Field) -> Box:
 
 def _chain(item: Field) -> Chain:
     blocks, codecs, source = item.key("blocks").items(), item.optional("codecs"), item.optional("source")
+    required = item.optional("required")
     tolerance = _number(item, "tolerance", 0.0)
     return Chain(
         name=item.key("name").text(),
@@ -175,6 +177,7 @@ def _chain(item: Field) -> Chain:
             for one in (codecs.items() if codecs else ())
             if _number(one, "error", 0.0) <= tolerance
         },
+        required=[one.text() for one in required.items()] if required else [],
     )
 
 

@@ -63,11 +63,16 @@ def _link_faults(case: Case, stages: list[Stage]) -> Iterator[str]:
 
 
 def required_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[str]:
-    """Required nodes that host nothing."""
+    """Required nodes that host nothing, or nothing of the model that requires them."""
     used = {node for stages in placed.values() for stage in stages for node in stage.nodes}
     for i, box in enumerate(case.boxes):
         if box.required and box.name not in used:
             yield f"nodes[{i}].required: {box.name} hosts nothing"
+    for name in placed.keys() & case.chains.keys():
+        own = {node for stage in placed[name] for node in stage.nodes}
+        for node in case.chains[name].required:
+            if node not in own:
+                yield f"models.{name}.required: {node} hosts nothing of it"
 
 
 def memory_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[str]:

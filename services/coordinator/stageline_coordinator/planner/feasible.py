@@ -81,6 +81,9 @@ def _model_faults(
     used = [node for stage in plan for node in stage.nodes]
     for node in sorted({node for node in used if used.count(node) > 1}):
         yield f"{node} serves more than one of its stages"
+    for node in model.required:
+        if node not in used:
+            yield f"{node} is required and serves none of its stages"
     for i, stage in enumerate(plan):
         yield from (f"stage {i}: {fault}" for fault in _stage_faults(problem, index, model, stage, first=i == 0))
     yield from _hop_faults(problem, index, model, plan)

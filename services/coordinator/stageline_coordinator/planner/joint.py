@@ -98,6 +98,9 @@ def key_of(problem: Problem, stages: Mapping[str, Sequence[StageAssignment]]) ->
     unplaced = sum(1 + model.priority for model in problem.models if model.name not in stages)
     hosting = {node for plan in stages.values() for stage in plan for node in stage.nodes}
     idle = sum(node.required and node.id not in hosting for node in problem.nodes)
+    for model in problem.models:
+        own = {node for stage in stages.get(model.name, ()) for node in stage.nodes}
+        idle += len(set(model.required) - own) if model.name in stages else 0
     left_out = tuple(model.name not in stages for model in by_rank(problem))
     if len(problem.models) == 1:
         compute = math.fsum(stage.compute_s for cost in found.models.values() for stage in cost.stages)
@@ -129,9 +132,9 @@ def _work(problem: Problem, model: Model) -> float:
 
 def _place(problem: Problem, stages: Stages, named: dict[str, str], model: Model, effort: Effort) -> None:
     found = respond(problem, stages, model, effort)
-    if found.stages is None and any(node.required for node in problem.nodes):
+    if found.stages is None and any(node.required for node in problem.nodes) and len(problem.models) > 1:
         idle = tuple(replace(node, required=False) for node in problem.nodes)
-        found = respond(replace(problem, nodes=idle), stages, model, effort) if len(problem.models) > 1 else found
+        found = respond(replace(problem, nodes=idle), stages, model, effort)
     if found.stages is not None:
         stages[model.name], named[model.name] = found.stages, found.algorithm
 

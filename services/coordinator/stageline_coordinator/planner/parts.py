@@ -19,7 +19,7 @@ class Node:
     """A box. Its one executor's runtime takes `base_bytes` once, whatever number of stages it hosts.
 
     `hop_s`: CPU seconds for each message received or sent; `byte_s`: for each byte of it on the wire (copies,
-    encryption). An excluded node hosts nothing; a required one hosts at least one stage.
+    encryption). An excluded node hosts nothing; a required one hosts at least one stage, of any model.
     """
 
     id: str
@@ -60,7 +60,8 @@ class Model:
 
     `rate_per_s` is the expected load (None: unknown); `buffer_bytes` are the bytes in flight of every stage;
     `batch` the items that seconds, workspace and cuts are stated for. `source`: the id of the node that must host
-    the first stage. A codec may be used between two stages if its error is within `tolerance`.
+    the first stage; `required`: of nodes that must host a stage of this model. A codec may be used between two stages
+    if its error is within `tolerance`.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Model:
     max_replicas: int = 1
     tolerance: float = 0.0
     codecs: tuple[Codec, ...] = ()
+    required: tuple[str, ...] = ()
 
     def stage_bytes(self, start: int, end: int) -> int:
         """Memory of blocks [start, end) on a node, its `base_bytes` not included."""

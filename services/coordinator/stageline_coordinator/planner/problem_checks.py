@@ -38,6 +38,8 @@ def check_model(model: Model, ids: Collection[str], path: str, earlier: Sequence
         check_number(model.rate_per_s, f"{path}.rate_per_s", positive=True)
     if model.source is not None:
         _check_id(model.source, ids, f"{path}.source")
+    for j, node in enumerate(model.required):
+        _check_id(node, ids, f"{path}.required[{j}]")
     _check_codecs(model.codecs, path)
 
 

@@ -26,6 +26,7 @@ def read_node(item: Field) -> Node:
 
 def read_model(item: Field) -> Model:
     rate, source, codecs = (item.optional(name) for name in ("rate_per_s", "source", "codecs"))
+    required = item.optional("required")
     return Model(
         name=item.key("name").text(),
         blocks=tuple(_read_block(one) for one in item.key("blocks").items()),
@@ -38,6 +39,7 @@ def read_model(item: Field) -> Model:
         max_replicas=_integer(item, "max_replicas", 1),
         tolerance=_number(item, "tolerance", 0.0),
         codecs=tuple(_read_codec(one) for one in codecs.items()) if codecs else (),
+        required=tuple(one.text() for one in required.items()) if required else (),
     )
 
 
@@ -67,7 +69,8 @@ def read_current(item: Field) -> dict[str, tuple[Running, ...]]:
 def write_model(model: Model) -> dict[str, object]:
     blocks = [{**vars(block), "seconds": _null_for_inf(block.seconds)} for block in model.blocks]
     codecs = [vars(codec).copy() for codec in model.codecs]
-    return {**vars(model), "blocks": blocks, "cuts_bytes": list(model.cuts_bytes), "codecs": codecs}
+    lists = {"cuts_bytes": list(model.cuts_bytes), "codecs": codecs, "required": list(model.required)}
+    return {**vars(model), "blocks": blocks, **lists}
 
 
 def write_links(links: Links) -> dict[str, object]:

@@ -144,7 +144,7 @@ def _absent_links(problem: Problem, model: Model, steps: Sequence[Step]) -> list
 
 
 def _idle(problem: Problem, model: Model) -> str:
-    required = ", ".join(node.id for node in problem.nodes if node.required)
+    required = ", ".join(node.id for node in problem.nodes if node.required or node.id in model.required)
     return f"model '{model.name}': no plan uses all of the required {required}"
 
 

@@ -12,7 +12,7 @@ from .media import whole as busiest
 from .parts import Model
 from .problem import THROUGHPUT, Problem
 from .relax import Costs
-from .respond import Stages, others_of, own_delay
+from .respond import Stages, must, others_of, own_delay
 from .single import Effort, assignments, least
 from .solution import Move, StageAssignment
 from .space import LONGEST_S, Space, build_space
@@ -111,8 +111,7 @@ def _near(
     rest = {name: plan for name, plan in stages.items() if name != model.name}
     found = evaluate(problem, rest)
     others = others_of(problem, rest, found)
-    required = sum(1 << i for i, node in enumerate(problem.nodes) if node.required and node.id not in others.hosted)
-    space = build_space(problem, model, others, required=required)
+    space = build_space(problem, model, others, required=must(problem, model, rest))
     costs = moved_costs(space)
     if problem.objective == THROUGHPUT:
         steps = least(space, costs, limit_s, effort, NOTHING).steps

@@ -47,7 +47,7 @@ def respond(
         return Response(None, 0.0, LABELS)
     rest = {name: tuple(plan) for name, plan in stages.items() if name != model.name}
     found = evaluate(problem, rest)
-    required = _missing(problem, rest) if len(rest) == len(problem.models) - 1 else 0
+    required = must(problem, model, rest)
     response = _respond(problem, rest, found, model, required, effort)
     if required and response.bound == 0:
         idle = _respond(problem, rest, found, model, 0, effort)
@@ -131,7 +131,12 @@ def _fastest(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
     return replace(best, steps=steps), algorithm if steps == known.steps else LABELS
 
 
-def _missing(problem: Problem, stages: Stages) -> int:
-    """Bits of the required nodes that none of these stages use."""
-    used = {node for plan in stages.values() for stage in plan for node in stage.nodes}
-    return sum(1 << i for i, node in enumerate(problem.nodes) if node.required and node.id not in used)
+def must(problem: Problem, model: Model, rest: Stages) -> int:
+    """Bits of the nodes that this model has to use: its own required ones, and, as the last, those still idle."""
+    used = {node for plan in rest.values() for stage in plan for node in stage.nodes}
+    last = len(rest) == len(problem.models) - 1
+    return sum(
+        1 << i
+        for i, node in enumerate(problem.nodes)
+        if node.id in model.required or (last and node.required and node.id not in used)
+    )

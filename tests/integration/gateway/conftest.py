@@ -111,8 +111,8 @@ class FakeExecutor:
                 self.held.append((header, buffers))
             elif self.mode == "fail":
                 failure = Failure(
-                    header.version, header.gateway, header.batch, header.attempt, "failed", "it broke", self.node, self.name,
-                    self.retryable,
+                    header.version, header.gateway, header.batch, header.attempt, "failed", "it broke", self.node,
+                    self.name, self.retryable,
                 )  # fmt: skip
                 self._send(header.reply, encode_frames(failure))
 

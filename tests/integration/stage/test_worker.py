@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Timing, encode_frames
+from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Timing, encode_frames, header_bytes
 from stageline.messages import Farewell, Hello, Leaving, Pong, Prepared, Profiled, ProfileRequest, Rejoin, Retire
 from stageline.plan import StageKey
 from stageline.service_main import EXIT_USAGE
@@ -116,18 +116,21 @@ def test_bad_batches_fail_alone(cluster: Any, manifest: str, weight: torch.Tenso
     cluster.prepare(1, whole)
     x = torch.ones(1, WIDTH)
     frames = cluster.activation(x, whole, number=9)
+    header = bytes(header_bytes(memoryview(frames[0]))[0])
     cluster.push(
         [b"nonsense"],
-        [frames[0]],
-        [frames[0], b"short"],
+        [frames[0][:-1]],
+        [frames[0], b"more"],
+        [header],
+        [header, b"short"],
         cluster.activation(torch.ones(1, WIDTH + 1), whole, number=8),
         frames,
     )
     failure, _ = cluster.result()
     assert isinstance(failure, Failure) and failure.batch == 8 and not failure.retryable
     assert failure.code == "failed" and "/" not in failure.message
-    header, (y,) = cluster.result()
-    assert header.batch == 9 and torch.equal(y, expected(x, weight))
+    done, (y,) = cluster.result()
+    assert done.batch == 9 and torch.equal(y, expected(x, weight))
 
 
 def test_urgent_batches_overtake(cluster: Any, models: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import signal
 import sys
 
@@ -13,22 +12,7 @@ from stageline.lifecycle import die_with_parent
 from stageline.messages import LOCAL
 from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Sockets
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""mallopt(3)"""
-
-KEPT_BYTES = 8 << 20
-MAPPED_BYTES = 32 << 20
-"""malloc's own upper limit; smaller blocks are reused."""
-
-
-def tune_malloc() -> None:
-    """Reuse what batches took: giving it back costs a fault per page next time. One arena, so that little is kept."""
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # glibc
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-        libc.mallopt(M_ARENA_MAX, 1)
+from stageline_stage.executor.memory import give_back, tune_malloc
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -75,7 +59,9 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
     from stageline_stage.executor import assembly
 
     chosen = assembly.set_up_device(flags)
-    hello = assembly.greeting(flags, chosen, endpoint, assembly.message_cost(flags, sockets))
+    cost = assembly.message_cost(flags, sockets)
+    give_back()
+    hello = assembly.greeting(flags, chosen, endpoint, cost)
     executor = assembly.assemble(flags, chosen, hello, sockets, local, data, log)
     log.info("executor is up", device=hello.device, address=endpoint.tcp)
     executor.run()

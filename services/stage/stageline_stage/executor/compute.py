@@ -16,6 +16,7 @@ from stageline_stage.blackbox import BlackBox
 from stageline_stage.executor.batches import Batch, Work, failure_of, is_out_of_memory, next_message, reason_of
 from stageline_stage.executor.device import Runner, Running
 from stageline_stage.executor.measure import Measurement
+from stageline_stage.executor.memory import give_back
 from stageline_stage.executor.outbox import Outbox
 from stageline_stage.executor.queue import OF_MEASUREMENT, WorkQueue
 from stageline_stage.executor.stages import LoadedStage, Stages
@@ -113,6 +114,7 @@ class Computer:
             self._queue.put(OF_MEASUREMENT, work, tell=False)
         else:
             self._outbox.post(work.answer)
+            self._traffic.while_lent(give_back)
 
     def _start(self, batch: Batch) -> None:
         header = batch.header

@@ -19,6 +19,7 @@ from stageline.logs import Logger
 from stageline.messages import Load, Loaded, LoadFailed
 from stageline.plan import StageKey
 from stageline_stage.executor.device import StageCall
+from stageline_stage.executor.memory import give_back
 from stageline_stage.executor.sustain import Sustained
 from stageline_stage.graph.rebuild import load_stage
 from stageline_stage.tensorfile import load_tensor
@@ -118,6 +119,7 @@ class Loader:
                     self._announce(self._load(job))
                 else:
                     self._stages.unload(job)
+                give_back()
 
     def _load(self, job: Load) -> Loaded | LoadFailed:
         begun = time.monotonic()

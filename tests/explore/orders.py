@@ -27,7 +27,7 @@ class Scenario:
 
     Kinds: `kill`, a coordinator dies; `cut`, the two do not hear each other; `deaf`, one finds the other silent that is
     not, or a service gives its coordinator up that is well; `still`, the leader finds that it stood still; `lose`, a
-    broadcast is lost; `duplicate`, a message comes twice.
+    broadcast is lost; `duplicate`, a message comes twice; `late`, what a leader said last comes again.
     """
 
     kinds: frozenset[str]
@@ -49,6 +49,7 @@ def explore(scenario: Scenario) -> int:
     """How many states there are; raises `ViolationError` with what led to it."""
     first = prepared(scenario.services)
     first.plans = scenario.plans
+    first.said = first.said if "late" in scenario.kinds else None
     trails: dict[int, Trail] = {}
     calm: set[int] = set()
     before: dict[int, list[int]] = {}
@@ -154,6 +155,9 @@ def _faults(world: Terms, kinds: frozenset[str]) -> Iterator[Action]:
     for name, service in world.services.items():
         if "deaf" in kinds and world.sides[service.link.current].up:
             yield (f"{name} wrongly gives {service.link.current} up", partial(Terms.go_on, name=name))
+    for ends, said in (world.said or {}).items():
+        for kind, message in said.items():
+            yield (f"{message} of {ends[0]} comes once more to {ends[1]}", partial(Terms.again, ends=ends, kind=kind))
     for ends, queue in world.queues.items():
         if "lose" in kinds and "to all" in ends[0]:
             yield (f"{queue[0]} is lost", partial(Terms.deliver, ends=ends, drop=True))

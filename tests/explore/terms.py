@@ -86,6 +86,7 @@ class Terms:
         self.queues: dict[tuple[str, str], deque[Any]] = {}
         self.cut, self.plans = False, plans
         self.leaders: dict[int, str] = {}
+        self.said: dict[tuple[str, str], dict[type, Any]] | None = {}  # None where no old message comes again
         self.made: dict[tuple[int, int], str] = {}
         self.sides = {"c": Side("c", Remembered(1, True, True)), "d": Side("d", Remembered(2, False, True))}
         self.services = {name: Service() for name in services}
@@ -190,8 +191,23 @@ class Terms:
         self.push(name, before, LOST)
         self.hello(name)
 
+    def again(self, ends: tuple[str, str], kind: type) -> None:
+        """What a coordinator last said of that kind, perhaps as a leader of the past, comes once more."""
+        source, name = ends
+        message, service = (self.said or {})[ends][kind], self.services[name]
+        if isinstance(message, Prepare):
+            before = service.epoch
+            service.loading.prepare(message)
+            self._never_back(name, before)
+        elif message.term < service.link.term:
+            self._to_service(name, source, message)
+
+    def _never_back(self, name: str, before: tuple[int, int]) -> None:
+        if self.services[name].epoch < before:
+            raise ViolationError(f"{name} went from plan {before} back to {self.services[name].epoch}")
+
     def _to_service(self, name: str, source: str, message: Any) -> None:
-        service, before = self.services[name], self.services[name].epoch
+        service, before, term = self.services[name], self.services[name].epoch, self.services[name].link.term
         if isinstance(message, Welcome):
             service.joined = service.link.welcomed("cluster", message.term)
             if service.joined and name == "g" and service.subscribed != source:
@@ -208,12 +224,15 @@ class Terms:
             if message.term < service.link.term:
                 raise ViolationError(f"{name} listens to term {message.term}, welcomed under {service.link.term}")
             service.loading.prepare(message)
-        if service.epoch < before:
-            raise ViolationError(f"{name} went from plan {before} back to {service.epoch}")
+        if service.link.term < term:
+            raise ViolationError(f"{name} listens to term {service.link.term}, welcomed under {term} before")
+        self._never_back(name, before)
 
     # --- the network ----------------------------------------------------------------------------------------
 
     def push(self, source: str, target: str, message: Any) -> None:
+        if self.said is not None and isinstance(message, (Welcome, Prepare)):
+            self.said.setdefault((source, target), {})[type(message)] = message
         closed = target in self.services and self.services[target].link.current != source
         if not closed and not (target in self.sides and not self.sides[target].up):
             self.queues.setdefault((source, target), deque()).append(message)

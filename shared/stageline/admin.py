@@ -7,14 +7,17 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Container, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import zmq
 
+from stageline.addresses import reachable
 from stageline.blobs import BlobStore
 from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, read_addresses
 from stageline.errors import ConnectionLostError, NoClusterError, RemoteProtocolError, StoreError, from_wire
+from stageline.keyfiles import read_keyring
 from stageline.messages import (
     BLOB_CHUNK_BYTES,
     BLOBS,
@@ -48,6 +51,7 @@ from stageline.messages import (
     SetWishes,
     Welcome,
 )
+from stageline.monitors import refusal
 from stageline.plan import Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
@@ -72,16 +76,17 @@ class AdminClient:
     """A connection to the coordinator that leads. Each call is answered or raises after `timeout_s` seconds of silence.
 
     `address` may be several, separated by commas: of a cluster's leader and who stands by.
+    `keys`: the directory with an administrator's keys, where the cluster has keys.
     Raises `NoClusterError` when nobody answers there; what the coordinator refuses comes back as the error
     class that it names.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, *, timeout_s: float = 10.0, keys: Path | None = None) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._name = f"cli-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._sockets = Sockets()
+        self._sockets = Sockets(keyring=read_keyring(keys))
         self._blob_socket: Socket | None = None
         try:
             self._addresses = read_addresses(address)
@@ -214,6 +219,7 @@ class AdminClient:
             for socket in asked:
                 reply = _control(socket.recv()) if (socket, zmq.POLLIN) in ready else None
                 if isinstance(reply, Welcome):
+                    self._leader = self._addresses[asked.index(socket)]
                     for other in asked:
                         if other is not socket:
                             self._sockets.release(other)
@@ -224,7 +230,13 @@ class AdminClient:
                     refused = f"nobody leads: {reply.message}"
                     time.sleep(ASK_AGAIN_S)
                     socket.send(hello)
-        raise NoClusterError(refused or self._silent())
+        raise NoClusterError(refused or self._refusal(asked) or self._silent())
+
+    def _refusal(self, asked: Sequence[Socket]) -> str:
+        if self._sockets.keyring is None:
+            return ""
+        found = {address: refusal(socket) for address, socket in zip(self._addresses, asked, strict=True)}
+        return "; ".join(f"no connection to the coordinator at {one}: {why}" for one, why in found.items() if why)
 
     def _ask(self, request: Any, kind: type[R]) -> R:
         self._socket.send(encode(request))
@@ -255,7 +267,7 @@ class AdminClient:
 
     def _send_blob(self, request: Any, chunk: bytes | None = None) -> None:
         if self._blob_socket is None:
-            self._blob_socket = self._sockets.connect(BLOBS, self.welcome.blobs)
+            self._blob_socket = self._sockets.connect(BLOBS, reachable(self.welcome.blobs, self._leader))
         frames = [encode(request)] if chunk is None else [encode(request), chunk]
         if not self._blob_socket.poll(int(1000 * self._timeout_s), zmq.POLLOUT):
             raise ConnectionLostError(f"the coordinator does not take blobs at {self.welcome.blobs}: try again")

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import msgspec
 
+from stageline.addresses import check_loopback, is_loopback
 from stageline.checksum import Checksum
 from stageline.coordinators import read_addresses
 from stageline.errors import ConfigError
-from stageline.sockets import Transport, check_loopback
+from stageline.sockets import Transport
 from stageline.yaml_file import read_yaml
 
 DEFAULT_COORDINATOR = "tcp://127.0.0.1:7700"
@@ -55,12 +56,12 @@ def _check_number(name: str, value: float) -> None:
         raise ConfigError(f"{name} must be above 0")
 
 
-def _check_address(name: str, address: str) -> None:
-    """Raise `ConfigError` unless it is empty, or a TCP address on loopback."""
+def _check_address(name: str, address: str, *, anywhere: bool) -> None:
+    """Raise `ConfigError` unless it is empty, or a TCP address: of this machine alone, unless it may be anywhere."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
     if address and not (address.startswith("tcp://") and host and port.isdigit() and 0 < int(port) <= 65535):
         raise ConfigError(f"{name} must look like tcp://127.0.0.1:7720, got {address!r}")
-    if address:
+    if address and not anywhere:
         check_loopback(address)
 
 
@@ -70,14 +71,18 @@ class ServiceConfig:
 
     section: ClassVar[str] = ""
 
-    host: str = _setting("127.0.0.1", "address to listen on")
+    host: str = _setting("127.0.0.1", "address to listen on; beyond loopback only with keys")
+    keys_dir: Path | None = _setting(None, "directory with the keys of this service, see `stageline keys`")
     http_port: int = _setting(0, "port of /healthz, /readyz and /metrics (0: any free one)")
+    http_host: str = _setting("127.0.0.1", "address of that port; beyond loopback only with http_token_file")
+    http_token_file: Path | None = _setting(None, "file with the bearer token that /metrics and /readyz ask for")
     log_level: LogLevel = _setting("info", "debug, info, warning or error")
     log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal")
     ready_file: Path | None = _setting(None, "written with pid and addresses (JSON) once the service is up")
 
     def __post_init__(self) -> None:
-        check_loopback(f"{self.host}:0")
+        if self.keys_dir is None:
+            check_loopback(f"{self.host}:0")
         for name in ("http_port", "port", "plan_port", "blob_port", "data_port"):
             if not 0 <= getattr(self, name, 0) <= 65535:
                 raise ConfigError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
@@ -86,7 +91,9 @@ class ServiceConfig:
                 _check_number(name, getattr(self, name))
         read_addresses(getattr(self, "coordinator", DEFAULT_COORDINATOR))
         for name in ("standby_of", "control_address", "data_address"):
-            _check_address(name, getattr(self, name, ""))
+            _check_address(name, getattr(self, name, ""), anywhere=self.keys_dir is not None)
+        if self.http_token_file is None and not is_loopback(self.http_host):
+            raise ConfigError(f"refusing to show metrics on {self.http_host} to everybody: set http_token_file")
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,10 @@ class GatewayConfig(ServiceConfig):
     )
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
+    client_host: str = _setting("127.0.0.1", "address to listen on for clients; beyond loopback only with insecure")
+    insecure: bool = _setting(False, "serve clients from anywhere, whoever they are, over plain TCP")
     data_port: int = _setting(0, "port of activations (0: any free one)")
+    advertise_host: str = _setting("", "host by which others reach this one (empty: found out)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
     checksum: Checksum = _setting("auto", "of activations that come here; auto: of those that may come from elsewhere")
     http_port: int = _setting(7781, "port of /healthz, /readyz and /metrics (0: any free one)")
@@ -145,6 +155,14 @@ class GatewayConfig(ServiceConfig):
     receive_bytes: int = _setting(512 << 20, "bytes of requests being received, at most (one always fits)")
     client_timeout_s: float = _setting(30.0, "seconds that a client may stall while it sends or reads a frame")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.insecure and not is_loopback(self.client_host):
+            raise ConfigError(
+                f"refusing to serve clients on {self.client_host}: whoever reaches that could use the cluster; set "
+                "insecure to allow it, or client_host 127.0.0.1"
+            )
+
 
 @dataclass(frozen=True)
 class StageConfig(ServiceConfig):
@@ -159,6 +177,7 @@ class StageConfig(ServiceConfig):
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")
+    advertise_host: str = _setting("", "host by which others reach this one (empty: found out)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
     checksum: Checksum = _setting("auto", "of activations that come here; auto: of those that may come from elsewhere")
     cache_dir: Path = _setting(lambda: default_data_dir() / "cache", "directory of cached tensors and graphs")

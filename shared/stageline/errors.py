@@ -21,6 +21,7 @@
     │   ├── NoClusterError           no running cluster was found
     │   ├── NotReadyError            something did not become ready in time
     │   ├── ConnectionLostError
+    │   ├── ForbiddenError           the key or token does not allow it
     │   └── PlacementError           no plan fits the nodes
     └── RequestError                 how a request can end other than with a result
         ├── InvalidInputError
@@ -160,6 +161,12 @@ class ConnectionLostError(ClusterError):
 
     code = "connection_lost"
     retryable = True
+
+
+class ForbiddenError(ClusterError):
+    """The key or token that we have does not allow it."""
+
+    code = "forbidden"
 
 
 class PlacementError(ClusterError):

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import Any
@@ -15,8 +17,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from stageline.addresses import check_loopback, is_loopback
+from stageline.curve import read_secret
 from stageline.errors import ConfigError
-from stageline.sockets import check_loopback
 
 Readiness = Callable[[], tuple[bool, dict[str, Any]]]
 """Whether the service can really serve now, and why (not)."""
@@ -38,10 +41,19 @@ class _Quiet(WSGIRequestHandler):
 
 
 class StatusServer:
-    """Serves until `close`. Raises `ConfigError` when the port is taken or beyond loopback."""
+    """Serves until `close`.
 
-    def __init__(self, host: str, port: int, ready: Readiness, registry: CollectorRegistry) -> None:
-        check_loopback(f"{host}:{port}")
+    Beyond loopback it needs a file with the token that others must bear; who asks from this machine needs none, and
+    /healthz, which tells nothing, is for everybody. Raises `ConfigError` without such a file, or when the port is
+    taken.
+    """
+
+    def __init__(
+        self, host: str, port: int, ready: Readiness, registry: CollectorRegistry, token_file: Path | None = None
+    ) -> None:
+        self._token = read_secret(token_file).strip().encode() if token_file is not None else b""
+        if not self._token:
+            check_loopback(f"{host}:{port}")
         self._ready = ready
         self._turned = time.monotonic()
         self._metrics = make_wsgi_app(registry)
@@ -67,6 +79,8 @@ class StatusServer:
 
     def _app(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/")
+        if path != "/healthz" and not self._allowed(environ):
+            return _answer(start, "401 Unauthorized", {"error": "send the token: Authorization: Bearer TOKEN"})
         if path == "/metrics":
             return self._metrics(environ, start)  # type: ignore[no-any-return]
         if path == "/healthz":
@@ -82,6 +96,12 @@ class StatusServer:
             return _answer(start, "200 OK", {"status": "ok"})
         reason = f"the main loop has not turned for {still_s:.0f} s: restart the service"
         return _answer(start, "503 Service Unavailable", {"status": "stuck", "reason": reason})
+
+    def _allowed(self, environ: dict[str, Any]) -> bool:
+        if not self._token or is_loopback(environ.get("REMOTE_ADDR", "")):
+            return True
+        scheme, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token)
 
 
 def _answer(start: Callable[..., Any], status: str, body: dict[str, Any]) -> Iterable[bytes]:

@@ -17,12 +17,13 @@ GATEWAY_VARIABLE = "STAGELINE_GATEWAY"
 class Location:
     """Where a cluster is: addresses, empty where unknown; `state` if it is an embedded one of this machine.
 
-    `gateways` stand in for each other, the first is tried first.
+    `gateways` stand in for each other, the first is tried first. `keys`: the directory of an administrator's keys.
     """
 
     coordinator: str = ""
     gateways: tuple[str, ...] = ()
     state: ClusterState | None = None
+    keys: Path | None = None
 
     @property
     def control(self) -> str:
@@ -45,15 +46,18 @@ def locate(
         state = find(data_dir.absolute())
         if state is None or not state.usable:
             raise NoClusterError(f"no cluster runs on {data_dir}: start it with `stageline up --data-dir {data_dir}`")
-        return Location(coordinator or state.coordinator, named or split_addresses([state.gateway]), state)
+        return Location(
+            coordinator or state.coordinator, named or split_addresses([state.gateway]), state, state.admin_keys
+        )
     if not coordinator and not named:
         coordinator, named = environ.get(COORDINATOR_VARIABLE), split_addresses([environ.get(GATEWAY_VARIABLE, "")])
     if coordinator or named:
-        return Location(coordinator or "", named, _state_of(coordinator or ""))
+        state = _state_of(coordinator or "")
+        return Location(coordinator or "", named, state, state.admin_keys if state else None)
     newest = next((state for state in running() if state.usable), None)
     if newest is None:
         raise NoClusterError("no running cluster: start one with `stageline up`, or name one with --coordinator")
-    return Location(newest.coordinator, split_addresses([newest.gateway]), newest)
+    return Location(newest.coordinator, split_addresses([newest.gateway]), newest, newest.admin_keys)
 
 
 def split_addresses(texts: Iterable[str]) -> tuple[str, ...]:

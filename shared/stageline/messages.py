@@ -196,6 +196,7 @@ class Hello(Message, frozen=True):
     """The first message of any peer, and again after `Rejoin`. `incarnation` is new at every process start.
 
     `probe`: where a worker or gateway answers link measurements. `term`: the highest that it was welcomed under.
+    `data_key`: the public key that it shows to other workers and gateways until it ends (empty: it has none).
     """
 
     role: Role
@@ -211,6 +212,7 @@ class Hello(Message, frozen=True):
     node: NodeInfo | None = None
     probe: Endpoint | None = None
     term: int = 0
+    data_key: bytes = b""
 
 
 class Welcome(Message, frozen=True):
@@ -234,6 +236,25 @@ class Refused(Message, frozen=True):
 
 class Rejoin(Message, frozen=True):
     """We do not know you (we restarted, or evicted you): say `Hello` again."""
+
+
+class Admit(Message, frozen=True):
+    """Let peers with these keys (32 bytes each) connect for data and probes; answered with `Admitted`.
+
+    They take the place of those of before, or stand `beside` them as long as the coordinator does not know everybody.
+    Who has one of the `revoked` is not listened to, over a connection of before either.
+    """
+
+    version: int
+    keys: tuple[bytes, ...]
+    beside: bool = False
+    revoked: tuple[bytes, ...] = ()
+
+
+class Admitted(Message, frozen=True):
+    """The keys of `Admit` `version` are let in from now on."""
+
+    version: int
 
 
 class Ping(Message, frozen=True):
@@ -714,15 +735,16 @@ class Channel:
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
     GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective, Follow,
+    Admitted,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
-    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed,
+    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]
-ToAgent = Union[ExecutorHello, Loaded, LoadFailed, Measured, Beat]
-FromAgent = Union[Load, Unload, Measure, Stop]
+ToAgent = Union[ExecutorHello, Loaded, LoadFailed, Measured, Beat, Admitted]
+FromAgent = Union[Load, Unload, Measure, Stop, Admit]
 
 CONTROL = Channel("control", zmq.ROUTER, zmq.DEALER, ToCoordinator, FromCoordinator, heartbeats=True)
 PLAN = Channel("plan", zmq.PUB, zmq.SUB, None, Union[Plan, Digest])

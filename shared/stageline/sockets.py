@@ -5,25 +5,28 @@ MAXMSGSIZE, HANDSHAKE_IVL, IMMEDIATE on senders (no queueing for a peer that is 
 heartbeats: at their high-water mark libzmq stops reading, pings go unread and messages die. Those that are `watched`
 have them, and carry no data. Control traffic runs in a context of its own, so that bulk data on the other I/O thread
 cannot delay it.
+
+With a keyring everything is encrypted and both ends are known (CURVE), whatever the transport: a Unix socket without a
+file may be connected to by any user of the machine. Without one nothing listens beyond loopback.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket as system
 import uuid
-import weakref
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
 
+from stageline import monitors
+from stageline.addresses import advertise, check_loopback, is_loopback, split_key, with_key
 from stageline.checksum import Checksum
 from stageline.data import MAX_FRAME_BYTES
 from stageline.errors import ConfigError
+from stageline.gatekeeper import FAILED, Gatekeeper
+from stageline.keyring import Keyring
 from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, MAX_BALLAST_BYTES, PLAN, PROBE, Channel
 from stageline.plan import Endpoint
 from stageline.wire import MAX_CONTROL_BYTES
@@ -58,25 +61,6 @@ def host_key() -> str:
         return f"{system.gethostname()}/{os.getuid()}"
 
 
-def check_loopback(address: str) -> None:
-    """Raise `ConfigError` if binding `address` (``tcp://host:port``, ``host:port``) would listen beyond loopback."""
-    host = address.removeprefix("tcp://").rsplit(":", 1)[0].strip("[]")
-    if address.startswith(("ipc://", "inproc://")) or host == "localhost":
-        return
-    if not _is_loopback(host):
-        raise ConfigError(
-            f"refusing to listen on {host}: beyond loopback Stageline listens only with keys, "
-            "and this version has none yet; bind to 127.0.0.1"
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _asked(checksum: Checksum, away: bool) -> Literal["", "tcp", "all"]:
     """What an endpoint says of checksums; `away`: others on other hosts may reach it."""
     if checksum == "always":
@@ -87,26 +71,31 @@ def _asked(checksum: Checksum, away: bool) -> Literal["", "tcp", "all"]:
 class Sockets:
     """Makes the sockets of one process and closes them all with `close`.
 
+    `advertised`: the host that others are told (empty: the one that a socket is bound to).
     Not thread-safe per socket (ZeroMQ sockets belong to one thread), but `bind` and `connect` may be called from any.
     """
 
-    def __init__(self, transport: Transport = "auto") -> None:
+    def __init__(self, transport: Transport = "auto", keyring: Keyring | None = None, *, advertised: str = "") -> None:
         self._unix = transport == "auto"
+        self.keyring, self.advertised = keyring, advertised
         self._control = zmq.Context()
         self._data = zmq.Context()
         self._open: list[Socket] = []
+        self._gatekeeper: Gatekeeper | None = None
 
     def bind(self, channel: Channel, address: str) -> tuple[Socket, str]:
         """A bound socket and the address it really has (port 0 picks a free one).
 
-        Raises `ConfigError` for an address beyond loopback, a busy port or a malformed address.
+        Raises `ConfigError` for an address beyond loopback without keys, a busy port or a malformed address.
         """
-        check_loopback(address)
+        if self.keyring is None:
+            check_loopback(address)
         socket = self._make(channel, channel.bind_type)
+        self._guard(socket, channel)
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
-            socket.close()
+            monitors.close(socket)
             raise ConfigError(f"cannot listen on {address} ({error.strerror}): choose another port") from None
         return socket, socket.get_string(zmq.LAST_ENDPOINT)
 
@@ -124,34 +113,40 @@ class Sockets:
         `port`: 0 for any free one. `reached_at`: the one address by which others reach it, where that is another.
         """
         socket, tcp = self.bind(channel, f"tcp://{host}:{port}")
-        asked = _asked(checksum, away=bool(reached_at) or not _is_loopback(host))
+        key = self.keyring.data.public if self.keyring is not None else b""
+        tcp = with_key(reached_at or advertise(tcp, self.advertised), key)
+        asked = _asked(checksum, away=bool(reached_at) or not is_loopback(host))
         if reached_at or not self._unix:
-            return socket, Endpoint(tcp=reached_at or tcp, checksum=asked)
+            return socket, Endpoint(tcp=tcp, checksum=asked)
         ipc = f"ipc://@stageline-{uuid.uuid4().hex}"
         try:
             socket.bind(ipc)
         except zmq.ZMQError:
             ipc = ""
-        return socket, Endpoint(tcp=tcp, ipc=ipc, host=host_key() if ipc else "", checksum=asked)
+        return socket, Endpoint(tcp=tcp, ipc=with_key(ipc, key), host=host_key() if ipc else "", checksum=asked)
 
     def connect(self, channel: Channel, address: str, *, identity: bytes = b"", watched: bool = False) -> Socket:
         """A connected socket; `watched`: it has heartbeats and a `link_monitor`, and nothing should be sent on it.
 
+        With keys, a connection to a coordinator has a monitor too, see `monitors.refusal`.
         Raises `ConfigError` for a malformed address, or an identity that is too long.
         """
         if len(identity) > MAX_IDENTITY_BYTES:
             raise ConfigError(f"a name of {len(identity)} bytes is too long: choose one of at most 200")
+        plain, told = split_key(address)
         socket = self._make(channel, channel.connect_type)
+        self._introduce(socket, channel, told)
         if watched:
             socket.setsockopt(zmq.HEARTBEAT_IVL, WATCH_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, WATCH_SILENCE_MS)
-            _monitors[socket] = socket.get_monitor_socket(_LINK_EVENTS)
+        if watched or (channel is CONTROL and self.keyring is not None):
+            monitors.watch(socket)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)
         try:
-            socket.connect(address)
+            socket.connect(plain)
         except zmq.ZMQError as error:
-            socket.close()
+            self.release(socket)
             raise ConfigError(f"cannot connect to {address}: {error.strerror}; want tcp://HOST:PORT") from None
         return socket
 
@@ -159,13 +154,17 @@ class Sockets:
         """A socket connected to `bound`, which is this process's own, for another of its threads."""
         address = f"inproc://{uuid.uuid4().hex}"
         bound.bind(address)
-        return self.connect(channel, address)
+        socket = self._make(channel, channel.connect_type)  # within a context nothing is encrypted, and nobody asked
+        socket.connect(address)
+        return socket
 
     def close(self) -> None:
         """Close every socket and both contexts."""
         for socket in self._open:
-            _close(socket)
+            monitors.close(socket)
         self._open.clear()
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
         for context in (self._control, self._data):
             context.destroy(linger=0)  # not term(): it would wait for ever for a monitor that somebody still holds
 
@@ -173,7 +172,34 @@ class Sockets:
         """Close one socket early."""
         if socket in self._open:
             self._open.remove(socket)
-        _close(socket)
+        monitors.close(socket)
+
+    def _guard(self, socket: Socket, channel: Channel) -> None:
+        """Let in only peers whose key is known. The handler that decides is there before anything is bound."""
+        if self.keyring is None:
+            return
+        if self._gatekeeper is None:
+            self._gatekeeper = Gatekeeper((self._control, self._data), self.keyring)
+        pair = self.keyring.pair(channel)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, channel.name.encode())
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        if channel is not CONTROL:  # who reads that one has its monitor
+            self._gatekeeper.watch(socket.get_monitor_socket(FAILED), channel.name)
+
+    def _introduce(self, socket: Socket, channel: Channel, told: bytes) -> None:
+        """Show who we are to nobody but who has the key that we were told."""
+        if self.keyring is None:
+            if told:
+                raise ConfigError("the peer has a key and we have none: name a directory of keys with --keys-dir")
+            return
+        pair, server = self.keyring.pair(channel), self.keyring.server(channel, told)
+        if not server:
+            raise ConfigError("the peer's address bears no key, and we talk to nobody without: it runs without keys")
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+        socket.setsockopt(zmq.CURVE_SERVERKEY, server)
 
     def _make(self, channel: Channel, kind: int) -> Socket:
         bulk = channel in (DATA, BLOBS, PROBE)
@@ -204,42 +230,3 @@ def _specialise(socket: Socket, channel: Channel, kind: int) -> None:
             socket.setsockopt(zmq.SUBSCRIBE, topic)
     if channel in (CONTROL, LOCAL):
         socket.setsockopt(zmq.IMMEDIATE, 0)
-
-
-_LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
-_monitors: weakref.WeakKeyDictionary[Socket, Socket] = weakref.WeakKeyDictionary()
-
-
-def _close(socket: Socket) -> None:
-    if socket.closed:
-        return
-    monitor = _monitors.pop(socket, None)
-    socket.disable_monitor()
-    socket.close()
-    if monitor is not None and not monitor.closed:  # pyzmq leaves it to the garbage collector; term() waits for it
-        monitor.close()
-
-
-def peer_monitor(socket: Socket) -> Socket:
-    """A socket that is readable when a peer of the bound `socket` comes or goes, see `read_monitor`; closed with it."""
-    monitor: Socket = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-    _monitors[socket] = monitor
-    return monitor
-
-
-def read_monitor(monitor: Socket) -> Iterator[tuple[bool, int]]:
-    """(whether a peer came, its connection's file descriptor) of all that happened; a closed one's number is reused."""
-    while monitor.poll(0):
-        event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
-        yield event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])
-
-
-def link_monitor(socket: Socket) -> Socket:
-    """A socket that gives a message for `link_event` when the connection of a `watched` one changes; closed with it."""
-    return _monitors[socket]
-
-
-def link_event(frames: list[bytes]) -> bool | None:
-    """Whether the connection stands now, by a message of a `link_monitor`; None for one that does not say."""
-    event: Any = parse_monitor_message(frames)["event"]
-    return None if event == zmq.EVENT_MONITOR_STOPPED else bool(event == zmq.EVENT_HANDSHAKE_SUCCEEDED)

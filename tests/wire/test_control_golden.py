@@ -11,6 +11,8 @@ import pytest
 from stageline.errors import RemoteProtocolError
 from stageline.messages import (
     PROBE,
+    Admit,
+    Admitted,
     BlobPut,
     ExecutorInfo,
     Follow,
@@ -84,6 +86,17 @@ GOLDEN: list[tuple[object, Message, str]] = [
         ToCoordinator,
         Probed(peer="agent:b", error="x"),
         "83a174a650726f626564a470656572a76167656e743a62a56572726f72a178",
+    ),
+    (
+        FromCoordinator,
+        Admit(version=3, keys=(b"kk",), beside=True, revoked=(b"r",)),
+        "85a174a541646d6974a776657273696f6e03a46b65797391c4026b6ba6626573696465c3a77265766f6b656491c40172",
+    ),
+    (ToCoordinator, Admitted(version=3), "82a174a841646d6974746564a776657273696f6e03"),
+    (
+        ToCoordinator,
+        Hello(role="gateway", name="g", incarnation="i", data_key=b"kk"),
+        "85a174a548656c6c6fa4726f6c65a767617465776179a46e616d65a167ab696e6361726e6174696f6ea169a8646174615f6b6579c4026b6b",
     ),
     (PROBE.to_binder, Probe(id=1, want=2), "83a174a550726f6265a2696401a477616e7402"),
     (PROBE.to_connector, ProbeReply(id=1), "82a174aa50726f62655265706c79a2696401"),

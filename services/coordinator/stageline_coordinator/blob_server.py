@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
@@ -11,7 +12,8 @@ import zmq
 
 from stageline import logs
 from stageline.blobs import BlobStore
-from stageline.errors import BlobMissingError, RemoteProtocolError, StagelineError, StoreError
+from stageline.errors import BlobMissingError, ForbiddenError, RemoteProtocolError, StagelineError, StoreError
+from stageline.gatekeeper import user_of
 from stageline.messages import (
     BLOB_CHUNK_BYTES,
     BlobAck,
@@ -40,12 +42,14 @@ class BlobService:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
 
-    def answer(self, frames: list[bytes]) -> Reply:
+    def answer(self, frames: list[bytes], may_upload: bool = True) -> Reply:
         """Raises `RemoteProtocolError` for what is no message of this channel; all else is answered."""
         message = _decode(frames[0]) if frames else None
         if message is None or len(frames) != (2 if isinstance(message, BlobPut) else 1):
             raise RemoteProtocolError("a blob message has one frame, or two if it carries a chunk")
         try:
+            if isinstance(message, BlobPut) and not may_upload:
+                raise ForbiddenError("only an administrator's key may store blobs")
             if isinstance(message, BlobPut):
                 return self._put(message, frames[1]), None
             if isinstance(message, BlobGet):
@@ -90,10 +94,15 @@ class BlobService:
 
 
 class BlobThread:
-    """Serves `socket` (a bound ROUTER that nobody else touches) until `stop`."""
+    """Serves `socket` (a bound ROUTER that nobody else touches) until `stop`.
 
-    def __init__(self, socket: Socket, blobs: BlobStore) -> None:
-        self._socket = socket
+    `allows` says of whose key a message came under whether they may read blobs, and whether they may store some.
+    """
+
+    def __init__(
+        self, socket: Socket, blobs: BlobStore, allows: Callable[[str], tuple[bool, bool]] | None = None
+    ) -> None:
+        self._socket, self._allows = socket, allows
         self._service = BlobService(blobs)
         self._log = logs.get(service="coordinator", part="blobs")
         self._uploaded: deque[str] = deque()
@@ -133,9 +142,13 @@ class BlobThread:
             self._serve_one()
 
     def _serve_one(self) -> None:
-        identity, *frames = self._socket.recv_multipart()
+        identity, *parts = self._socket.recv_multipart(copy=False)
+        frames = [part.bytes for part in parts]
+        reads, stores = self._allows(user_of(parts[-1])) if self._allows and parts else (True, True)
+        if not reads:
+            return
         try:
-            reply, chunk = self._service.answer(frames)
+            reply, chunk = self._service.answer(frames, stores)
         except RemoteProtocolError as error:
             self._log.warning("message dropped", reason=error.message)
             return
@@ -145,8 +158,8 @@ class BlobThread:
         if isinstance(reply, BlobAck) and reply.complete:
             self._uploaded.append(reply.sha256)
             os.eventfd_write(self._event, 1)
-        parts = [identity, encode(reply)] if chunk is None else [identity, encode(reply), chunk]
+        answer = [identity.bytes, encode(reply)] if chunk is None else [identity.bytes, encode(reply), chunk]
         try:
-            self._socket.send_multipart(parts, flags=zmq.NOBLOCK)
+            self._socket.send_multipart(answer, flags=zmq.NOBLOCK)
         except zmq.ZMQError:  # gone, or it does not read: it will ask again
             self._log.info("peer does not take its answer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,18 @@ import zmq
 
 from stageline import logs
 from stageline.errors import RemoteProtocolError
-from stageline.messages import ToCoordinator
-from stageline.sockets import Socket, peer_monitor, read_monitor
+from stageline.gatekeeper import Quiet, log_failed, user_of
+from stageline.messages import CONTROL, ToCoordinator
+from stageline.monitors import peer_monitor, read_monitor
+from stageline.sockets import Socket
 from stageline.wire import Decoder, Message, encode
 
 BURST = 256
 """Messages read in one go, so that a flood cannot keep timers from running."""
 
 _decode: Decoder[Any] = Decoder(ToCoordinator)
+Refusal = Callable[[str, str, Message], Message | None]
+"""Of whose key it came under, the sender's identity and the message: what to answer instead, None if it is allowed."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,15 @@ class Lost:
 
 
 class ControlSocket:
-    """Wraps a bound ROUTER. Identities are UTF-8 (`stageline.messages.control_identity`); other peers are dropped."""
+    """Wraps a bound ROUTER. Identities are UTF-8 (`stageline.messages.control_identity`); other peers are dropped.
 
-    def __init__(self, socket: Socket) -> None:
+    With keys, what `refusal` has an answer for is answered with that, and never seen by who reads here.
+    """
+
+    def __init__(self, socket: Socket, refusal: Refusal | None = None) -> None:
         self.socket = socket
+        self._refusal = refusal
+        self._quiet = Quiet()
         self.monitor = peer_monitor(socket)
         self._log = logs.get(service="coordinator", part="control")
         self._peers: dict[int, str] = {}
@@ -53,9 +63,13 @@ class ControlSocket:
         frames = self._read_frames()
         early, late = self._read_monitor()
         found: list[tuple[str, Message] | Lost] = [Lost(peer) for fd in early if (peer := self._peers.pop(fd, None))]
-        for fd, peer, data in frames:
-            self._claim(fd, peer)
+        for fd, user, peer, data in frames:
             message = self._parse(peer, data)
+            refused = self._refusal(user, peer, message) if self._refusal and message is not None else None
+            if refused is not None:
+                self.send(peer, refused)
+                continue
+            self._claim(fd, peer)
             if message is not None:
                 found.append((peer, message))
         for fd in late:
@@ -70,8 +84,9 @@ class ControlSocket:
             self._peers = {other: name for other, name in self._peers.items() if name != peer}
             self._peers[fd] = peer
 
-    def _read_frames(self) -> list[tuple[int, str, list[bytes]]]:
-        found: list[tuple[int, str, list[bytes]]] = []
+    def _read_frames(self) -> list[tuple[int, str, str, list[bytes]]]:
+        """The connection, whose key it has, the sender's identity and what it said."""
+        found: list[tuple[int, str, str, list[bytes]]] = []
         while len(found) < BURST:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -80,7 +95,8 @@ class ControlSocket:
             identity, *rest = frames
             try:
                 fd = int(frames[-1].get(zmq.SRCFD))
-                found.append((fd, identity.bytes.decode(), [frame.bytes for frame in rest]))
+                user = user_of(frames[-1]) if self._refusal else ""
+                found.append((fd, user, identity.bytes.decode(), [frame.bytes for frame in rest]))
             except UnicodeDecodeError:
                 self._log.warning("message dropped", reason="the sender's identity is not UTF-8")
             except zmq.ZMQError:  # libzmq knows the connection only of peers that speak ZMTP 3
@@ -92,7 +108,9 @@ class ControlSocket:
         reused: list[int] = []
         closed: dict[int, None] = {}
         for came, fd in read_monitor(self.monitor):
-            if not came:
+            if came is None:
+                log_failed(self._log, self._quiet, CONTROL.name)
+            elif not came:
                 closed[fd] = None
             elif fd in closed:
                 del closed[fd]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from stageline import logs
 from stageline.coordinators import number_of
-from stageline.errors import StagelineError
-from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN, Pong, StandbyRow, StoreRow
+from stageline.errors import ForbiddenError, StagelineError
+from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN, Admitted, Hello, Pong, Refused, StandbyRow, StoreRow
 from stageline.plan import Digest, Plan
 from stageline.sockets import Socket
 from stageline.wire import Message, encode
@@ -22,6 +22,7 @@ from .control import ControlSocket
 from .detector import DetectorConfig, PeerState
 from .figures import FigureKey
 from .heartbeats import Heartbeats
+from .introductions import Introductions, Step, Tell
 from .journal import manifest_of
 from .metrics import Metrics
 from .planner_process import PlannerProcess
@@ -30,6 +31,7 @@ from .registry import load_manifest
 from .store import Store
 
 PLAN_EVERY_S = 1.0
+REVOKED = Refused(code=ForbiddenError.code, message="the key of this worker or gateway was revoked")
 DIGEST_EVERY_S = 0.2
 
 
@@ -55,6 +57,7 @@ class Leader:
         self._heartbeats = Heartbeats(tools.detector)
         self.planner = PlannerProcess()
         self._cluster = Cluster(settings, recall(tools.store), now)
+        self._introductions = Introductions()
         self._admin = AdminRequests(self._cluster, tools.store, tools.standby)
         self.metrics = tools.metrics
         self._next_plan = self._next_digest = now
@@ -75,6 +78,13 @@ class Leader:
         if self._cluster.members.vouches(peer, message):
             sent_s = message.sent_s if isinstance(message, Pong) else None
             self._handle_all(self._heartbeats.heard(peer, now, sent_s), now)
+        if isinstance(message, Hello):
+            beside = self._cluster.resuming
+            self._introduce(self._introductions.hello(peer, message, self.peers, now, beside=beside), now)
+            return
+        if isinstance(message, Admitted):
+            self._introduce(self._introductions.admitted(peer, message.version), now)
+            return
         if not isinstance(message, REQUESTS):
             self._handle(events.Heard(peer, message), now)
             return
@@ -84,6 +94,26 @@ class Leader:
         else:
             self._handle(event, now)
             self._tools.safely(peer, reply, now)
+
+    def revoke(self, known: Callable[[str], bool], now: float) -> None:
+        """Drop everybody whose name is not `known` any more."""
+        members = self._cluster.members
+        for one in [*members.nodes.values(), *members.gateways.values()]:
+            if not known(one.name) and one.liveness != "gone":
+                self._log.warning("dropped: its key was revoked", peer=one.identity)
+                self._control.send(one.address, REVOKED)
+                gone = events.PeerChanged(one.address, PeerState.EVICTED, disconnected=True)
+                self._handle(gone, now)
+                self._introduce(self._introductions.revoke(one.address, self.peers, beside=self._cluster.resuming), now)
+
+    def _introduce(self, steps: Iterable[Step], now: float) -> None:
+        for step in steps:
+            if isinstance(step, Tell):
+                self._control.send(step.peer, step.message)
+                continue
+            if step.silent:
+                self._log.warning("admitted before all have its key", peer=step.peer, silent=step.silent)
+            self._handle(events.Heard(step.peer, step.hello), now)
 
     def lost(self, peer: str, now: float) -> None:
         """A connection broke."""
@@ -95,6 +125,10 @@ class Leader:
         for peer, ping in self._heartbeats.pings(now):
             self._control.send(peer, ping)
         self.answers(self.planner.expire(now))
+        members = self._cluster.members
+        recorded = [one.address for one in (*members.nodes.values(), *members.gateways.values())]
+        beside = self._cluster.resuming
+        self._introduce(self._introductions.tick(recorded, self.peers, now, beside=beside), now)
         self._handle(events.Tick(), now)
         if now >= self._next_plan:
             self._next_plan = now + PLAN_EVERY_S

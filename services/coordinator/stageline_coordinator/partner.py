@@ -14,6 +14,7 @@ from typing import Union
 import zmq
 
 from stageline import logs
+from stageline.addresses import reachable
 from stageline.coordinators import NO_TERM_FROM
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.messages import CONTROL, Follow, Followed, Ping, StandbyRow, Standing, StoreRow
@@ -254,7 +255,7 @@ class Partner:
             self._detector.add(NAME, now)
         self._detector.heard(NAME, now)
         self._following.whom(standing.coordinator)
-        self._copier.address = standing.blobs
+        self._copier.address = reachable(standing.blobs, standing.address)
         self.leader = standing.address if standing.leads else ""
         return (Heard(standing),)
 

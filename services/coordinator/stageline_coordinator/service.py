@@ -10,10 +10,12 @@ from typing import Any
 import zmq
 
 from stageline import logs
+from stageline.addresses import port_of
 from stageline.config import CoordinatorConfig
 from stageline.coordinators import NOT_LEADING, number_of
 from stageline.errors import ConfigError
 from stageline.http import StatusServer
+from stageline.keyfiles import read_keyring
 from stageline.lifecycle import StopSignals
 from stageline.messages import BLOBS, CONTROL, PLAN, Channel, Follow, Hello, Refused, StandbyRow, Standing
 from stageline.service_main import announce
@@ -22,6 +24,7 @@ from stageline.wire import Message
 
 from . import leadership as lead
 from . import partner as other
+from .authority import Authority
 from .blob_server import BlobThread
 from .cluster import Settings
 from .control import ControlSocket, Lost
@@ -57,9 +60,11 @@ class Coordinator:
         publisher, self.plan_address = _bind(sockets, PLAN, config.host, config.plan_port, ports)
         blobs, self.blobs_address = _bind(sockets, BLOBS, config.host, config.blob_port, ports)
         found = {"control": self.control_address, "plan": self.plan_address, "blobs": self.blobs_address}
-        store.save_ports({name: int(address.rsplit(":", 1)[1]) for name, address in found.items()})
-        self._control = ControlSocket(control)
-        self._blobs = BlobThread(blobs, store.blobs)
+        store.save_ports({name: port_of(address) for name, address in found.items()})
+        keyed = sockets.keyring is not None
+        self._authority = Authority(config.keys_dir, sockets.keyring)
+        self._control = ControlSocket(control, self._authority.refusal if keyed else None)
+        self._blobs = BlobThread(blobs, store.blobs, self._authority.blobs if keyed else None)
         stack.callback(self._blobs.stop)
         self._copier = Copier(sockets, store.blobs)
         stack.callback(self._copier.close)
@@ -184,6 +189,8 @@ class Coordinator:
             self._steps(self._leadership.stood_still(), now)
 
     def _tick(self, now: float) -> None:
+        if self._authority.changed(now) and self._leader is not None:
+            self._leader.revoke(self._authority.knows, now)
         if self._leader is not None:
             self._leader.tick(now)
         self._news(self._partner.tick(now), now)
@@ -279,10 +286,15 @@ def run(config: CoordinatorConfig) -> None:
     with ExitStack() as stack:
         stop = stack.enter_context(StopSignals())
         store = stack.enter_context(Store(config.data_dir, founding=not config.standby_of))
-        sockets = stack.enter_context(closing(Sockets()))
+        keyring = read_keyring(config.keys_dir)
+        if keyring is not None and keyring.own.public != keyring.coordinator:
+            raise ConfigError(f"{config.keys_dir} holds the keys of {keyring.name!r}, not of a coordinator")
+        sockets = stack.enter_context(closing(Sockets(keyring=keyring)))
         coordinator = Coordinator(config, store, sockets, stack)
         registry = coordinator.metrics.registry
-        http = StatusServer(config.host, config.http_port, lambda: coordinator.ready, registry)
+        http = StatusServer(
+            config.http_host, config.http_port, lambda: coordinator.ready, registry, config.http_token_file
+        )
         stack.callback(http.close)
         addresses = {"plan": coordinator.plan_address, "blobs": coordinator.blobs_address, "http": http.address}
         announce(config.ready_file, {"control": coordinator.control_address, **addresses})

@@ -11,12 +11,15 @@ from typing import Any
 
 from stageline import __version__
 from stageline.absence import COMPLAINT, Absence
+from stageline.addresses import reachable
 from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, Coordinators
 from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import (
     CONTROL,
     PLAN,
+    Admit,
+    Admitted,
     GetPlan,
     Hello,
     Passage,
@@ -29,6 +32,7 @@ from stageline.messages import (
     Welcome,
     control_identity,
 )
+from stageline.monitors import refusal
 from stageline.plan import Digest, Endpoint, Epoch, Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
@@ -79,7 +83,7 @@ class ControlLink:
         log: Logger,
     ) -> None:
         self._loop = loop
-        self._sockets = sockets
+        self._sockets, self._keyring = sockets, sockets.keyring
         self._addresses = addresses
         self._on_plan = on_plan
         self._beat = beat
@@ -131,7 +135,7 @@ class ControlLink:
         self._socket = self._sockets.connect(CONTROL, self._coordinators.current, identity=identity)
         self._reader = Reader(self._loop, self._socket, self._received, copy=True)
 
-    def _send(self, message: Hello | GetPlan | Pong) -> None:
+    def _send(self, message: Hello | GetPlan | Pong | Admitted) -> None:
         self._socket.send(encode(message))
         self._loop.call_soon(self._reader.drain)
 
@@ -152,6 +156,7 @@ class ControlLink:
                 client_address=here.client,
                 probe=here.probe,
                 term=self._coordinators.term,
+                data_key=self._keyring.data.public if self._keyring is not None else b"",
             )
         )
 
@@ -165,12 +170,23 @@ class ControlLink:
         self._watch = self._loop.call_later(LOOK_S, self._look)
 
     def _greet_anew(self) -> None:
-        """Say hello to the current coordinator; if there are several, over a connection that is new, too."""
-        if self._coordinators.several:
+        """Say hello to the current coordinator; if there are several, or keys, over a connection that is new, too.
+
+        Who was refused for its key, or had another answer at the old address, does not try again by itself.
+        """
+        if self._coordinators.several or self._keyring is not None:
+            self._why_refused()
             self._reader.close()
             self._sockets.release(self._socket)
             self._connect()
         self._say_hello()
+
+    def _why_refused(self) -> None:
+        why = refusal(self._socket) if self._keyring is not None else ""
+        told = f"no connection to the coordinator at {self._coordinators.current}: {why}" if why else ""
+        if told and told != self.refused:
+            self.refused = told
+            self._log.error(told)
 
     def _received(self, frames: list[bytes]) -> None:
         self._absence.heard()
@@ -199,6 +215,9 @@ class ControlLink:
             self._on_plan(message.plan)
         elif isinstance(message, Rejoin):
             self._say_hello()
+        elif isinstance(message, Admit) and self._keyring is not None:
+            self._keyring.admit(message)
+            self._send(Admitted(version=message.version))
         elif isinstance(message, Refused) and message.code == NOT_LEADING:
             self._stands_by(message)
         elif isinstance(message, Refused):
@@ -220,8 +239,9 @@ class ControlLink:
         self._heard = self._loop.time()
         self.refused = ""
         self._log.info("joined", cluster=welcome.cluster, term=welcome.term)
-        if welcome.plan != self._plan_address:
-            self._subscribe(welcome.plan)
+        plan = reachable(welcome.plan, self._coordinators.current)
+        if plan != self._plan_address:
+            self._subscribe(plan)
         self.fetch_plan()
 
     def _subscribe(self, address: str) -> None:

@@ -16,10 +16,12 @@ import zmq
 
 from stageline.data import Activation, Buffer, Cancel, DamagedError, Failure, decode_frames, encode_frames
 from stageline.errors import ConfigError, RemoteProtocolError
+from stageline.gatekeeper import user_of
 from stageline.logs import Logger
 from stageline.messages import DATA
+from stageline.monitors import link_event, link_monitor
 from stageline.plan import Endpoint
-from stageline.sockets import Socket, Sockets, link_event, link_monitor
+from stageline.sockets import Socket, Sockets
 from stageline_gateway.readers import Reader
 
 Receive = Callable[[Activation | Failure, Sequence[Buffer], bool], None]
@@ -108,6 +110,11 @@ class DataPlane:
             return None
 
     def _received(self, frames: list[Any]) -> None:
+        keyring = self._sockets.keyring
+        if keyring is not None and keyring.revoked and user_of(frames[-1]) in keyring.revoked:
+            self.malformed += 1
+            self._log.warning("data message dropped", error="the sender's key was revoked")
+            return
         try:
             header, buffers = decode_frames([frame.buffer for frame in frames])
         except DamagedError as error:

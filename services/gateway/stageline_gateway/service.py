@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stageline import __version__, logs
+from stageline.addresses import reachable
 from stageline.config import GatewayConfig
 from stageline.coordinators import Coordinators, read_addresses
 from stageline.data import Activation, Buffer, Failure
 from stageline.errors import StagelineError
 from stageline.http import StatusServer
+from stageline.joining import advertised_host, node_keyring
 from stageline.lifecycle import StopSignals
 from stageline.messages import StageTime
 from stageline.plan import Digest, Plan
@@ -52,7 +54,8 @@ class Gateway:
     def __init__(self, config: GatewayConfig, log: logs.Logger) -> None:
         self._config = config
         self._log = log
-        self._sockets = Sockets(config.transport)
+        advertised = advertised_host(config.host, config.advertise_host, config.coordinator)
+        self._sockets = Sockets(config.transport, node_keyring(config.keys_dir, config.name), advertised=advertised)
         self._metrics = Metrics()
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None
@@ -82,7 +85,8 @@ class Gateway:
         self._loop.set_exception_handler(self._defect)
         self._drained = asyncio.Event()
         stopped = asyncio.Event()
-        status = StatusServer(self._config.host, self._config.http_port, lambda: self._ready, self._metrics.registry)
+        config, registry = self._config, self._metrics.registry
+        status = StatusServer(config.http_host, config.http_port, lambda: self._ready, registry, config.http_token_file)
         try:
             await self._start(status.address)
             self._loop.add_reader(stop.fileno(), self._signalled, stop, stopped)
@@ -110,7 +114,8 @@ class Gateway:
         )
         hello = ServerHello(VERSIONS, f"stageline {__version__}", config.name, limits, keepalive_s=KEEPALIVE_S)
         self._clients = ClientPort(loop, hello, self, Budget(config.receive_bytes), config.client_timeout_s)
-        client = await self._clients.listen(config.host, config.port)
+        listening = await self._clients.listen(config.client_host, config.port)
+        client = reachable(listening, self._sockets.advertised or config.client_host)
         self._control = ControlLink(
             loop,
             self._sockets,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stageline import logs
 from stageline.config import StageConfig
+from stageline.joining import advertised_host, node_keyring
 from stageline.service_main import service_command
 from stageline.sockets import Sockets
 from stageline_stage.agent import Agent, check_device
@@ -13,7 +14,8 @@ def run(config: StageConfig) -> None:
     """Serve as a stage worker until SIGTERM."""
     log = logs.configure(service="stage", level=config.log_level, style=config.log_format, node=config.name)
     check_device(config.device)
-    sockets = Sockets(config.transport)
+    advertised = advertised_host(config.host, config.advertise_host, config.coordinator)
+    sockets = Sockets(config.transport, node_keyring(config.keys_dir, config.name), advertised=advertised)
     try:
         Agent(config, sockets, log).run()
     finally:

@@ -17,6 +17,7 @@ import zmq
 
 from stageline import messages
 from stageline.absence import COMPLAINT, Absence
+from stageline.addresses import reachable
 from stageline.blobs import BlobStore
 from stageline.config import StageConfig
 from stageline.coordinators import NOT_LEADING, Coordinators, read_addresses
@@ -27,6 +28,7 @@ from stageline.logs import Logger
 from stageline.service_main import announce
 from stageline.sockets import Sockets, host_key
 from stageline.wire import Message
+from stageline_stage.admission import Admission
 from stageline_stage.control import ControlLink
 from stageline_stage.departure import Departure
 from stageline_stage.fetch import Fetcher
@@ -64,11 +66,17 @@ class Agent:
         self._slot = self._make_slot(sockets, now)
         self.status = Status()
         self._http = StatusServer(
-            config.host, config.http_port, lambda: self.status.ready(), registry(lambda: self.status)
+            config.http_host,
+            config.http_port,
+            lambda: self.status.ready(),
+            registry(lambda: self.status),
+            config.http_token_file,
         )
         self._fetcher = Fetcher(sockets, self._store, config.name, log)
         self._prober = Prober(sockets, config.host, self._host, log)
         self._work = Work(self._fetcher, self._slot, self._control.send, log)
+        self._keyring = sockets.keyring
+        self._admission = Admission(sockets.keyring, self._control.send, self._slot.send)
 
     def _make_slot(self, sockets: Sockets, now: float) -> ExecutorSlot:
         config = self._config
@@ -85,6 +93,8 @@ class Agent:
             data_port=config.data_port,
             data_address=config.data_address,
             checksum=config.checksum,
+            advertised=sockets.advertised,
+            keyring=sockets.keyring,
         )
         supervisor = Supervisor(Patience(start_s=config.start_timeout_s), now)
         return ExecutorSlot(socket, launch, supervisor, self._incarnation, self._log)
@@ -117,7 +127,12 @@ class Agent:
         for result in self._prober.results():
             self._control.send(result)
         for happening in (*self._slot.received(now), *self._slot.watch(now)):
-            self._work.happened(happening)
+            if isinstance(happening, messages.ExecutorHello):
+                self._admission.executor_up()
+            if isinstance(happening, messages.Admitted):
+                self._admission.admitted(happening)
+            else:
+                self._work.happened(happening)
         self._join(now)
         going_on = self._leave(now)
         self.status = self._snapshot(now)
@@ -145,6 +160,7 @@ class Agent:
             messages.ProfileRequest: lambda m, _: self._work.profile(m),
             messages.ProbeRequest: lambda m, _: self._prober.probe(m),
             messages.Farewell: lambda *_: self._departure.farewell(),
+            messages.Admit: lambda m, _: self._admission.admit(m, executor_up=self._slot.up),
         }
         handler = handlers.get(type(message))
         if handler is not None:
@@ -173,7 +189,7 @@ class Agent:
             return
         self._membership.welcomed(now)
         self._departure.welcomed()
-        self._fetcher.transfer.address = message.blobs
+        self._fetcher.transfer.address = reachable(message.blobs, self._coordinators.current)
         if self._cluster not in ("", message.cluster):
             self._work.loading.new_cluster()
         self._cluster = message.cluster
@@ -233,6 +249,7 @@ class Agent:
             node=node,
             probe=None if self._config.data_address else self._prober.endpoint,  # a proxy's way is another one
             term=self._coordinators.term,
+            data_key=self._keyring.data.public if self._keyring is not None else b"",
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

@@ -10,6 +10,7 @@ from stageline.coordinators import Coordinators
 from stageline.errors import RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import CONTROL, FromCoordinator, control_identity
+from stageline.monitors import refusal
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, Message, encode
 
@@ -21,11 +22,16 @@ class ControlLink:
         self._sockets, self._coordinators = sockets, coordinators
         self._identity = control_identity("agent", name, incarnation).encode()
         self._log = log
+        self._refused = ""
         self._decode: Decoder[FromCoordinator] = Decoder(FromCoordinator)
         self.socket: Socket = self._connect()
 
     def reconnect(self) -> None:
         """Drop the connection and everything queued on it, and connect to the current coordinator."""
+        why = refusal(self.socket) if self._sockets.keyring is not None else ""
+        if why and why != self._refused:
+            self._log.error("no connection to the coordinator", coordinator=self._address, reason=why)
+        self._refused = why
         self._sockets.release(self.socket)
         self.socket = self._connect()
 
@@ -49,4 +55,5 @@ class ControlLink:
                 self._log.warning("malformed message from the coordinator", reason=error.message)
 
     def _connect(self) -> Socket:
-        return self._sockets.connect(CONTROL, self._coordinators.current, identity=self._identity)
+        self._address = self._coordinators.current
+        return self._sockets.connect(CONTROL, self._address, identity=self._identity)

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from stageline.keyring import Keyring
 from stageline.messages import Beat, ExecutorHello, ExecutorInfo, Passage, Progress
 from stageline.plan import StageKey
+from stageline_stage import keypipe
 from stageline_stage.blackbox import BlackBox
 from stageline_stage.resources import process_state
 
@@ -29,6 +31,8 @@ class Launch:
     data_port: int = 0
     data_address: str = ""
     checksum: str = "auto"
+    advertised: str = ""
+    keyring: Keyring | None = field(default=None, repr=False)
 
     def command(self, executor: str, blackbox: int) -> list[str]:
         """The command line of executor `executor`."""
@@ -45,6 +49,8 @@ class Launch:
             "data-port": self.data_port,
             "data-address": self.data_address,
             "checksum": self.checksum,
+            "advertised": self.advertised,
+            "keyed": int(self.keyring is not None),
             "parent": os.getpid(),
             "blackbox": blackbox,
         }
@@ -72,10 +78,12 @@ class ExecutorProcess:
         self._blackbox = BlackBox.create()
         self._child = subprocess.Popen(
             launch.command(executor, self._blackbox.descriptor),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if launch.keyring is not None else subprocess.DEVNULL,
             env=launch.environment,
             pass_fds=(self._blackbox.descriptor,),
         )
+        if launch.keyring is not None and self._child.stdin is not None:
+            keypipe.write(self._child.stdin, launch.keyring)
         self.pid = self._child.pid
         self._pidfd = os.pidfd_open(self.pid)
 

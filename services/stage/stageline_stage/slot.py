@@ -12,6 +12,7 @@ from stageline.errors import ConfigError, RemoteProtocolError
 from stageline.logs import Logger
 from stageline.messages import (
     LOCAL,
+    Admitted,
     ExecutorDown,
     ExecutorHello,
     ExecutorInfo,
@@ -39,7 +40,7 @@ class Died:
     was_up: bool
 
 
-Happening = Union[ExecutorHello, Loaded, LoadFailed, Measured, Died]
+Happening = Union[ExecutorHello, Loaded, LoadFailed, Measured, Admitted, Died]
 
 
 class ExecutorSlot:
@@ -119,7 +120,7 @@ class ExecutorSlot:
             if isinstance(message, ExecutorHello):
                 self._supervisor.hello(now)
                 yield message
-            elif isinstance(message, Loaded | LoadFailed | Measured):
+            elif isinstance(message, Loaded | LoadFailed | Measured | Admitted):
                 yield message
 
     def watch(self, now: float) -> Iterator[Happening]:

@@ -13,6 +13,7 @@ from stageline.cli.completion import completion
 from stageline.cli.demo import demo
 from stageline.cli.infer import infer
 from stageline.cli.inspect import nodes, status
+from stageline.cli.keys import keys
 from stageline.cli.logfiles import logs
 from stageline.cli.models import models
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, one_line
@@ -39,7 +40,7 @@ def cli() -> None:
     """The root of all commands."""
 
 
-for command in (up, down, status, models, nodes, plan, infer, bench, logs, demo, completion):
+for command in (up, down, status, models, nodes, plan, infer, bench, keys, logs, demo, completion):
     cli.add_command(command)
 
 

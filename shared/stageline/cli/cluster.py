@@ -22,6 +22,11 @@ WATCH_S = 0.5
 @click.option("--coordinators", type=int, default=1, show_default=True, help="2: one more that stands by.")
 @data_dir_option("Where models, caches and logs live [default: $XDG_DATA_HOME/stageline].")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), help="YAML file with a section per service.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Encrypt what services say to each other, with the keys there; those that are missing are made.",
+)
 @click.option("--ready-timeout", type=float, default=120.0, show_default=True, help="Seconds that starting may take.")
 @click.option("--detach", is_flag=True, help="Return when all of it is up; stop it with `stageline down`.")
 @json_option
@@ -30,6 +35,7 @@ def up(
     coordinators: int,
     data_dir: Path | None,
     config: Path | None,
+    keys: Path | None,
     ready_timeout: float,
     detach: bool,
     as_json: bool,
@@ -51,6 +57,7 @@ def up(
         coordinators=coordinators,
         ready_timeout_s=ready_timeout,
         config=config,
+        keys=keys,
     )
     with StopSignals() as stopping:
         with reporting("starting", quiet=as_json) as report:

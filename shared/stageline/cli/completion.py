@@ -73,7 +73,7 @@ def _models(where: Where) -> dict[str, str]:
     if location.coordinator:
         from stageline.admin import AdminClient
 
-        with AdminClient(location.coordinator, timeout_s=TIMEOUT_S) as admin:
+        with AdminClient(location.coordinator, timeout_s=TIMEOUT_S, keys=location.keys) as admin:
             return {row.name: row.status for row in admin.models()}
     from stageline.client import Client
 

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from stageline.errors import CancelledError, ConfigError, ConnectionLostError, N
 from stageline.locate import COORDINATOR_VARIABLE, GATEWAY_VARIABLE, Location, locate
 
 DATA_DIR_VARIABLE = "STAGELINE_DATA_DIR"
+KEYS_VARIABLE = "STAGELINE_KEYS_DIR"
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -85,10 +86,13 @@ class Where:
     coordinator: str | None = None
     gateways: tuple[str, ...] = ()
     data_dir: Path | None = None
+    keys: Path | None = None
 
     def __call__(self) -> Location:
         """Raises `NoClusterError` when there is none."""
-        return locate(coordinator=self.coordinator, gateways=self.gateways, data_dir=self.data_dir, environ=os.environ)
+        found = locate(coordinator=self.coordinator, gateways=self.gateways, data_dir=self.data_dir, environ=os.environ)
+        keys = self.keys or (Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None)
+        return replace(found, keys=keys.expanduser()) if keys is not None else found
 
     @property
     def by_address(self) -> bool:
@@ -101,8 +105,13 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """`--coordinator`, `--gateway` and `--data-dir`, given to the command as `where`."""
 
     @functools.wraps(command)
-    def wrapped(coordinator: str | None, gateways: tuple[str, ...], data_dir: Path | None, **rest: Any) -> Any:
-        return command(where=Where(coordinator, gateways, data_dir), **rest)
+    def wrapped(
+        coordinator: str | None, gateways: tuple[str, ...], data_dir: Path | None, keys_dir: Path | None, **rest: Any
+    ) -> Any:
+        return command(where=Where(coordinator, gateways, data_dir, keys_dir), **rest)
+
+    wrapped = click.option("--keys-dir", type=click.Path(path_type=Path, file_okay=False),
+                           help="Directory with an administrator's keys, see `stageline keys`.")(wrapped)  # fmt: skip
 
     wrapped = click.option("--gateway", "gateways", multiple=True, metavar="HOST:PORT",
                            help="Client address of a gateway; repeat it, or separate several by commas: they stand in "
@@ -113,4 +122,4 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def connect(location: Location, timeout_s: float = 10.0) -> AdminClient:
     """A connection to the cluster's coordinator."""
-    return AdminClient(location.control, timeout_s=timeout_s)
+    return AdminClient(location.control, timeout_s=timeout_s, keys=location.keys)

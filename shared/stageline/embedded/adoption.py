@@ -21,7 +21,7 @@ def refresh(state: ClusterState) -> ClusterState:
     if not state.coordinator or all(process.running for process in state.processes):
         return state
     try:
-        with AdminClient(state.coordinator, timeout_s=TIMEOUT_S) as admin:
+        with AdminClient(state.coordinator, timeout_s=TIMEOUT_S, keys=state.admin_keys) as admin:
             return adopt(state, admin.nodes())
     except ClusterError:
         return state

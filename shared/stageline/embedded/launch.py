@@ -26,6 +26,7 @@ from stageline.embedded.settings import given_settings, worker_settings
 from stageline.embedded.shutdown import stop
 from stageline.embedded.state import ClusterState, ProcessRecord, ServiceRole, find, new_state, save
 from stageline.errors import CancelledError, ClusterError, ConfigError, NotReadyError, StoreError
+from stageline.keyfiles import COORDINATOR, NODES, add_node, init_keys
 
 MODULES: dict[ServiceRole, str] = {
     "coordinator": "stageline_coordinator",
@@ -58,7 +59,7 @@ class ClusterSpec:
 
     A process by its name ("stage-0") may have settings of its own there. `prefixes` maps such a name to a command that
     the process is started through and that ends by executing it: `("taskset", "1")`. Of two coordinators the second
-    stands by for the first, in a directory of its own.
+    stands by for the first, in a directory of its own. `keys`: where the keys of all of them lie, or will be made.
     """
 
     data_dir: Path
@@ -68,6 +69,7 @@ class ClusterSpec:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prefixes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     coordinators: int = 1
+    keys: Path | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
@@ -161,9 +163,13 @@ class _Launcher:
         self._deadline = time.monotonic() + spec.ready_timeout_s
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._given = given_settings(spec.config, spec.nodes)
-        self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], __version__), {})
+        self._keys = spec.keys.absolute() if spec.keys is not None else None
+        keys = str(self._keys) if self._keys is not None else ""
+        self.cluster = Cluster(new_state(data_dir, uuid.uuid4().hex[:12], __version__, keys), {})
 
     def run(self) -> Cluster:
+        if self._keys is not None:
+            init_keys(self._keys)
         self._progress("starting the coordinator")
         self._spawn("coordinator", "coordinator", {"data_dir": self._dir})
         control = self._wait_ready("coordinator")
@@ -203,6 +209,8 @@ class _Launcher:
         usual = {key: value for key, value in {**ANY_PORT[role], **(defaults or {})}.items() if key not in given}
         paths = {key: value.absolute() for key, value in given.items() if isinstance(value, Path)}
         own = {**self._spec.settings.get(role, {}), **self._spec.settings.get(name, {})}
+        if self._keys is not None:
+            usual["keys_dir"] = self._keys_of(name, role, self._keys)
         merged = {**usual, **paths, "ready_file": self._ready_file(name), **settings, **own}
         command = [*self._spec.prefixes.get(name, ()), sys.executable, "-m", MODULES[role]]
         config = config_file(os.environ, self._spec.config)
@@ -218,6 +226,12 @@ class _Launcher:
         record = ProcessRecord(name=name, role=role, pid=child.pid, started=stat.started if stat else 0, log=str(log))
         self._children[name] = child
         self._update((*self.cluster.state.processes, record))
+
+    def _keys_of(self, name: str, role: ServiceRole, directory: Path) -> Path:
+        if role == "coordinator":
+            return directory / COORDINATOR
+        add_node(directory, name)
+        return directory / NODES / name
 
     def _update(self, processes: tuple[ProcessRecord, ...]) -> None:
         state = msgspec.structs.replace(self.cluster.state, processes=processes)
@@ -243,7 +257,7 @@ class _Launcher:
 
     def _wait_registered(self, control: str) -> None:
         wanted = {*self._spec.node_names, "gateway"}
-        with AdminClient(control, timeout_s=self._left()) as admin:
+        with AdminClient(control, timeout_s=self._left(), keys=self.cluster.state.admin_keys) as admin:
             while True:
                 listing = admin.nodes()
                 here = {node.node for node in listing.nodes if node.state == "alive" and node.executors}

@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from stageline.embedded.processes import boot_id, is_running
+from stageline.keyfiles import ADMIN
 
 STATE_FILE = "cluster.json"
 ServiceRole = Literal["coordinator", "gateway", "stage"]
@@ -39,7 +40,10 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
-    """An embedded cluster; `coordinator` and `gateway` are empty until all of it is up."""
+    """An embedded cluster; `coordinator` and `gateway` are empty until all of it is up.
+
+    `keys`: the directory of its keys, empty if it has none.
+    """
 
     id: str
     data_dir: str
@@ -49,6 +53,12 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     coordinator: str = ""
     gateway: str = ""
     processes: tuple[ProcessRecord, ...] = ()
+    keys: str = ""
+
+    @property
+    def admin_keys(self) -> Path | None:
+        """Where the keys of its administrator lie."""
+        return Path(self.keys) / ADMIN if self.keys else None
 
     @property
     def alive(self) -> bool:
@@ -71,9 +81,11 @@ def registry_dir() -> Path:
     return (Path(base) if base else Path.home() / ".local/state") / "stageline/clusters"
 
 
-def new_state(data_dir: Path, identity: str, version: str) -> ClusterState:
+def new_state(data_dir: Path, identity: str, version: str, keys: str = "") -> ClusterState:
     """A cluster of which nothing runs yet."""
-    return ClusterState(id=identity, data_dir=str(data_dir), boot=boot_id(), created=time.time(), version=version)
+    return ClusterState(
+        id=identity, data_dir=str(data_dir), boot=boot_id(), created=time.time(), version=version, keys=keys
+    )
 
 
 def save(state: ClusterState) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from stageline.blobs import BlobStore
 from stageline.embedded.launch import Cluster, ClusterSpec, start
 from stageline.embedded.processes import group_members, read_stat
 from stageline.errors import StagelineError
+from stageline.keyfiles import NODES, add_node
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.messages import NodeRow
 from stageline.plan import ModelPlan
 from stageline_stage.importer import Signature, import_module
 
 DEADLINE_S = 60.0
+SETTINGS: Mapping[str, Mapping[str, Any]] = {"coordinator": {"rejoin_ms": 1500}}
 WIDTH = 768
 BLOCKS = 6
 TOLERANCE = 1e-4
@@ -146,7 +149,7 @@ class Bench:
     def __init__(self, cluster: Cluster, manifest: str) -> None:
         self.cluster = cluster
         self.manifest = manifest
-        self.admin = AdminClient(cluster.state.coordinator)
+        self.admin = AdminClient(cluster.state.coordinator, keys=cluster.state.admin_keys)
         self.client = Client(cluster.state.gateway)
         self.tower = Tower().eval()
         self._extra: list[subprocess.Popen[bytes]] = []
@@ -206,6 +209,10 @@ class Bench:
         folder = Path(self.cluster.state.data_dir)
         command = [sys.executable, "-m", "stageline_stage", "--name", name, "--http-port", "0"]
         command += ["--coordinator", self.cluster.state.coordinator, "--cache-dir", str(folder / f"cache-{name}")]
+        if self.cluster.state.keys:
+            keys = Path(self.cluster.state.keys)
+            add_node(keys, name)
+            command += ["--keys-dir", str(keys / NODES / name)]
         with (folder / "logs" / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._extra.append(process)
@@ -246,12 +253,26 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> tuple[BlobStore, ModelMan
 @pytest.fixture
 def bench(tower: tuple[BlobStore, ModelManifest], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """Three workers (or the parameter) that serve the tower; afterwards nothing of them runs."""
+    spec = ClusterSpec(tmp_path / "data", nodes=getattr(request, "param", 3), settings=SETTINGS)
+    with serving(tower, spec) as bench:
+        yield bench
+
+
+@pytest.fixture
+def keyed(tower: tuple[BlobStore, ModelManifest], tmp_path: Path) -> Iterator[Bench]:
+    """The same with keys, all over TCP."""
+    settings = {**SETTINGS, "stage": {"transport": "tcp"}, "gateway": {"transport": "tcp"}}
+    with serving(tower, ClusterSpec(tmp_path / "data", nodes=3, settings=settings, keys=tmp_path / "keys")) as bench:
+        yield bench
+
+
+@contextmanager
+def serving(tower: tuple[BlobStore, ModelManifest], spec: ClusterSpec) -> Iterator[Bench]:
+    """A cluster that serves the tower; afterwards nothing of it runs."""
     store, manifest = tower
-    settings: Mapping[str, Mapping[str, Any]] = {"coordinator": {"rejoin_ms": 1500}}
-    spec = ClusterSpec(tmp_path / "data", nodes=getattr(request, "param", 3), settings=settings)
     with start(spec) as cluster:
         blob = store.put_bytes(canonical_json(manifest.to_json()))
-        with AdminClient(cluster.state.coordinator) as admin:
+        with AdminClient(cluster.state.coordinator, keys=cluster.state.admin_keys) as admin:
             admin.upload(store, [*manifest.blobs(), blob])
             admin.put_model(blob)
         bench = Bench(cluster, blob)

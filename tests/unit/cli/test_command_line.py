@@ -113,7 +113,11 @@ CONFIGS = {
         (["bench"], EXIT_USAGE, "Missing argument 'MODEL'"),
         (["up", "--config", "none.yaml"], EXIT_USAGE, "cannot read the config file none.yaml"),
         (["up", "--config", "section.yaml"], EXIT_USAGE, "unknown section workers; want coordinator, gateway or stage"),
-        (["up", "--config", "key.yaml"], EXIT_USAGE, "unknown setting gateway.max_bath; known: answer_keep_bytes"),
+        (
+            ["up", "--config", "key.yaml"],
+            EXIT_USAGE,
+            "unknown setting gateway.max_bath; known: advertise_host",
+        ),
         (["up", "--config", "value.yaml"], EXIT_USAGE, "threads in value.yaml: Expected `int`"),
         (["up", "--config", "broken.yaml"], EXIT_USAGE, "broken.yaml is not valid YAML"),
     ],

@@ -71,7 +71,9 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         ({"drain_s": "inf"}, {}, "drain_s must be a finite number"),
         ({"max_batch": "0"}, {}, "max_batch must be above 0"),
         ({"coordinator": "localhost:7700"}, {}, "coordinator must look like tcp://"),
-        ({"host": "0.0.0.0"}, {}, "refusing to listen on 0.0.0.0"),
+        ({"host": "0.0.0.0"}, {}, "run `stageline keys init"),
+        ({"http_host": "0.0.0.0"}, {}, "set http_token_file"),
+        ({"client_host": "0.0.0.0"}, {}, "refusing to serve clients on 0.0.0.0"),
     ],
 )
 def test_a_bad_value_names_its_origin(flags: dict[str, str], environ: dict[str, str], wanted: str) -> None:
@@ -107,3 +109,12 @@ def test_a_data_address_that_nobody_could_use_is_refused(address: str, wanted: s
         assert load(kind, flags={"data_address": "tcp://127.0.0.1:7720"}, environ={}).data_address
         with pytest.raises(ConfigError, match=wanted):
             load(kind, flags={"data_address": address}, environ={})
+
+
+def test_with_keys_a_service_may_listen_and_be_reached_anywhere(tmp_path: Path) -> None:
+    flags = {"keys_dir": str(tmp_path), "host": "0.0.0.0", "data_address": "tcp://192.168.1.7:7720"}
+    for kind in (GatewayConfig, StageConfig):
+        assert load(kind, flags=flags, environ={}).host == "0.0.0.0"
+    with pytest.raises(ConfigError, match="refusing to serve clients"):
+        load(GatewayConfig, flags={**flags, "client_host": "0.0.0.0"}, environ={})
+    assert load(GatewayConfig, flags={**flags, "client_host": "0.0.0.0", "insecure": "true"}, environ={}).insecure

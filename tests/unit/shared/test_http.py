@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from stageline.curve import write_secret
 from stageline.errors import ConfigError
 from stageline.http import StatusServer
 
@@ -31,9 +33,10 @@ def served() -> Iterator[tuple[str, Switch]]:
     server.close()
 
 
-def get(url: str) -> tuple[int, str]:
+def get(url: str, authorization: str = "") -> tuple[int, str]:
     try:
-        with urlopen(url, timeout=10) as answer:
+        request = Request(url, headers={"Authorization": authorization} if authorization else {})
+        with urlopen(request, timeout=10) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         with error:
@@ -71,3 +74,18 @@ def test_a_taken_port_names_the_flag(served: tuple[str, Switch]) -> None:
 def test_beyond_loopback_is_refused() -> None:
     with pytest.raises(ConfigError, match="refusing to listen"):
         StatusServer("0.0.0.0", 0, Switch(), CollectorRegistry())
+
+
+def test_beyond_loopback_it_asks_for_the_token_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_secret(tmp_path / "token", "secret\n")
+    server = StatusServer("0.0.0.0", 0, Switch(), CollectorRegistry(), tmp_path / "token")
+    url = f"http://127.0.0.1:{server.address.rpartition(':')[2]}"
+    try:
+        assert get(f"{url}/metrics")[0] == 200, "who asks from this machine needs none"
+        monkeypatch.setattr("stageline.http.is_loopback", lambda host: False)  # as if asked from elsewhere
+        assert get(f"{url}/healthz")[0] == 200
+        for text in ("", "Bearer wrong", "secret", "Bearer"):
+            assert get(f"{url}/metrics", text)[0] == 401
+        assert get(f"{url}/metrics", "Bearer secret")[0] == 200
+    finally:
+        server.close()

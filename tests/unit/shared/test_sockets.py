@@ -11,17 +11,11 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
+from stageline.addresses import check_loopback
 from stageline.errors import ConfigError
 from stageline.messages import BLOBS, CHANNELS, CONTROL, DATA, PLAN, TOPIC_PLAN
-from stageline.sockets import (
-    Sockets,
-    check_loopback,
-    host_key,
-    link_event,
-    link_monitor,
-    peer_monitor,
-    read_monitor,
-)
+from stageline.monitors import link_event, link_monitor, peer_monitor, read_monitor
+from stageline.sockets import Sockets, host_key
 
 WAIT_MS = 10_000
 

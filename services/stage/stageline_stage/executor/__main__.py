@@ -12,6 +12,7 @@ from stageline.lifecycle import die_with_parent
 from stageline.messages import LOCAL
 from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Sockets
+from stageline_stage import keypipe
 from stageline_stage.executor.memory import give_back, tune_malloc
 
 
@@ -25,6 +26,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--data-port", type=int, default=0)
     parser.add_argument("--data-address", default="")
     parser.add_argument("--checksum", default="auto")
+    parser.add_argument("--advertised", default="")
+    parser.add_argument("--keyed", type=int, default=0)
     return parser.parse_args(arguments)
 
 
@@ -38,14 +41,17 @@ def main(arguments: list[str]) -> None:
     log = logs.configure(
         service="executor", level=flags.log_level, style=flags.log_format, node=flags.node, executor=flags.executor
     )
-    sockets = Sockets(flags.transport)
+    sockets = None
     try:
+        keyring = keypipe.read(sys.stdin.buffer) if flags.keyed else None
+        sockets = Sockets(flags.transport, keyring, advertised=flags.advertised)
         serve(flags, sockets, log)
     except ConfigError as error:
         sys.stderr.write(f"stageline-stage: {error}\n")
         raise SystemExit(EXIT_USAGE) from None
     finally:
-        sockets.close()
+        if sockets is not None:
+            sockets.close()
 
 
 def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None:

@@ -87,6 +87,6 @@ def assemble(
     )  # fmt: skip
     thread = io.IoThread(
         hello=hello, local=local, queue=work, computer=computer, loader=loader, runner=runner, traffic=carrier,
-        outbox=posted, log=log,
+        outbox=posted, keyring=sockets.keyring, log=log,
     )  # fmt: skip
     return Executor(computer, carrier, loader, thread)

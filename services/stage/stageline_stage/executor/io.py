@@ -8,8 +8,9 @@ import time
 
 import zmq
 
+from stageline.keyring import Keyring
 from stageline.logs import Logger
-from stageline.messages import Beat, ExecutorHello, FromAgent, Load, Measure, Stop, Unload
+from stageline.messages import Admit, Admitted, Beat, ExecutorHello, FromAgent, Load, Measure, Stop, Unload
 from stageline.sockets import Socket
 from stageline.wire import Decoder, Message, encode
 from stageline_stage.executor.batches import Work
@@ -45,10 +46,11 @@ class IoThread(threading.Thread):
         runner: Runner,
         traffic: Traffic,
         outbox: Outbox,
+        keyring: Keyring | None,
         log: Logger,
     ) -> None:
         super().__init__(name="io", daemon=True)
-        self._hello, self._local = hello, local
+        self._hello, self._local, self._keyring = hello, local, keyring
         self._queue, self._computer, self._loader, self._runner = queue, computer, loader, runner
         self._traffic, self._outbox, self._log = traffic, outbox, log
         self._decode: Decoder[FromAgent] = Decoder(FromAgent)
@@ -121,5 +123,9 @@ class IoThread(threading.Thread):
                 self._loader.unload(message.stage)
             elif isinstance(message, Measure):
                 self._queue.put(OF_MEASUREMENT, Measurement(message, self._runner))
+            elif isinstance(message, Admit):
+                if self._keyring is not None:
+                    self._keyring.admit(message)
+                self._say(Admitted(version=message.version))
             elif isinstance(message, Stop):
                 self._queue.close()

@@ -23,6 +23,7 @@ import zmq
 
 from stageline.data import Activation, Cancel, DamagedError, decode_frames, encode_frames
 from stageline.errors import RemoteProtocolError
+from stageline.gatekeeper import user_of
 from stageline.logs import Logger
 from stageline.messages import DATA, Passage
 from stageline.passing import Passing
@@ -86,6 +87,7 @@ class Traffic:
         passing: Passing,
         log: Logger,
     ) -> None:
+        self._keyring = sockets.keyring
         self._host, self._data, self._queue, self._log = host, data, queue, log
         self._passing, self._looks, self._waiting = passing, 0, False
         self._call_io = call_io
@@ -202,6 +204,9 @@ class Traffic:
             return False
         while frames[-1].more:
             frames.append(self._data.recv(_NOBLOCK, copy=False))
+        if self._keyring is not None and self._keyring.revoked and user_of(frames[-1]) in self._keyring.revoked:
+            self._refuse("the sender's key was revoked")
+            return True
         try:
             header, buffers = decode_frames(frames)
         except DamagedError as error:

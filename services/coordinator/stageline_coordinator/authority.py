@@ -1,0 +1,89 @@
+"""What the owner of a key may say to the coordinator, and the files that name who is let in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stageline import logs
+from stageline.errors import ConfigError, ForbiddenError
+from stageline.gatekeeper import Quiet
+from stageline.keyfiles import ADMINS, NODES, read_principals
+from stageline.keyring import Keyring, Principal
+from stageline.messages import ErrorReply, Follow, GetPlan, Refused
+from stageline.wire import Message
+
+LOOK_S = 0.5
+OF_NODES = ("agent", "gateway")
+
+
+class Authority:
+    """Asked about every message. Without a keyring everybody on this machine may say anything."""
+
+    def __init__(self, directory: Path | None, keyring: Keyring | None) -> None:
+        self._directory, self._keyring = directory, keyring
+        self._log = logs.get(service="coordinator", part="keys")
+        self._quiet = Quiet()
+        self._look_at = 0.0
+        self._seen = self._state()
+
+    def refusal(self, user: str, identity: str, message: Message) -> Message | None:
+        """What to answer in place of doing what is asked; None if it may be. `user` is whose key it came under."""
+        why = self._why(user, identity, message)
+        if not why:
+            return None
+        if self._quiet((user, why)):
+            self._log.warning("refused", peer=identity[:80], key_of=user, message=type(message).__name__, reason=why)
+        number = getattr(message, "id", None)
+        if isinstance(number, int):
+            return ErrorReply(id=number, code=ForbiddenError.code, message=why)
+        return Refused(code=ForbiddenError.code, message=why)
+
+    def blobs(self, user: str) -> tuple[bool, bool]:
+        """Whether the owner of that key may read blobs, and whether they may store some."""
+        owner = Principal.parse(user)
+        known = self._keyring is None or owner in self._keyring.principals.values()
+        return known, known and (owner is None or owner.role == "admin")
+
+    def changed(self, now: float) -> bool:
+        """Whether who is let in has changed since this was last asked; then it holds from now on."""
+        if self._keyring is None or self._directory is None or now < self._look_at:
+            return False
+        self._look_at = now + LOOK_S
+        state = self._state()
+        if state == self._seen:
+            return False
+        try:
+            self._keyring.principals = read_principals(self._directory, self._keyring.coordinator)
+        except ConfigError as error:  # perhaps half written: look again
+            self._log.warning("keys cannot be read", reason=error.message)
+            return False
+        self._seen = state
+        self._log.info("keys read again", let_in=len(self._keyring.principals))
+        return True
+
+    def knows(self, name: str) -> bool:
+        """Whether a worker or gateway of that name is let in."""
+        return self._keyring is None or Principal("node", name) in self._keyring.principals.values()
+
+    def _state(self) -> tuple[tuple[str, int], ...]:
+        if self._directory is None:
+            return ()
+        files = [path for part in (NODES, ADMINS) for path in (self._directory / part).glob("*.pub")]
+        return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.exists()))
+
+    def _why(self, user: str, identity: str, message: Message) -> str:
+        if self._keyring is None:
+            return ""
+        owner = Principal.parse(user)
+        if owner is None or owner not in self._keyring.principals.values():
+            return f"the key of {user or 'nobody'} is let in no more"
+        role, _, rest = identity.partition(":")
+        name = rest.rpartition("/")[0] or rest
+        if owner.role == "node":
+            if role not in OF_NODES or name != owner.name:
+                return f"this key is {owner.name!r}'s, not {name[:80]!r}'s: start it with --name {owner.name}"
+            request = isinstance(getattr(message, "id", None), int) and not isinstance(message, GetPlan)
+            return "only an administrator's key may ask for this" if request or isinstance(message, Follow) else ""
+        if owner.role != role:
+            return f"a key of {owner.role} {owner.name!r} cannot speak as {role[:20]}"
+        return ""

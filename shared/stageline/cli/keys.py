@@ -1,0 +1,86 @@
+"""`stageline keys`: who may take part in a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stageline.cli.options import json_option
+from stageline.cli.output import emit_json, note
+from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, init_keys, remove_node
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+@click.group()
+def keys() -> None:
+    """Make the keys with which services know and trust each other.
+
+    \b
+    Example:
+      stageline keys init ./keys --node gateway --node box-1
+      stageline-coordinator --keys-dir ./keys/coordinator --host 0.0.0.0
+      stageline-stage --name box-1 --keys-dir ./keys/nodes/box-1 --coordinator tcp://10.0.0.1:7700 --host 0.0.0.0
+      stageline nodes list --keys-dir ./keys/admin --coordinator tcp://10.0.0.1:7700
+    """
+
+
+@keys.command("init")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Also make keys of that worker or gateway.")
+@json_option
+def init(directory: Path, nodes: tuple[str, ...], as_json: bool) -> None:
+    """Make the keys of a coordinator and an administrator; what is there already stays.
+
+    \b
+    Example:
+      stageline keys init ./keys --node gateway
+    """
+    made = init_keys(directory)
+    for name in nodes:
+        made += add_node(directory, name)
+    if as_json:
+        emit_json({"directory": str(directory), "made": [str(path) for path in made]})
+        return
+    for path in made:
+        click.echo(f"made {path}")
+    if not made:
+        click.echo(f"all keys are there in {directory}")
+    note(f"give each service the directory with its own keys only: {COORDINATOR}, {ADMIN}, {NODES}/NAME")
+
+
+@keys.command("add")
+@click.argument("directory", type=DIRECTORY)
+@click.argument("name")
+@json_option
+def add(directory: Path, name: str, as_json: bool) -> None:
+    """Make the keys of one more worker or gateway. A coordinator that runs lets it in within a second.
+
+    \b
+    Example:
+      stageline keys add ./keys box-2
+    """
+    made = add_node(directory, name)
+    if as_json:
+        emit_json({"name": name, "made": [str(path) for path in made]})
+    else:
+        click.echo(f"made {made[0]}" if made else f"{name} has its keys")
+
+
+@keys.command("remove")
+@click.argument("directory", type=DIRECTORY)
+@click.argument("name")
+@json_option
+def remove(directory: Path, name: str, as_json: bool) -> None:
+    """Let a worker or gateway in no more. A coordinator that runs drops it within a second.
+
+    \b
+    Example:
+      stageline keys remove ./keys box-2
+    """
+    remove_node(directory, name)
+    if as_json:
+        emit_json({"removed": name})
+    else:
+        click.echo(f"{name} is let in no more")

@@ -1,0 +1,82 @@
+"""The keys that a process has, and whose keys it lets in.
+
+Two pairs: its own, by which it is known to the coordinator, and one for what passes between workers and gateways,
+which is new at every start and which others learn from the coordinator. Whoever connects anywhere must have a key that
+is let in here, and must have been told the key of who listens.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stageline.curve import KeyPair
+from stageline.messages import DATA, LOCAL, PROBE, Admit, Channel
+
+Role = Literal["admin", "node", "coordinator"]
+
+PEERS = frozenset({DATA.name, PROBE.name})
+"""Channels between workers and gateways."""
+
+UNKNOWN, LATER = b"400", b"300"
+"""What a key is answered that is not let in. The second is not final: it may have come before we were told of it, and
+who is told 400 does not try again for seconds."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who a key belongs to. Over ZeroMQ it is named by its text."""
+
+    role: Role
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
+    @staticmethod
+    def parse(text: str) -> Principal | None:
+        """The principal of that text; None for any other."""
+        role, _, name = text.partition(":")
+        return Principal(role, name) if role in ("admin", "node", "coordinator") else None  # type: ignore[arg-type]
+
+
+@dataclass
+class Keyring:
+    """`own` and `coordinator` are for talking with the coordinator, `data` for everything else.
+
+    `principals` and `peers` are replaced whole, never changed: other threads read them.
+    """
+
+    own: KeyPair
+    coordinator: bytes
+    name: str = ""
+    data: KeyPair = field(default_factory=KeyPair.fresh)
+    principals: Mapping[bytes, Principal] = field(default_factory=dict)
+    peers: frozenset[bytes] = frozenset()
+    revoked: frozenset[str] = frozenset()
+
+    def pair(self, channel: Channel) -> KeyPair:
+        """What a socket of the channel shows."""
+        return self.data if channel.name in PEERS or channel is LOCAL else self.own
+
+    def server(self, channel: Channel, told: bytes) -> bytes:
+        """The key that who listens must have; `told` is the one of the address, empty if it bears none."""
+        if channel is LOCAL:
+            return self.data.public
+        return told if channel.name in PEERS else self.coordinator
+
+    def admit(self, message: Admit) -> None:
+        """Let in on the channels between workers and gateways whom the coordinator names."""
+        self.revoked = frozenset(key.hex() for key in message.revoked)
+        self.peers = (frozenset(message.keys) | (self.peers if message.beside else frozenset())) - set(message.revoked)
+
+    def admits(self, domain: str, key: bytes) -> tuple[bytes, str]:
+        """ZAP's status code, and who it is where that is known."""
+        if domain == LOCAL.name:
+            return (b"200", "own") if hmac.compare_digest(key, self.data.public) else (UNKNOWN, "")
+        if domain in PEERS:
+            return (b"200", key.hex()) if key in self.peers or key == self.data.public else (LATER, "")
+        found = self.principals.get(key)
+        return (b"200", str(found)) if found is not None else (UNKNOWN, "")

@@ -8,6 +8,8 @@ alignment that torch's own allocator gives, and kernels that choose their path b
 from __future__ import annotations
 
 import json
+import mmap
+from math import prod
 from pathlib import Path
 
 import torch
@@ -30,6 +32,7 @@ _CODES = {
     "float32": "F32",
     "float64": "F64",
 }
+_DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for name, code in _CODES.items()}
 
 
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
@@ -44,10 +47,21 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def load_tensor(path: Path) -> torch.Tensor:
-    """The tensor in the file, memory-mapped; `BlobCorruptError` if the file is no such file."""
+    """The tensor in the file, memory-mapped; `BlobCorruptError` if the file is no such file.
+
+    Nothing of it is resident before it is used, as that of a standby is not: safetensors' own mapping had all of it.
+    """
     try:
-        with safe_open(str(path), framework="pt") as file:
-            tensor: torch.Tensor = file.get_tensor(KEY)
-            return tensor
+        with safe_open(str(path), framework="numpy") as checked:
+            names, entry = checked.keys(), checked.get_slice(KEY)
+            dtype, shape = _DTYPES.get(entry.get_dtype()), tuple(entry.get_shape())
+        with path.open("rb") as file:
+            begin = 8 + int.from_bytes(file.read(8), "little")
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     except (SafetensorError, OSError, ValueError) as error:
         raise BlobCorruptError("a tensor file is not in safetensors form: fetch it again") from error
+    if dtype is None or len(names) != 1:
+        raise BlobCorruptError("a tensor file holds another dtype, or more than a tensor: fetch it again")
+    if 0 in shape:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mapped, dtype=dtype, count=prod(shape), offset=begin).view(shape)

@@ -66,11 +66,12 @@ class FullCache:
         return decoy(rig)
 
     def strike(self, rig: Rig, target: Target) -> None:
-        for blob in tensors(Path(target.notes[0])):
-            blob.unlink()
         target.before["lines"] = sum(len(_told(service.log)) for service in target.services)
         for pid in target.pids:
             os.kill(pid, signal.SIGKILL)
+        wait_until("what it had mapped is free", lambda: all(dead(pid) for pid in target.pids), SAID_S)
+        for blob in tensors(Path(target.notes[0])):
+            blob.unlink()
         fill(Path(target.notes[0]))
         wait_until("it says so", lambda: not target.services or self._said(target), SAID_S)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -183,7 +184,8 @@ class Net:
         return type(self.toxic).__name__.lower()
 
     def aim(self, rig: Rig) -> Target:
-        placed = rig.placed()
+        while not (placed := rig.placed()):
+            time.sleep(0.05)
         node = {"first": placed[0], "between": placed[-1], "control": victim_node(rig)}.get(self.link, "")
         name = {"result": "data:gateway", "client": "client", "control": f"control:{node}"}.get(
             self.link, f"data:{node}"

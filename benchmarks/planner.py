@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
@@ -85,10 +86,13 @@ def measured(chosen: Sequence[Case], book: Book, jobs: int, minutes: float, tick
 
 
 def whole(chosen: Sequence[Case], book: Book) -> list[Record]:
-    """The records of those trials of which there is one for every kind of problem in their setting."""
-    lacking = {(case.setting, case.labels["trial"]) for case in chosen if key(case) not in book.records}
-    kept = (case for case in chosen if (case.setting, case.labels["trial"]) not in lacking)
-    return [Record(**book.records[key(case)]) for case in kept]
+    """The records of those trials of which there is one for every kind of problem of their setting and size."""
+    lacking = {_trial(case) for case in chosen if key(case) not in book.records}
+    return [Record(**book.records[key(case)]) for case in chosen if _trial(case) not in lacking]
+
+
+def _trial(case: Case) -> tuple[str, int, int]:
+    return case.setting, case.labels["nodes"], case.labels["trial"]
 
 
 class _Numbered:
@@ -143,9 +147,10 @@ def _wrong(problem: Problem, found: dict[str, Solution]) -> Iterator[str]:
         yield f"optimal with a gap of {ours.gap}"
 
 
-def _trials(records: Sequence[Record], setting: str) -> int:
-    """How many problems of each kind there are."""
-    return len({record.labels["trial"] for record in records if record.setting == setting})
+def _trials(records: Sequence[Record], setting: str) -> dict[int, int]:
+    """How many problems of each kind there are, by number of nodes."""
+    found = {(r.labels["nodes"], r.labels["trial"]) for r in records if r.setting == setting}
+    return dict(sorted(Counter(nodes for nodes, _ in found).items()))
 
 
 def opened(path: Path, again: Sequence[str]) -> Book:

@@ -56,6 +56,7 @@ class Leader:
         self._log = logs.get(service="coordinator").bind(term=number_of(settings.term), cluster=settings.cluster)
         self._heartbeats = Heartbeats(tools.detector)
         self.planner = PlannerProcess()
+        self.planner.warm()  # who takes over may have to plan around a death at once
         self._cluster = Cluster(settings, recall(tools.store), now)
         self._introductions = Introductions()
         self._admin = AdminRequests(self._cluster, tools.store, tools.standby)

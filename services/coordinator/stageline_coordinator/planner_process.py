@@ -19,7 +19,7 @@ READ_BYTES = 1 << 16
 
 
 class PlannerProcess:
-    """One child, started when it is first needed and again after it died. A new problem outdates the one before."""
+    """One child, started by `warm` or when it is needed, and again after it died. A new problem outdates the last."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -42,6 +42,11 @@ class PlannerProcess:
     def writable(self) -> int | None:
         """Descriptor to wait on while a problem has not been written in full."""
         return self._child.stdin.fileno() if self._out and self._child and self._child.stdin else None
+
+    def warm(self) -> None:
+        """Have a child ready: its start takes longer than mending a plan. Where none can be started `solve` says so."""
+        with suppress(OSError):
+            self._ensure_child()
 
     def solve(self, problem: int, document: Mapping[str, Any], now: float) -> SolveFailed | None:
         """Hand a problem over; fails only when no child can be started."""

@@ -8,6 +8,9 @@ import signal
 import socket
 from types import FrameType, TracebackType
 
+EXIT_USAGE = 2
+"""What a service ends with whose settings are wrong."""
+
 FORCED_EXIT = 130
 PR_SET_PDEATHSIG = 1
 """prctl(2)"""

@@ -13,11 +13,11 @@ import click
 
 from stageline.config import ServiceConfig, default_of, load
 from stageline.errors import ConfigError, StagelineError
+from stageline.lifecycle import EXIT_USAGE
 
 C = TypeVar("C", bound=ServiceConfig)
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 
 
 def service_command(kind: type[C], run: Callable[[C], None], name: str, text: str) -> click.Command:

@@ -9,6 +9,7 @@ from typing import Union
 import zmq
 
 from stageline.errors import ConfigError, RemoteProtocolError
+from stageline.lifecycle import EXIT_USAGE
 from stageline.logs import Logger
 from stageline.messages import (
     LOCAL,
@@ -25,7 +26,6 @@ from stageline.messages import (
     ToAgent,
 )
 from stageline.plan import StageKey
-from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, Message, encode
 from stageline_stage.process import ExecutorProcess, Launch

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Timing, encode_frames, header_bytes
+from stageline.lifecycle import EXIT_USAGE
 from stageline.messages import Farewell, Hello, Leaving, Pong, Prepared, Profiled, ProfileRequest, Rejoin, Retire
 from stageline.plan import StageKey
-from stageline.service_main import EXIT_USAGE
 
 WIDTH = 48
 

@@ -172,3 +172,12 @@ def test_importing_the_agent_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, stageline_stage.__main__; print(sorted({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_starting_an_executor_imports_no_more_than_it_runs() -> None:
+    code = (
+        "import sys, stageline_stage.executor.__main__;"
+        "print(sorted({'click', 'yaml', 'rich', 'torch', 'numpy', 'stageline.config'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]", done.stderr

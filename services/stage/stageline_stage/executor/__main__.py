@@ -8,9 +8,8 @@ import sys
 
 from stageline import logs
 from stageline.errors import ConfigError
-from stageline.lifecycle import die_with_parent
+from stageline.lifecycle import EXIT_USAGE, die_with_parent
 from stageline.messages import LOCAL
-from stageline.service_main import EXIT_USAGE
 from stageline.sockets import Sockets
 from stageline_stage import keypipe
 from stageline_stage.executor.memory import give_back, tune_malloc

@@ -27,12 +27,16 @@ Step = tuple[str, Callable[[World], None], int, bool]
 
 @dataclass(frozen=True)
 class Scenario:
-    """`faults`: which kinds, of which `budget` may happen in all. `leave`: worker a is told to stop, once, any time."""
+    """`faults`: which kinds, of which `budget` may happen in all. `leave`: worker a is told to stop, once, any time.
+
+    `standbys`: how many deaths at once each stage is to have standbys for.
+    """
 
     requests: int
     faults: frozenset[str] = frozenset()
     budget: int = 0
     leave: bool = True
+    standbys: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Found:
 
 def prepared(scenario: Scenario) -> World:
     """A cluster that serves: the first plan is committed and known to everybody."""
-    world = World(scenario.requests)
+    world = World(scenario.requests, scenario.standbys)
     while world.queues:
         world.deliver(next(iter(world.queues)))
     world.beat()
@@ -276,7 +280,8 @@ def _late(world: World) -> None:
 
 def _needed(world: World, name: str) -> set[StageKey]:
     models = world.cluster.plan.models
-    return {m.key(s) for m in models for s in m.stages for replica in s.replicas if replica.node == name}
+    stages = [(m.key(s), (*s.replicas, *s.standbys)) for m in models for s in m.stages]
+    return {key for key, replicas in stages if name in {replica.node for replica in replicas}}
 
 
 def _quiet(world: World) -> bool:

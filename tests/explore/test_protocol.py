@@ -21,15 +21,23 @@ SCENARIOS = {
     "two requests": Scenario(2),
     "plans, digests and batches are lost": Scenario(1, frozenset({"lose"}), 1),
     "messages and batches come twice": Scenario(1, frozenset({"duplicate"}), 1),
+    "the gateway restarts, no worker leaves": Scenario(1, frozenset({"gateway"}), 1, leave=False),
+    "a worker's connection breaks, nothing is asked": Scenario(0, frozenset({"break"}), 1, leave=False),
+    "each stage has a standby": Scenario(1, standbys=1),
 }
 LONGER = {
     "a worker dies": Scenario(1, frozenset({"crash"}), 1, leave=False),
     "a worker's connection breaks": Scenario(1, frozenset({"break"}), 1),
     "the coordinator restarts": Scenario(1, frozenset({"coordinator"}), 1),
+    "the coordinator restarts, no worker leaves": Scenario(1, frozenset({"coordinator"}), 1, leave=False),
     "the gateway restarts": Scenario(1, frozenset({"gateway"}), 1),
     "time passes early": Scenario(1, frozenset({"late"}), 1),
+    "a worker dies, each stage has a standby": Scenario(1, frozenset({"crash"}), 1, leave=False, standbys=1),
+    "the same, nothing is asked": Scenario(0, frozenset({"crash"}), 1, leave=False, standbys=1),
 }
-"""Minutes each: `python tests/explore/test_protocol.py "a worker dies"`. Their states are in docs/reliability.md."""
+"""Minutes, or more: `python tests/explore/test_protocol.py "a worker dies"`. docs/reliability.md has the states of those that
+have come to their end.
+"""
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

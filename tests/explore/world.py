@@ -107,7 +107,8 @@ class Parcel:
 class World:
     """`outcomes` holds for each request what its client was told, in order."""
 
-    def __init__(self, requests: int) -> None:
+    def __init__(self, requests: int, standbys: int = 0) -> None:
+        self.standbys = standbys
         self.now, self.waits = 0.0, 0
         self.queues: dict[tuple[str, str], deque[Any]] = {}
         self.parcels: list[Parcel] = []
@@ -137,7 +138,8 @@ class World:
             if "c" in ends:
                 del self.queues[ends]
         memory = Memory(((SHA, MODEL),), FIGURES, self.disk, tuple(self.known.values()))
-        self.cluster = Cluster(Settings(self.term, "c", "p", "b", rejoin_s=1.0, drain_s=DRAIN_S), memory, self.now)
+        settings = Settings(self.term, "c", "p", "b", rejoin_s=1.0, drain_s=DRAIN_S, standbys=self.standbys)
+        self.cluster = Cluster(settings, memory, self.now)
 
     def tell_cluster(self, event: events.Event) -> None:
         """And carry out what it says."""

@@ -149,7 +149,8 @@ class Cancel(Record, frozen=True):
 Header = Union[Activation, Failure, Cancel]
 
 _encoder = msgspec.msgpack.Encoder()
-_decode: Decoder[Activation | Failure | Cancel] = Decoder(Header, max_bytes=MAX_HEADER_BYTES)
+_decoder: Decoder[Activation | Failure | Cancel] = Decoder(Header, max_bytes=MAX_HEADER_BYTES)
+_decode = _decoder.__call__  # found once, not with every message
 
 
 class DamagedError(RemoteProtocolError):

@@ -19,6 +19,7 @@ MOST_BYTES = 32 << 10
 """Of buffers in a packed frame; senders pack no more, receivers take what comes."""
 
 _PREFIX = struct.Struct("<BI")
+_PREFIX_BYTES = _PREFIX.size
 
 
 def packed(header: bytes, buffers: Iterable[Any]) -> bytes:
@@ -28,21 +29,20 @@ def packed(header: bytes, buffers: Iterable[Any]) -> bytes:
 
 def apart(frame: memoryview) -> tuple[memoryview, memoryview]:
     """The header's bytes and those of the buffers; `RemoteProtocolError` where the frame ends within the header."""
-    if frame.nbytes < _PREFIX.size:
+    if frame.nbytes < _PREFIX_BYTES:
         raise RemoteProtocolError("a packed message that ends before its header")
-    begin = _PREFIX.size
-    end = begin + _PREFIX.unpack_from(frame)[1]
+    end = _PREFIX_BYTES + _PREFIX.unpack_from(frame)[1]
     if end > frame.nbytes:
         raise RemoteProtocolError("a packed message that ends within its header")
-    return frame[begin:end], frame[end:]
+    return frame[_PREFIX_BYTES:end], frame[end:]
 
 
 def split(rest: memoryview, sizes: tuple[int, ...]) -> list[memoryview]:
     """The buffers of these sizes; `RemoteProtocolError` unless they are all there is."""
+    if sizes == (rest.nbytes,):
+        return [rest]
     if rest.nbytes != sum(sizes):
         raise RemoteProtocolError(f"a packed message with {rest.nbytes} bytes of tensors, not {sum(sizes)}")
-    if len(sizes) == 1:
-        return [rest]
     found, begin = [], 0
     for size in sizes:
         found.append(rest[begin : begin + size])

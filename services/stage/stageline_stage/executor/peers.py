@@ -56,7 +56,7 @@ class Peers:
 
     def send(self, address: str, frames: Sequence[Buffer], now: float) -> None:
         """Send, or keep until the peer is reachable; dropped when the address is not allowed or too much waits."""
-        peer = self._peer(address, now)
+        peer = self._peers.get(address) or self._new_peer(address, now)
         if peer is None:
             self.dropped += 1
             return
@@ -105,16 +105,15 @@ class Peers:
             self._sockets.release(peer.socket)
         self._peers.clear()
 
-    def _peer(self, address: str, now: float) -> _Peer | None:
-        peer = self._peers.get(address)
-        if peer is None:
-            if not may_send_to(address) or len(self._peers) >= MAX_PEERS:
-                self._log.warning("refused to send", address=address[:256])
-                return None
-            try:
-                peer = self._peers[address] = _Peer(self._sockets.connect(DATA, address), now)
-            except ConfigError as error:
-                self._log.warning("refused to send", reason=error.message)
+    def _new_peer(self, address: str, now: float) -> _Peer | None:
+        if not may_send_to(address) or len(self._peers) >= MAX_PEERS:
+            self._log.warning("refused to send", address=address[:256])
+            return None
+        try:
+            peer = self._peers[address] = _Peer(self._sockets.connect(DATA, address), now)
+        except ConfigError as error:
+            self._log.warning("refused to send", reason=error.message)
+            return None
         return peer
 
     def _look(self) -> None:

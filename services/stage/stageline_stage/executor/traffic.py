@@ -199,11 +199,13 @@ class Traffic:
     def _receive(self, flags: int = 0) -> bool:
         """Take one message in; False if there is none."""
         try:
-            frames: list[Any] = [self._data.recv(flags, copy=False)]
+            frame: Any = self._data.recv(flags, copy=False)
         except zmq.Again:
             return False
-        while frames[-1].more:
-            frames.append(self._data.recv(_NOBLOCK, copy=False))
+        frames = [frame]
+        while frame.more:
+            frame = self._data.recv(_NOBLOCK, copy=False)
+            frames.append(frame)
         if self._keyring is not None and self._keyring.revoked and user_of(frames[-1]) in self._keyring.revoked:
             self._refuse("the sender's key was revoked")
             return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import zmq
 
@@ -26,6 +27,7 @@ UNREACHABLE_S = 30.0
 UNUSED_S = 120.0
 MAX_PEERS = 512
 
+_send: Any = zmq.backend.Socket.send  # what Socket.send adds is for sockets of other kinds
 _LAST = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -129,7 +131,7 @@ def _sent(socket: Socket, frames: Sequence[Buffer]) -> bool:
     try:
         for frame in frames:
             left -= 1
-            socket.send(frame, _MORE if left else _LAST, copy=len(frame) < COPY_BELOW_BYTES)
+            _send(socket, frame, _MORE if left else _LAST, len(frame) < COPY_BELOW_BYTES)
     except zmq.Again:
         return False
     return True

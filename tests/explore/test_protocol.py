@@ -35,8 +35,9 @@ LONGER = {
     "a worker dies, each stage has a standby": Scenario(1, frozenset({"crash"}), 1, leave=False, standbys=1),
     "the same, nothing is asked": Scenario(0, frozenset({"crash"}), 1, leave=False, standbys=1),
 }
-"""Minutes, or more: `python tests/explore/test_protocol.py "a worker dies"`. The states of those that have come to their
-end are in docs/reliability.md.
+"""Minutes, or more: `python tests/explore/test_protocol.py "a worker dies"`.
+
+The states of those that have come to their end are in docs/reliability.md.
 """
 
 

@@ -37,6 +37,7 @@ from stageline.messages import (
     Hello,
     ListModels,
     ListNodes,
+    MakeToken,
     ModelList,
     ModelRow,
     NodeList,
@@ -47,8 +48,10 @@ from stageline.messages import (
     Rejoin,
     RemoveModel,
     RemoveNode,
+    RevokeKey,
     SetObjective,
     SetWishes,
+    TokenMade,
     Welcome,
 )
 from stageline.monitors import refusal
@@ -144,6 +147,14 @@ class AdminClient:
     def set_objective(self, objective: str) -> None:
         """Change what plans are best in: throughput, latency or weighted."""
         self._ask(SetObjective(id=next(self._ids), objective=objective), Done)
+
+    def make_token(self, uses: int = 1, expires_s: float = 86400.0) -> str:
+        """A token with which so many workers and gateways may join (0: any number). `ClusterError` without keys."""
+        return self._ask(MakeToken(id=next(self._ids), uses=uses, expires_s=expires_s), TokenMade).token
+
+    def revoke_key(self, name: str) -> None:
+        """Let a worker or gateway in no more. Raises `ClusterError` if it is not let in."""
+        self._ask(RevokeKey(id=next(self._ids), name=name), Done)
 
     # --- blobs ----------------------------------------------------------------------------------------------
 

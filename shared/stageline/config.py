@@ -47,6 +47,11 @@ def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+def _secret(text: str) -> Any:
+    """A setting of the environment or the file alone: everybody may see a process's flags."""
+    return field(default="", repr=False, metadata={"help": text, "secret": True})
+
+
 def _check_number(name: str, value: float) -> None:
     if not isfinite(value):
         raise ConfigError(f"{name} must be a finite number, got {value}")
@@ -83,7 +88,7 @@ class ServiceConfig:
     def __post_init__(self) -> None:
         if self.keys_dir is None:
             check_loopback(f"{self.host}:0")
-        for name in ("http_port", "port", "plan_port", "blob_port", "data_port"):
+        for name in ("http_port", "port", "plan_port", "blob_port", "join_port", "data_port"):
             if not 0 <= getattr(self, name, 0) <= 65535:
                 raise ConfigError(f"{name} must be between 0 and 65535, got {getattr(self, name)}")
         for name, kind in get_type_hints(type(self)).items():
@@ -106,6 +111,7 @@ class CoordinatorConfig(ServiceConfig):
     port: int = _setting(7700, "control port (0: the one of the last run, or any free one)")
     plan_port: int = _setting(7701, "port of plan broadcasts (0: likewise)")
     blob_port: int = _setting(7702, "port of tensors and graphs (0: likewise)")
+    join_port: int = _setting(7703, "port at which workers and gateways join with a token (0: likewise)")
     http_port: int = _setting(7780, "port of /healthz, /readyz and /metrics (0: any free one)")
     ping_ms: int = _setting(100, "milliseconds between heartbeats")
     suspect_ms: int = _setting(300, "silence in milliseconds after which a worker gets no new work")
@@ -128,6 +134,8 @@ class GatewayConfig(ServiceConfig):
     coordinator: str = _setting(
         DEFAULT_COORDINATOR, "control address of the coordinator (several: separated by commas)"
     )
+    join_token: str = _secret("token with which to join, as `stageline nodes token` prints it")
+    join_token_file: Path | None = _setting(None, "file with that token")
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
     client_host: str = _setting("127.0.0.1", "address to listen on for clients; beyond loopback only with insecure")
@@ -174,6 +182,8 @@ class StageConfig(ServiceConfig):
     coordinator: str = _setting(
         DEFAULT_COORDINATOR, "control address of the coordinator (several: separated by commas)"
     )
+    join_token: str = _secret("token with which to join, as `stageline nodes token` prints it")
+    join_token_file: Path | None = _setting(None, "file with that token")
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     http_port: int = _setting(7790, "port of /healthz, /readyz and /metrics (0: any free one)")
     data_port: int = _setting(0, "port of activations (0: any free one)")

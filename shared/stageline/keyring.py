@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stageline.curve import KeyPair
-from stageline.messages import DATA, LOCAL, PROBE, Admit, Channel
+from stageline.messages import DATA, JOIN, LOCAL, PROBE, Admit, Channel
 
 Role = Literal["admin", "node", "coordinator"]
 
@@ -76,6 +76,8 @@ class Keyring:
         """ZAP's status code, and who it is where that is known."""
         if domain == LOCAL.name:
             return (b"200", "own") if hmac.compare_digest(key, self.data.public) else (UNKNOWN, "")
+        if domain == JOIN.name:  # everybody may knock; who is let in, the token says
+            return b"200", key.hex()
         if domain in PEERS:
             return (b"200", key.hex()) if key in self.peers or key == self.data.public else (LATER, "")
         found = self.principals.get(key)

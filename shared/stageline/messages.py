@@ -499,6 +499,50 @@ class ErrorReply(Message, frozen=True):
     message: str
 
 
+class MakeToken(Message, frozen=True):
+    """Make a token with which `uses` workers and gateways may join (0: any number), for `expires_s` seconds."""
+
+    id: int
+    uses: int
+    expires_s: float
+
+
+class TokenMade(Message, frozen=True):
+    """The token; it is kept nowhere but here."""
+
+    id: int
+    token: str
+
+
+class RevokeKey(Message, frozen=True):
+    """Let the worker or gateway `name` in no more, whatever key it has now."""
+
+    id: int
+    name: str
+
+
+# --- joining: before a worker or gateway is known --------------------------------------------------------------
+
+
+class Join(Message, frozen=True):
+    """Let in the key that this comes under: the token proves the right. `time_s` is the sender's clock (Unix)."""
+
+    name: str
+    token: str
+    secret: bytes
+    time_s: float
+    protocol_min: int
+    protocol_max: int
+    version: str = ""
+
+
+class Joined(Message, frozen=True):
+    """The key is let in, from now on and after restarts."""
+
+    name: str
+    cluster: str
+
+
 # --- control: between two coordinators ------------------------------------------------------------------------
 
 
@@ -735,11 +779,11 @@ class Channel:
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
     GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective, Follow,
-    Admitted,
+    Admitted, MakeToken, RevokeKey,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
-    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit,
+    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit, TokenMade,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]
@@ -750,10 +794,12 @@ CONTROL = Channel("control", zmq.ROUTER, zmq.DEALER, ToCoordinator, FromCoordina
 PLAN = Channel("plan", zmq.PUB, zmq.SUB, None, Union[Plan, Digest])
 BLOBS = Channel("blobs", zmq.ROUTER, zmq.DEALER, ToBlobs, FromBlobs)
 LOCAL = Channel("local", zmq.ROUTER, zmq.DEALER, ToAgent, FromAgent)
+JOIN = Channel("join", zmq.ROUTER, zmq.DEALER, Join, Union[Joined, Refused])
 DATA = Channel("data", zmq.PULL, zmq.PUSH, None, None)
 PROBE = Channel("probe", zmq.ROUTER, zmq.DEALER, Probe, ProbeReply)
 
-CHANNELS = (CONTROL, PLAN, BLOBS, LOCAL, DATA, PROBE)
+CHANNELS = (CONTROL, PLAN, BLOBS, LOCAL, JOIN, DATA, PROBE)
+MAX_JOIN_BYTES = 4096
 
 TOPIC_PLAN = b"plan\x00"
 TOPIC_DIGEST = b"digest\x00"

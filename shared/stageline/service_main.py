@@ -37,6 +37,8 @@ def service_command(kind: type[C], run: Callable[[C], None], name: str, text: st
         click.Option(["--config"], type=click.Path(path_type=Path), help="YAML file with a section per service")
     ]
     for setting in fields(kind):
+        if setting.metadata.get("secret"):
+            continue
         flag = "--" + setting.name.replace("_", "-")
         default = default_of(setting)
         shown = "" if default is None else f" [default: {default}]"

@@ -27,7 +27,18 @@ from stageline.data import MAX_FRAME_BYTES
 from stageline.errors import ConfigError
 from stageline.gatekeeper import FAILED, Gatekeeper
 from stageline.keyring import Keyring
-from stageline.messages import BLOBS, CONTROL, DATA, LOCAL, MAX_BALLAST_BYTES, PLAN, PROBE, Channel
+from stageline.messages import (
+    BLOBS,
+    CONTROL,
+    DATA,
+    JOIN,
+    LOCAL,
+    MAX_BALLAST_BYTES,
+    MAX_JOIN_BYTES,
+    PLAN,
+    PROBE,
+    Channel,
+)
 from stageline.plan import Endpoint
 from stageline.wire import MAX_CONTROL_BYTES
 
@@ -49,7 +60,7 @@ Socket = zmq.Socket[bytes]
 Transport = Literal["auto", "tcp"]
 """auto: also Unix sockets, for peers on the same machine."""
 
-_MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20, PROBE.name: MAX_BALLAST_BYTES}
+_MAX_BYTES = {DATA.name: MAX_FRAME_BYTES, BLOBS.name: 4 << 20, PROBE.name: MAX_BALLAST_BYTES, JOIN.name: MAX_JOIN_BYTES}
 
 
 def host_key() -> str:
@@ -139,7 +150,7 @@ class Sockets:
         if watched:
             socket.setsockopt(zmq.HEARTBEAT_IVL, WATCH_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, WATCH_SILENCE_MS)
-        if watched or (channel is CONTROL and self.keyring is not None):
+        if watched or (channel in (CONTROL, JOIN) and self.keyring is not None):
             monitors.watch(socket)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)
@@ -228,5 +239,5 @@ def _specialise(socket: Socket, channel: Channel, kind: int) -> None:
     if channel is PLAN and kind == zmq.SUB:
         for topic in (b"plan\x00", b"digest\x00"):
             socket.setsockopt(zmq.SUBSCRIBE, topic)
-    if channel in (CONTROL, LOCAL):
+    if channel in (CONTROL, JOIN, LOCAL):
         socket.setsockopt(zmq.IMMEDIATE, 0)

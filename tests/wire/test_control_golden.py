@@ -10,6 +10,7 @@ import pytest
 
 from stageline.errors import RemoteProtocolError
 from stageline.messages import (
+    JOIN,
     PROBE,
     Admit,
     Admitted,
@@ -22,7 +23,10 @@ from stageline.messages import (
     GetPlan,
     GetProblem,
     Hello,
+    Join,
+    Joined,
     LinkTime,
+    MakeToken,
     NodeInfo,
     Ping,
     Pong,
@@ -35,6 +39,7 @@ from stageline.messages import (
     Refused,
     RemoveNode,
     Retire,
+    RevokeKey,
     SetObjective,
     SetWishes,
     StageTime,
@@ -42,6 +47,7 @@ from stageline.messages import (
     StoreRow,
     ToBlobs,
     ToCoordinator,
+    TokenMade,
     Welcome,
 )
 from stageline.plan import Crash, Digest, Endpoint, ModelPlan, NodeView, Plan, PlanStage, Replica, Signature, StageKey
@@ -98,6 +104,20 @@ GOLDEN: list[tuple[object, Message, str]] = [
         Hello(role="gateway", name="g", incarnation="i", data_key=b"kk"),
         "85a174a548656c6c6fa4726f6c65a767617465776179a46e616d65a167ab696e6361726e6174696f6ea169a8646174615f6b6579c4026b6b",
     ),
+    (
+        JOIN.to_binder,
+        Join(name="b", token="t", secret=b"s", time_s=0.5, protocol_min=1, protocol_max=2),
+        "87a174a44a6f696ea46e616d65a162a5746f6b656ea174a6736563726574c40173a674696d655f73cb3fe0000000000000ac70726f746f"
+        "636f6c5f6d696e01ac70726f746f636f6c5f6d617802",
+    ),
+    (JOIN.to_connector, Joined(name="b", cluster="c"), "83a174a64a6f696e6564a46e616d65a162a7636c7573746572a163"),
+    (
+        ToCoordinator,
+        MakeToken(id=7, uses=1, expires_s=0.5),
+        "84a174a94d616b65546f6b656ea2696407a47573657301a9657870697265735f73cb3fe0000000000000",
+    ),
+    (FromCoordinator, TokenMade(id=7, token="t"), "83a174a9546f6b656e4d616465a2696407a5746f6b656ea174"),
+    (ToCoordinator, RevokeKey(id=7, name="b"), "83a174a95265766f6b654b6579a2696407a46e616d65a162"),
     (PROBE.to_binder, Probe(id=1, want=2), "83a174a550726f6265a2696401a477616e7402"),
     (PROBE.to_connector, ProbeReply(id=1), "82a174aa50726f62655265706c79a2696401"),
     (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from stageline import logs
@@ -12,19 +13,25 @@ from stageline.keyring import Keyring, Principal
 from stageline.messages import ErrorReply, Follow, GetPlan, Refused
 from stageline.wire import Message
 
+from .tokens import Key
+
 LOOK_S = 0.5
+
 OF_NODES = ("agent", "gateway")
 
 
 class Authority:
     """Asked about every message. Without a keyring everybody on this machine may say anything."""
 
-    def __init__(self, directory: Path | None, keyring: Keyring | None) -> None:
-        self._directory, self._keyring = directory, keyring
+    def __init__(
+        self, directory: Path | None, keyring: Keyring | None, joined: Callable[[], Iterable[Key]] = lambda: ()
+    ) -> None:
+        self._directory, self._keyring, self._joined = directory, keyring, joined
         self._log = logs.get(service="coordinator", part="keys")
         self._quiet = Quiet()
         self._look_at = 0.0
         self._seen = self._state()
+        self.read()
 
     def refusal(self, user: str, identity: str, message: Message) -> Message | None:
         """What to answer in place of doing what is asked; None if it may be. `user` is whose key it came under."""
@@ -53,7 +60,7 @@ class Authority:
         if state == self._seen:
             return False
         try:
-            self._keyring.principals = read_principals(self._directory, self._keyring.coordinator)
+            self.read()
         except ConfigError as error:  # perhaps half written: look again
             self._log.warning("keys cannot be read", reason=error.message)
             return False
@@ -61,15 +68,35 @@ class Authority:
         self._log.info("keys read again", let_in=len(self._keyring.principals))
         return True
 
+    def read(self) -> None:
+        """Let in whom the files name and who joined with a token, but nobody whose key was revoked."""
+        if self._keyring is None or self._directory is None:
+            return
+        found = read_principals(self._directory, self._keyring.coordinator)
+        for key in self._joined():
+            if key.revoked:
+                found.pop(bytes.fromhex(key.public), None)
+            else:
+                found = {public: one for public, one in found.items() if one != Principal("node", key.name)}
+                found[bytes.fromhex(key.public)] = Principal("node", key.name)
+        self._keyring.principals = found
+
+    def owners(self) -> dict[str, Key]:
+        """Whose each node's name is."""
+        principals = self._keyring.principals if self._keyring is not None else {}
+        found = {one.name: Key(one.name, key.hex()) for key, one in principals.items() if one.role == "node"}
+        return {**found, **{key.name: key for key in self._joined()}}
+
     def knows(self, name: str) -> bool:
         """Whether a worker or gateway of that name is let in."""
         return self._keyring is None or Principal("node", name) in self._keyring.principals.values()
 
-    def _state(self) -> tuple[tuple[str, int], ...]:
+    def _state(self) -> object:
         if self._directory is None:
             return ()
         files = [path for part in (NODES, ADMINS) for path in (self._directory / part).glob("*.pub")]
-        return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files if path.exists()))
+        stamps = sorted((str(path), path.stat().st_mtime_ns) for path in files if path.exists())
+        return stamps, tuple(self._joined())
 
     def _why(self, user: str, identity: str, message: Message) -> str:
         if self._keyring is None:

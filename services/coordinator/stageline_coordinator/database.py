@@ -16,7 +16,7 @@ from stageline.errors import StoreError, StoreVersionError
 
 from . import journal
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 LOCK_FILE, DATABASE = "coordinator.lock", "coordinator.sqlite3"
 
 _SCHEMA_1 = (
@@ -36,7 +36,14 @@ _SCHEMA_4 = (
     "CREATE TABLE wishes (subject TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID",
     *journal.triggers("wish"),
 )
-_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA, _SCHEMA_4)
+_SCHEMA_5 = (
+    "CREATE TABLE keys (name TEXT PRIMARY KEY, public TEXT NOT NULL, revoked INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE tokens (id TEXT PRIMARY KEY, hash TEXT NOT NULL, uses INTEGER NOT NULL, expires REAL NOT NULL)"
+    " WITHOUT ROWID",
+    *journal.triggers("key"),
+    *journal.triggers("token"),
+)
+_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA, _SCHEMA_4, _SCHEMA_5)
 """What makes each version of the schema out of the one before."""
 
 

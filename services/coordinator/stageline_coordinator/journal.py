@@ -34,6 +34,8 @@ TABLES = {
     "node": Table("nodes", ("name",)),
     "plan": Table("plan", ("id",)),
     "wish": Table("wishes", ("subject",)),
+    "key": Table("keys", ("name",)),
+    "token": Table("tokens", ("id",)),
 }
 FIRST = ("model", "profile", "link", "node", "plan")
 """Tables of the schema that the journal came with; `triggers` are for those that came later."""

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from stageline import logs
 from stageline.coordinators import number_of
 from stageline.errors import ForbiddenError, StagelineError
-from stageline.messages import TOPIC_DIGEST, TOPIC_PLAN, Admitted, Hello, Pong, Refused, StandbyRow, StoreRow
+from stageline.messages import (
+    TOPIC_DIGEST,
+    TOPIC_PLAN,
+    Admitted,
+    Hello,
+    MakeToken,
+    Pong,
+    Refused,
+    RevokeKey,
+    StandbyRow,
+    StoreRow,
+)
 from stageline.plan import Digest, Plan
 from stageline.sockets import Socket
 from stageline.wire import Message, encode
@@ -20,6 +31,7 @@ from .admin_requests import REQUESTS, AdminRequests
 from .cluster import Cluster, Settings
 from .control import ControlSocket
 from .detector import DetectorConfig, PeerState
+from .door import KeyRequests
 from .figures import FigureKey
 from .heartbeats import Heartbeats
 from .introductions import Introductions, Step, Tell
@@ -46,6 +58,7 @@ class Tools:
     detector: DetectorConfig
     safely: Callable[[str, Message, float], None]
     standby: Callable[[], StandbyRow | None]
+    keys: KeyRequests
 
 
 class Leader:
@@ -85,6 +98,9 @@ class Leader:
             return
         if isinstance(message, Admitted):
             self._introduce(self._introductions.admitted(peer, message.version), now)
+            return
+        if isinstance(message, MakeToken | RevokeKey):
+            self._tools.safely(peer, self._tools.keys.answer(message), now)
             return
         if not isinstance(message, REQUESTS):
             self._handle(events.Heard(peer, message), now)

@@ -17,7 +17,7 @@ from stageline.errors import ConfigError
 from stageline.http import StatusServer
 from stageline.keyfiles import read_keyring
 from stageline.lifecycle import StopSignals
-from stageline.messages import BLOBS, CONTROL, PLAN, Channel, Follow, Hello, Refused, StandbyRow, Standing
+from stageline.messages import BLOBS, CONTROL, JOIN, PLAN, Channel, Follow, Hello, Refused, StandbyRow, Standing
 from stageline.service_main import announce
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Message
@@ -31,6 +31,7 @@ from .control import ControlSocket, Lost
 from .copier import Copier
 from .database import SCHEMA_VERSION
 from .detector import DetectorConfig
+from .door import Door, KeyRequests
 from .leadership import Leadership
 from .leading import Leader, Tools
 from .metrics import Metrics
@@ -60,9 +61,16 @@ class Coordinator:
         publisher, self.plan_address = _bind(sockets, PLAN, config.host, config.plan_port, ports)
         blobs, self.blobs_address = _bind(sockets, BLOBS, config.host, config.blob_port, ports)
         found = {"control": self.control_address, "plan": self.plan_address, "blobs": self.blobs_address}
+        door = _bind(sockets, JOIN, config.host, config.join_port, ports) if sockets.keyring is not None else None
+        if door is not None:
+            found["join"] = door[1]
         store.save_ports({name: port_of(address) for name, address in found.items()})
         keyed = sockets.keyring is not None
-        self._authority = Authority(config.keys_dir, sockets.keyring)
+        self._authority = Authority(config.keys_dir, sockets.keyring, store.keys)
+        self._door = (
+            Door(door[0], store, self._authority.owners, self._elsewhere, self._authority.read) if door else None
+        )
+        requests = KeyRequests(store, sockets.keyring, self._authority.owners, port_of(found["join"]) if door else 0)
         self._control = ControlSocket(control, self._authority.refusal if keyed else None)
         self._blobs = BlobThread(blobs, store.blobs, self._authority.blobs if keyed else None)
         stack.callback(self._blobs.stop)
@@ -75,7 +83,14 @@ class Coordinator:
             self._partner.connect(address, time.monotonic(), START_PATIENCE_S)
         self._leadership = Leadership(store.remembered(), partner=bool(address))
         self._tools = Tools(
-            store, self._control, publisher, self.metrics, detector, self._partner.when_safe, self._partner.row
+            store,
+            self._control,
+            publisher,
+            self.metrics,
+            detector,
+            self._partner.when_safe,
+            self._partner.row,
+            requests,
         )
         self._leader: Leader | None = None
         self._awake = time.monotonic()
@@ -121,7 +136,8 @@ class Coordinator:
         readable, writable = (planner.readable, planner.writable) if planner is not None else (None, None)
         poller = zmq.Poller()
         sources: list[Any] = [stop.fileno(), self._control.socket, self._control.monitor, self._copier.fileno()]
-        for source in (*sources, self._blobs.fileno(), readable, self._partner.socket):
+        door = self._door.socket if self._door is not None else None
+        for source in (*sources, self._blobs.fileno(), readable, self._partner.socket, door):
             if source is not None:
                 poller.register(source, zmq.POLLIN)
         if writable is not None:
@@ -130,6 +146,8 @@ class Coordinator:
         self._wakes(time.monotonic())
         if stop.fileno() in ready:
             stop.drain()
+        if self._door is not None and door in ready:
+            self._door.serve()
         if self._control.socket in ready or self._control.monitor in ready:
             self._receive()
         if planner is not None and planner is self._planner() and writable in ready:
@@ -172,6 +190,9 @@ class Coordinator:
             self._leader.message(peer, message, now)
         else:
             self._control.send(peer, self._refusal())
+
+    def _elsewhere(self) -> Refused | None:
+        return self._refusal() if self._leader is None else None
 
     def _refusal(self) -> Refused:
         leader = self._partner.leader or (self._partner.address if self._leadership.passed_over else "")

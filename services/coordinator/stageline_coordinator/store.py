@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from .figures import Figure, FigureKey
 from .journal import Journal
 from .leadership import Remembered
 from .network import Link
+from .tokens import Key, Token
 
 BLOBS_DIR = "blobs"
 OBJECTIVE, MODEL_WISHES = "objective", "model:"
@@ -239,6 +241,36 @@ class Store:
         with self._transaction():
             self._write("DELETE FROM links WHERE source = ? OR target = ?", (identity, identity))
             self._write("DELETE FROM nodes WHERE name = ?", (name,))
+
+    # --- who is let in ----------------------------------------------------------------------------------------
+
+    def keys(self) -> tuple[Key, ...]:
+        """Of workers and gateways that joined with a token, or were revoked."""
+        with disk_errors():
+            rows = self._db.execute("SELECT name, public, revoked FROM keys ORDER BY name")
+            return tuple(Key(name, public, bool(revoked)) for name, public, revoked in rows)
+
+    def put_key(self, key: Key, used: Token | None = None) -> None:
+        """Keep whose key it is, and the token that was used for it, as it is afterwards."""
+        with self._transaction():
+            self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", (key.name, key.public, int(key.revoked)))
+            if used is not None:
+                self._write("UPDATE tokens SET uses = ? WHERE id = ?", (used.uses, used.id))
+
+    def token(self, identity: str) -> Token | None:
+        """What is kept of a join token."""
+        with disk_errors():
+            row = self._db.execute("SELECT id, hash, uses, expires FROM tokens WHERE id = ?", (identity,)).fetchone()
+            return Token(*row) if row else None
+
+    def put_token(self, token: Token) -> None:
+        """Keep it, and forget those that expired a day before it was made."""
+        with self._transaction():
+            self._write("DELETE FROM tokens WHERE expires < ?", (time.time() - 86400.0,))
+            self._write(
+                "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)",
+                (token.id, token.hash, token.uses, token.expires),
+            )
 
     # --- helpers --------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ class Gateway:
         self._config = config
         self._log = log
         advertised = advertised_host(config.host, config.advertise_host, config.coordinator)
-        self._sockets = Sockets(config.transport, node_keyring(config.keys_dir, config.name), advertised=advertised)
+        self._sockets = Sockets(config.transport, node_keyring(config), advertised=advertised)
         self._metrics = Metrics()
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None

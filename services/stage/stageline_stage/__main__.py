@@ -15,7 +15,7 @@ def run(config: StageConfig) -> None:
     log = logs.configure(service="stage", level=config.log_level, style=config.log_format, node=config.name)
     check_device(config.device)
     advertised = advertised_host(config.host, config.advertise_host, config.coordinator)
-    sockets = Sockets(config.transport, node_keyring(config.keys_dir, config.name), advertised=advertised)
+    sockets = Sockets(config.transport, node_keyring(config), advertised=advertised)
     try:
         Agent(config, sockets, log).run()
     finally:

@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from stageline.cli.completion import complete_gone_node
+from stageline.cli.jointokens import token
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import exposed
@@ -110,11 +111,12 @@ def model_rows(models: tuple[ModelRow, ...]) -> list[list[str]]:
 
 @click.group()
 def nodes() -> None:
-    """Look at the stage workers, and forget those that are gone.
+    """Look at the stage workers, have new ones join, and forget those that are gone.
 
     \b
     Example:
       stageline nodes list
+      stageline nodes token
       stageline nodes remove box-3
     """
 
@@ -136,6 +138,9 @@ def list_nodes(where: Where, as_json: bool) -> None:
         return
     columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "measured", "cpu")
     emit_table("", columns, [_node_row(node) for node in listing.nodes], right=("memory", "pid", "items", "queue"))
+
+
+nodes.add_command(token)
 
 
 @nodes.command("remove")

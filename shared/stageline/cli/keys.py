@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stageline.cli.options import json_option
+from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, note
 from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, init_keys, remove_node
 
@@ -68,12 +68,31 @@ def add(directory: Path, name: str, as_json: bool) -> None:
         click.echo(f"made {made[0]}" if made else f"{name} has its keys")
 
 
+@keys.command("revoke")
+@click.argument("name")
+@location_options
+@json_option
+def revoke(name: str, where: Where, as_json: bool) -> None:
+    """Let a worker or gateway in no more, whichever way it came in. The coordinator drops it within a second.
+
+    \b
+    Example:
+      stageline keys revoke box-2
+    """
+    with connect(where()) as admin:
+        admin.revoke_key(name)
+    if as_json:
+        emit_json({"revoked": name})
+    else:
+        click.echo(f"{name} is let in no more")
+
+
 @keys.command("remove")
 @click.argument("directory", type=DIRECTORY)
 @click.argument("name")
 @json_option
 def remove(directory: Path, name: str, as_json: bool) -> None:
-    """Let a worker or gateway in no more. A coordinator that runs drops it within a second.
+    """Undo `add`: let a worker or gateway in no more. A coordinator that runs drops it within a second.
 
     \b
     Example:

@@ -37,7 +37,7 @@ ADDRESS_KEY: dict[ServiceRole, str] = {"coordinator": "control", "gateway": "cli
 """Which entry of a service's ready file is the address to reach it by."""
 
 ANY_PORT: dict[ServiceRole, dict[str, int]] = {
-    "coordinator": {"port": 0, "plan_port": 0, "blob_port": 0, "http_port": 0},
+    "coordinator": {"port": 0, "plan_port": 0, "blob_port": 0, "join_port": 0, "http_port": 0},
     "gateway": {"port": 0, "http_port": 0},
     "stage": {"http_port": 0},
 }

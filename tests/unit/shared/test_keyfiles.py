@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from stageline import curve
+from stageline.config import StageConfig
 from stageline.curve import KeyPair, read_pair, read_secret, write_pair, write_secret
 from stageline.errors import ConfigError
 from stageline.joining import advertised_host, node_keyring
@@ -29,7 +30,7 @@ def test_each_service_reads_its_own_directory_and_trusts_the_same_coordinator(tm
     init_keys(tmp_path)
     add_node(tmp_path, "box-1")
     coordinator, admin = read_keyring(tmp_path / "coordinator"), read_keyring(tmp_path / "admin")
-    node = node_keyring(tmp_path / "nodes/box-1", "box-1")
+    node = node_keyring(StageConfig(keys_dir=tmp_path / "nodes/box-1", name="box-1"))
     assert coordinator and admin and node
     assert coordinator.own.public == coordinator.coordinator == admin.coordinator == node.coordinator
     assert coordinator.principals == {
@@ -95,7 +96,7 @@ def test_the_wrong_directory_says_what_is_wanted(tmp_path: Path) -> None:
     init_keys(tmp_path)
     add_node(tmp_path, "box-1")
     with pytest.raises(ConfigError, match="--name box-1"):
-        node_keyring(tmp_path / "nodes/box-1", "box-2")
+        node_keyring(StageConfig(keys_dir=tmp_path / "nodes/box-1", name="box-2"))
 
 
 def test_a_libzmq_without_curve_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,106 @@
+"""The join port, and the administrator's requests about keys: what happens there is on disk before it is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import zmq
+
+from stageline import logs
+from stageline.errors import ClusterError, ConfigError, RemoteProtocolError, StagelineError
+from stageline.gatekeeper import user_of
+from stageline.jointoken import JoinToken, hashed
+from stageline.keyring import Keyring
+from stageline.messages import JOIN, Done, ErrorReply, Join, Joined, MakeToken, RevokeKey, TokenMade
+from stageline.sockets import Socket
+from stageline.wire import Decoder, Message, encode
+
+from .store import Store
+from .tokens import ANY_NUMBER, Key, Token, judge
+
+BURST = 16
+LONGEST_S = 366 * 86400.0
+MAX_USES = 100_000
+_decode: Decoder[Join] = Decoder(JOIN.to_binder, max_bytes=4096)
+
+
+class Door:
+    """`socket`: the bound ROUTER of the join channel. `refusal` is given to all while another coordinator leads;
+    `changed` is called when somebody more is let in.
+    """
+
+    def __init__(
+        self,
+        socket: Socket,
+        store: Store,
+        owners: Callable[[], dict[str, Key]],
+        refusal: Callable[[], Message | None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.socket, self._changed = socket, changed
+        self._store, self._owners, self._refusal = store, owners, refusal
+        self._log = logs.get(service="coordinator", part="join")
+
+    def serve(self) -> None:
+        """Answer who knocks."""
+        for _ in range(BURST):
+            try:
+                identity, *frames = self.socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                join = _decode(frames[0].bytes if len(frames) == 1 else b"")
+            except RemoteProtocolError as error:
+                self._log.warning("message dropped", reason=error.message[:200])
+                continue
+            answer = self._refusal() or self._answer(join, user_of(frames[0]))
+            try:
+                self.socket.send_multipart([identity.bytes, encode(answer)], zmq.NOBLOCK)
+            except zmq.ZMQError:
+                self._log.info("who joins does not take its answer", name=join.name[:80])
+
+    def _answer(self, join: Join, key: str) -> Message:
+        name = join.name[:100]
+        found = judge(join, key, self._store.token(join.token[:40]), self._owners().get(name), time.time())
+        if not isinstance(found, Token):
+            self._log.warning("refused to let join", name=name, key=key[:16], reason=found.message)
+            return found
+        self._store.put_key(Key(name, key), found)
+        self._changed()  # before it hears that it may come
+        self._log.info("let join", name=name, key=key[:16], token=found.id, uses_left=found.uses)
+        return Joined(name=name, cluster=self._store.cluster)
+
+
+class KeyRequests:
+    """Answers administrators. Without a keyring there is nothing to ask for."""
+
+    def __init__(self, store: Store, keyring: Keyring | None, owners: Callable[[], dict[str, Key]], port: int) -> None:
+        self._store, self._keyring, self._owners, self._port = store, keyring, owners, port
+
+    def answer(self, request: MakeToken | RevokeKey) -> Message:
+        """What is refused is answered with `ErrorReply`."""
+        try:
+            if isinstance(request, RevokeKey):
+                return self._revoke(request)
+            return self._token(request)
+        except StagelineError as error:
+            return ErrorReply(id=request.id, code=error.code, message=error.message)
+
+    def _token(self, request: MakeToken) -> TokenMade:
+        if self._keyring is None:
+            raise ClusterError("this cluster has no keys, so nobody needs a token: see `stageline keys init`")
+        if not 0 <= request.uses <= MAX_USES or not 0 < request.expires_s <= LONGEST_S:
+            raise ConfigError(f"a token is for 1 to {MAX_USES} uses, or any number, and for a year at most")
+        token = JoinToken.fresh(self._keyring.coordinator, self._port)
+        uses = request.uses or ANY_NUMBER
+        self._store.put_token(Token(token.id, hashed(token.secret), uses, time.time() + request.expires_s))
+        return TokenMade(id=request.id, token=token.text)
+
+    def _revoke(self, request: RevokeKey) -> Done:
+        owner = self._owners().get(request.name)
+        if owner is None or owner.revoked:
+            known = ", ".join(sorted(name for name, key in self._owners().items() if not key.revoked)) or "none"
+            raise ClusterError(f"no key of {request.name[:80]!r} is let in; there are: {known}")
+        self._store.put_key(Key(owner.name, owner.public, revoked=True))
+        return Done(id=request.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +24,12 @@ BASE_VARIABLE = "STAGELINE_TEST_BASE"
 SUITE = "bookworm"
 PORTS = ("COORDINATOR_PORT", "PLAN_PORT", "BLOB_PORT", "COORDINATOR_HTTP_PORT")
 PORTS += ("GATEWAY_PORT", "GATEWAY_HTTP_PORT", "STAGE_HTTP_PORT")
+USER = 10001
+"""Who the services run as."""
+
+LISTEN = "0A"
+"""In /proc/net/tcp."""
+
 BUILD_S, UP_S, WAIT_S = 1500, 300, 300
 
 
@@ -63,6 +71,23 @@ def eventually(what: str, probe: Callable[[], Any], timeout_s: float = WAIT_S) -
     raise AssertionError(f"{what}: not within {timeout_s} s")
 
 
+def listening(container: str) -> set[str]:
+    """The addresses at which the processes of a container with the host's network listen for TCP, without ports."""
+    pids = run("docker", "top", container, "-o", "pid").split()[1:]
+    theirs, found = set[str](), set[str]()
+    for file in (one for pid in pids for one in Path(f"/proc/{pid}/fd").iterdir()):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            theirs.add(str(file.readlink()))
+    for table in ("tcp", "tcp6"):
+        rows = [line.split() for line in Path("/proc/net", table).read_text().splitlines()[1:]]
+        for local, state, inode in ((row[1], row[3], row[9]) for row in rows):
+            if state == LISTEN and f"socket:[{inode}]" in theirs:
+                words = bytes.fromhex(local.split(":")[0])  # in the machine's order, four bytes each
+                raw = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                found.add(str(ipaddress.ip_address(raw)))
+    return found
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that were free a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -81,7 +106,7 @@ class Site:
         self.images = {name: f"{self.project}-{name}" for name in ("control", "stage", "base")}
         base = os.environ.get(BASE_VARIABLE) or self.images["base"]
         names = {f"STAGELINE_{name.upper()}_IMAGE": self.images[name] for name in ("control", "stage")}
-        self._environ = {**os.environ, **ports, **names, "STAGELINE_BASE": base, "STAGELINE_NODE": "box"}
+        self._environ = {**os.environ, **ports, **names, "STAGELINE_BASE": base}
 
     def __enter__(self) -> Site:
         try:
@@ -104,9 +129,22 @@ class Site:
 
     def compose(self, *arguments: str, timeout_s: float = 120, check: bool = True, **more: Any) -> str:
         """`docker compose` on this project."""
-        file = str(ROOT / "compose" / "compose.yaml")
-        command = (*_compose(), "-p", self.project, "-f", file, *arguments)
+        command = (*_compose(), "-p", self.project, "-f", str(ROOT / "compose" / "compose.yaml"), *arguments)
         return run(*command, timeout_s=timeout_s, check=check, env=self._environ, **more)
+
+    @contextmanager
+    def joined(self, name: str, keys: Path) -> Iterator[str]:
+        """A second worker by join.yaml, within the block; gives the address of its HTTP port."""
+        (port,) = free_ports(1)
+        more = {"STAGELINE_NODE": name, "STAGELINE_KEYS": str(keys), "STAGELINE_STAGE_HTTP_PORT": str(port)}
+        coordinator = f"tcp://127.0.0.1:{self._environ['STAGELINE_COORDINATOR_PORT']}"
+        environ = {**self._environ, **more, "STAGELINE_COORDINATOR": coordinator}
+        command = (*_compose(), "-p", f"{self.project}-{name}", "-f", str(ROOT / "compose" / "join.yaml"))
+        try:
+            run(*command, "up", "-d", "--no-build", timeout_s=UP_S, env=environ)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            run(*command, "down", "--volumes", env=environ)
 
     def execute(self, service: str, *command: str, **more: Any) -> str:
         """A command in a service's container."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-from engine import ROOT, Site, eventually, logs
+from engine import ROOT, USER, Site, eventually, listening, logs
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -38,6 +40,29 @@ def test_a_site_answers_and_outlives_its_worker(site: Site) -> None:
     assert site.inspect("stage")["State"]["Pid"] != before["State"]["Pid"]
 
 
+def test_another_worker_joins_with_keys_of_its_own(site: Site, tmp_path: Path) -> None:
+    keys = tmp_path / "box-2"
+    keys.mkdir(mode=0o700)
+    os.chown(keys, USER, USER)
+    site.compose(
+        "run", "--rm", "-T", "-v", f"{keys}:/keys/nodes/box-2", "keys", "stageline", "keys", "add", "/keys", "box-2"
+    )
+    assert {path.name for path in keys.iterdir()} == {"node.key", "coordinator.pub"}
+    with site.joined("box-2", keys) as address:
+        eventually("the worker has joined", lambda: ready(address))
+        nodes = json.loads(site.compose("run", "--rm", "-T", "cli", "nodes", "list", "--json"))
+        assert {node["node"]: node["state"] for node in nodes} == {"box": "alive", "box-2": "alive"}
+
+
+def ready(address: str) -> bool:
+    """Whether a worker says that it can serve."""
+    try:
+        with urlopen(f"{address}/readyz", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # not there yet, or 503
+        return False
+
+
 def test_services_are_healthy_and_can_change_nothing(site: Site) -> None:
     for service in SERVICES:
         eventually(f"{service} is healthy", lambda s=service: site.inspect(s)["State"]["Health"]["Status"] == "healthy")
@@ -48,6 +73,11 @@ def test_services_are_healthy_and_can_change_nothing(site: Site) -> None:
         assert "Read-only file system" in refused
     found = site.execute("gateway", "python", "-c", "import importlib.util as u; print(u.find_spec('torch'))")
     assert found.strip() == "None"
+
+
+def test_nothing_listens_beyond_loopback(site: Site) -> None:
+    found = {service: listening(site.container(service)) for service in SERVICES}
+    assert found == {service: {"127.0.0.1"} for service in SERVICES}
 
 
 def test_a_stuck_service_is_unhealthy(site: Site) -> None:

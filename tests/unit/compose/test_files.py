@@ -20,7 +20,7 @@ from stageline_stage.status import registry as stage_registry
 
 COMPOSE = Path(__file__).parents[3] / "compose"
 MONITORING = COMPOSE / "monitoring"
-OURS = ("coordinator", "gateway", "stage", "digits", "cli")
+OURS = ("keys", "coordinator", "gateway", "stage", "digits", "cli", "joining")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -31,7 +31,7 @@ def read(path: Path) -> Any:
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     found: dict[str, Any] = read(COMPOSE / "compose.yaml")["services"]
-    return found
+    return {**found, "joining": read(COMPOSE / "join.yaml")["services"]["stage"]}
 
 
 def samples(registry: CollectorRegistry) -> dict[str, Metric]:
@@ -81,7 +81,16 @@ def test_services_run_with_as_little_as_possible(services: dict[str, Any], name:
     assert "privileged" not in service and "cap_add" not in service
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", ["coordinator", "gateway", "stage"])
+def test_a_service_has_its_own_keys_and_nobody_elses(services: dict[str, Any], name: str) -> None:
+    mounted = [volume for volume in services[name]["volumes"] if "keys" in volume]
+    assert mounted == [f"{name}-keys:/etc/stageline/keys:ro"]
+    made = [volume.split(":")[0] for volume in services["keys"]["volumes"]]
+    assert f"{name}-keys" in made
+    assert services[name]["depends_on"] == {"keys": {"condition": "service_completed_successfully"}}
+
+
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"keys"}))
 def test_settings_in_the_environment_are_known(services: dict[str, Any], name: str) -> None:
     kinds = (CoordinatorConfig, GatewayConfig, StageConfig)
     known = {f"STAGELINE_{field.upper()}" for kind in kinds for field in kind.__dataclass_fields__}

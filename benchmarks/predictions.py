@@ -30,7 +30,7 @@ import click
 import torch
 
 from common import RESULTS, machine, progress, report, say, significant, summary
-from predictions_sites import MODELS, SITES, free_port, limit_rates, missing, models, quotas, spec
+from predictions_sites import MODELS, SITES, free_port, limit_rates, missing, models, quotas, spec, used_s
 from stageline import Client
 from stageline.admin import AdminClient
 from stageline.blobs import BlobStore
@@ -112,11 +112,15 @@ def compare(
             throughput(client, name, inputs, warm_s)
             for _ in range(TRIES):
                 _, before = settled(admin, name)
+                begun, used = time.perf_counter(), used_s(groups)
                 rates = [throughput(client, name, inputs, seconds) for _ in range(rounds)]
+                spent = time.perf_counter() - begun
+                cpus = [(now - then) / spent for then, now in zip(used, used_s(groups), strict=True)]
                 refined, stages = settled(admin, name)
                 if stages == before:
                     break
-            yield _judged(title, name, profiled, refined, stages, rates)
+            used_cpus = [significant(one, 3) for one in cpus]
+            yield {**_judged(title, name, profiled, refined, stages, rates), "used_cpus": used_cpus}
 
 
 def _judged(

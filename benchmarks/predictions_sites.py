@@ -70,6 +70,21 @@ def quotas(site: Site) -> Iterator[list[Path]]:
             folder.rmdir()
 
 
+def used_s(groups: Sequence[Path]) -> list[float]:
+    """Processor seconds that the processes of each box have taken so far."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    return [sum(map(_ticks, (group / "cgroup.procs").read_text().split())) / ticks for group in groups]
+
+
+def _ticks(pid: str) -> int:
+    """In user and system mode; 0 for who has just ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
 def address(number: int) -> str:
     """The loopback address of a box."""
     return f"127.0.0.{number + 2}"

@@ -12,6 +12,7 @@ import zmq
 from stageline import logs
 from stageline.curve import KeyPair
 from stageline.errors import ConfigError
+from stageline.gatekeeper import user_of
 from stageline.keyring import Keyring, Principal
 from stageline.messages import BLOBS, CHANNELS, CONTROL, DATA, LOCAL, PLAN, PROBE, Admit, Channel
 from stageline.monitors import refusal
@@ -178,3 +179,16 @@ def test_new_lists_take_the_place_of_old_ones_unless_beside_and_revoked_is_for_g
     ring.admit(Admit(version=4, keys=()))
     assert ring.peers == frozenset()
     assert ring.admits("data", a) == (b"300", "") and ring.admits("control", a) == (b"400", "")
+
+
+def test_whose_key_a_message_came_under_is_known_also_over_a_connection_of_before(make: Make) -> None:
+    here, there = server(), Keyring(NODE, SERVER.public)
+    here.admit(Admit(version=1, keys=(there.data.public,)))
+    bound, endpoint = make(here).bind_data("127.0.0.1")
+    assert exchange(bound, make(there).connect(DATA, endpoint.tcp), DATA)
+    here.admit(Admit(version=2, keys=(), revoked=(there.data.public,)))
+    assert user_of(bound.recv(copy=False)) in here.revoked
+    open_to_all = make()
+    bound, endpoint = open_to_all.bind_data("127.0.0.1")
+    assert exchange(bound, open_to_all.connect(DATA, endpoint.tcp), DATA)
+    assert user_of(bound.recv(copy=False)) == ""

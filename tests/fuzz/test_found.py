@@ -16,7 +16,7 @@ import seeds
 from stageline import protocol
 from stageline.client.core import ClientCore
 from stageline.config import GatewayConfig, StageConfig, load
-from stageline.errors import ConfigError, ManifestError, ModelImportError, RemoteProtocolError
+from stageline.errors import BlobCorruptError, ConfigError, ManifestError, ModelImportError, RemoteProtocolError
 from stageline.manifest import ModelManifest
 from stageline.messages import BlockTime, Hello, NodeInfo, Profiled
 from stageline_coordinator.peers import Node
@@ -24,6 +24,7 @@ from stageline_coordinator.planner import Problem
 from stageline_coordinator.planner.check import check
 from stageline_coordinator.profiling import ProfileBook
 from stageline_stage.importer.archive import clean_copy
+from stageline_stage.tensorfile import load_tensor
 
 
 def with_changes(old: str, new: str) -> Any:
@@ -77,6 +78,17 @@ def test_a_solution_with_blocks_that_nobody_has() -> None:
     document = json.loads(seeds.solutions()[0])
     document["stages"]["m"][-1]["blocks"] = [0, 1 << 32]
     assert any("ends at block" in fault for fault in check(seeds.problem(), document).violations)
+
+
+def test_an_empty_tensor_file_of_enormous_sizes(tmp_path: Path) -> None:
+    """torch could not unpack the sizes, and its TypeError ended the loader's thread."""
+    data = seeds.tensor_files()[1]
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:start].replace(b"[0]", b"[0,18446744073709551615]")
+    path = tmp_path / "tensor"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[start:])
+    with pytest.raises(BlobCorruptError, match="enormous"):
+        load_tensor(path)
 
 
 def test_names_that_are_no_text() -> None:

@@ -20,6 +20,9 @@ from stageline_stage.graph.codec import dtype_name
 
 KEY = "tensor"
 ALIGNMENT = 64
+MOST_ELEMENTS = 1 << 50
+"""torch multiplies the other sizes of an empty tensor in 64 bits."""
+
 _CODES = {
     "bool": "BOOL",
     "uint8": "U8",
@@ -62,6 +65,8 @@ def load_tensor(path: Path) -> torch.Tensor:
         raise BlobCorruptError("a tensor file is not in safetensors form: fetch it again") from error
     if dtype is None or len(names) != 1:
         raise BlobCorruptError("a tensor file holds another dtype, or more than a tensor: fetch it again")
+    if prod(size or 1 for size in shape) > MOST_ELEMENTS:
+        raise BlobCorruptError("a tensor file holds no element of an enormous shape: fetch it again")
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(mapped, dtype=dtype, count=prod(shape), offset=begin).view(shape)

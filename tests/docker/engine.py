@@ -22,11 +22,8 @@ ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stageline" / "docker"
 BASE_VARIABLE = "STAGELINE_TEST_BASE"
 SUITE = "bookworm"
-PORTS = ("COORDINATOR_PORT", "PLAN_PORT", "BLOB_PORT", "COORDINATOR_HTTP_PORT")
+PORTS = ("COORDINATOR_PORT", "PLAN_PORT", "BLOB_PORT", "JOIN_PORT", "COORDINATOR_HTTP_PORT")
 PORTS += ("GATEWAY_PORT", "GATEWAY_HTTP_PORT", "STAGE_HTTP_PORT")
-USER = 10001
-"""Who the services run as."""
-
 LISTEN = "0A"
 """In /proc/net/tcp."""
 
@@ -133,10 +130,10 @@ class Site:
         return run(*command, timeout_s=timeout_s, check=check, env=self._environ, **more)
 
     @contextmanager
-    def joined(self, name: str, keys: Path) -> Iterator[str]:
+    def joined(self, name: str, token: str) -> Iterator[str]:
         """A second worker by join.yaml, within the block; gives the address of its HTTP port."""
         (port,) = free_ports(1)
-        more = {"STAGELINE_NODE": name, "STAGELINE_KEYS": str(keys), "STAGELINE_STAGE_HTTP_PORT": str(port)}
+        more = {"STAGELINE_NODE": name, "STAGELINE_JOIN_TOKEN": token, "STAGELINE_STAGE_HTTP_PORT": str(port)}
         coordinator = f"tcp://127.0.0.1:{self._environ['STAGELINE_COORDINATOR_PORT']}"
         environ = {**self._environ, **more, "STAGELINE_COORDINATOR": coordinator}
         command = (*_compose(), "-p", f"{self.project}-{name}", "-f", str(ROOT / "compose" / "join.yaml"))

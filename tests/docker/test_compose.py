@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from engine import ROOT, USER, Site, eventually, listening, logs
+from engine import ROOT, Site, eventually, listening, logs
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -40,15 +39,9 @@ def test_a_site_answers_and_outlives_its_worker(site: Site) -> None:
     assert site.inspect("stage")["State"]["Pid"] != before["State"]["Pid"]
 
 
-def test_another_worker_joins_with_keys_of_its_own(site: Site, tmp_path: Path) -> None:
-    keys = tmp_path / "box-2"
-    keys.mkdir(mode=0o700)
-    os.chown(keys, USER, USER)
-    site.compose(
-        "run", "--rm", "-T", "-v", f"{keys}:/keys/nodes/box-2", "keys", "stageline", "keys", "add", "/keys", "box-2"
-    )
-    assert {path.name for path in keys.iterdir()} == {"node.key", "coordinator.pub"}
-    with site.joined("box-2", keys) as address:
+def test_another_worker_joins_with_a_token(site: Site) -> None:
+    token = site.compose("run", "--rm", "-T", "cli", "nodes", "token", "--expires", "10m").strip()
+    with site.joined("box-2", token) as address:
         eventually("the worker has joined", lambda: ready(address))
         nodes = json.loads(site.compose("run", "--rm", "-T", "cli", "nodes", "list", "--json"))
         assert {node["node"]: node["state"] for node in nodes} == {"box": "alive", "box-2": "alive"}

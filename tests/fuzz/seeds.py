@@ -47,6 +47,7 @@ def _example(kind: Any, rng: Random) -> Any:
     if isinstance(kind, info.DictType):
         return {_example(kind.key_type, rng): _example(kind.value_type, rng) for _ in range(rng.randint(0, 2))}
     plain = {info.IntType: rng.randint(1, 3), info.FloatType: 0.5, info.BoolType: True, info.NoneType: None}
+    plain[info.BytesType] = bytes(32)
     return plain.get(type(kind), rng.choice((SHA, "cpu", "n")))
 
 

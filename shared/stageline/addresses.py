@@ -54,13 +54,18 @@ def split_key(address: str) -> tuple[str, bytes]:
     plain, mark, digits = address.partition(MARK)
     if not mark:
         return plain, b""
+    return plain, key_of(digits, f"the key in {plain}{MARK}… is none")
+
+
+def key_of(digits: str, problem: str) -> bytes:
+    """The key of 32 bytes in hexadecimal. Raises `ConfigError`, which begins with `problem`, for what is none."""
     try:
         key = bytes.fromhex(digits)
     except ValueError:
         key = b""
     if len(key) != KEY_BYTES:
-        raise ConfigError(f"the key in {plain}{MARK}… is none: want {2 * KEY_BYTES} hexadecimal digits")
-    return plain, key
+        raise ConfigError(f"{problem}: want {2 * KEY_BYTES} hexadecimal digits")
+    return key
 
 
 def reachable(address: str, through: str) -> str:

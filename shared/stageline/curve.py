@@ -13,7 +13,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from stageline.addresses import KEY_BYTES
+from stageline.addresses import key_of
 from stageline.errors import ConfigError
 
 
@@ -106,10 +106,4 @@ def read_public(path: Path) -> bytes:
 
 
 def _key(digits: str, path: Path) -> bytes:
-    try:
-        key = bytes.fromhex(digits)
-    except ValueError:
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise ConfigError(f"{path} holds no key: want {2 * KEY_BYTES} hexadecimal digits")
-    return key
+    return key_of(digits, f"{path} holds no key")

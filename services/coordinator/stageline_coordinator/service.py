@@ -56,23 +56,17 @@ class Coordinator:
         detector = DetectorConfig(
             ping_s=ping_s, tick_s=ping_s, suspect_s=config.suspect_ms / 1000, evict_s=config.evict_ms / 1000
         )
-        ports = store.ports()
-        control, self.control_address = _bind(sockets, CONTROL, config.host, config.port, ports)
-        publisher, self.plan_address = _bind(sockets, PLAN, config.host, config.plan_port, ports)
-        blobs, self.blobs_address = _bind(sockets, BLOBS, config.host, config.blob_port, ports)
-        found = {"control": self.control_address, "plan": self.plan_address, "blobs": self.blobs_address}
-        door = _bind(sockets, JOIN, config.host, config.join_port, ports) if sockets.keyring is not None else None
-        if door is not None:
-            found["join"] = door[1]
-        store.save_ports({name: port_of(address) for name, address in found.items()})
-        keyed = sockets.keyring is not None
+        bound = _bind_all(config, sockets, store)
+        self.control_address, self.plan_address, self.blobs_address = (bound[c.name][1] for c in (CONTROL, PLAN, BLOBS))
+        publisher, door = bound[PLAN.name][0], bound.get(JOIN.name)
         self._authority = Authority(config.keys_dir, sockets.keyring, store.keys)
         self._door = (
             Door(door[0], store, self._authority.owners, self._elsewhere, self._authority.read) if door else None
         )
-        requests = KeyRequests(store, sockets.keyring, self._authority.owners, port_of(found["join"]) if door else 0)
-        self._control = ControlSocket(control, self._authority.refusal if keyed else None)
-        self._blobs = BlobThread(blobs, store.blobs, self._authority.blobs if keyed else None)
+        requests = KeyRequests(store, sockets.keyring, self._authority.owners, port_of(door[1]) if door else 0)
+        keyed = sockets.keyring is not None
+        self._control = ControlSocket(bound[CONTROL.name][0], self._authority.refusal if keyed else None)
+        self._blobs = BlobThread(bound[BLOBS.name][0], store.blobs, self._authority.blobs if keyed else None)
         stack.callback(self._blobs.stop)
         self._copier = Copier(sockets, store.blobs)
         stack.callback(self._copier.close)
@@ -289,6 +283,17 @@ class Coordinator:
             taken=self._leadership.taken,
             leads=self._leadership.leading,
         )
+
+
+def _bind_all(config: CoordinatorConfig, sockets: Sockets, store: Store) -> dict[str, tuple[Socket, str]]:
+    """By channel's name the socket and its address; one for those who join is there with keys only."""
+    wanted = [(CONTROL, config.port), (PLAN, config.plan_port), (BLOBS, config.blob_port)]
+    if sockets.keyring is not None:
+        wanted.append((JOIN, config.join_port))
+    last = store.ports()
+    bound = {channel.name: _bind(sockets, channel, config.host, port, last) for channel, port in wanted}
+    store.save_ports({name: port_of(address) for name, (_, address) in bound.items()})
+    return bound
 
 
 def _bind(sockets: Sockets, channel: Channel, host: str, port: int, last: dict[str, int]) -> tuple[Socket, str]:

@@ -79,7 +79,12 @@ def advertise(address: str, host: str) -> str:
         return address
     plain, mark, key = address.partition(MARK)
     scheme, port = ("tcp://" if plain.startswith("tcp://") else ""), plain.rpartition(":")[2]
-    return f"{scheme}[{host}]:{port}{mark}{key}" if ":" in host else f"{scheme}{host}:{port}{mark}{key}"
+    return f"{scheme}{bracketed(host)}:{port}{mark}{key}"
+
+
+def bracketed(host: str) -> str:
+    """The host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def own_address_towards(address: str) -> str:

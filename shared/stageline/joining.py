@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from stageline import __version__, logs
-from stageline.addresses import ANY_HOST, host_of, own_address_towards
+from stageline.addresses import ANY_HOST, bracketed, host_of, own_address_towards
 from stageline.config import GatewayConfig, StageConfig, default_data_dir
 from stageline.coordinators import NOT_LEADING, read_addresses
 from stageline.curve import KeyPair, read_pair, read_secret, write_pair, write_public
@@ -76,7 +76,7 @@ def join(directory: Path, name: str, coordinator: str, token: JoinToken) -> None
     key = directory / NODE_KEY
     if not key.exists():
         write_pair(key, KeyPair.fresh(), name)
-    addresses = [f"tcp://{_bracketed(host_of(one))}:{token.port}" for one in read_addresses(coordinator)]
+    addresses = [f"tcp://{bracketed(host_of(one))}:{token.port}" for one in read_addresses(coordinator)]
     pair, told, turn = read_pair(key)[0], "", 0
     while True:
         address = addresses[turn % len(addresses)]
@@ -138,7 +138,3 @@ def _token(config: GatewayConfig | StageConfig) -> JoinToken | None:
 
 def _default_dir(name: str) -> Path:
     return default_data_dir() / "keys" / name
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -12,7 +12,7 @@ from stageline.lifecycle import EXIT_USAGE, die_with_parent
 from stageline.messages import LOCAL
 from stageline.sockets import Sockets
 from stageline_stage import keypipe
-from stageline_stage.executor.memory import give_back, tune_malloc
+from stageline_stage.executor.memory import settle, tune_malloc
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -65,7 +65,7 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
 
     chosen = assembly.set_up_device(flags)
     cost = assembly.message_cost(flags, sockets)
-    give_back()
+    settle()
     hello = assembly.greeting(flags, chosen, endpoint, cost)
     executor = assembly.assemble(flags, chosen, hello, sockets, local, data, log)
     log.info("executor is up", device=hello.device, address=endpoint.tcp)

@@ -564,6 +564,8 @@ class Standing(Part, frozen=True):
     """How a coordinator stands: its id, the highest term that it promised, the last that it took, whether it leads.
 
     `cluster` is empty as long as it belongs to none; `schema` is its store's; `address` is its control address.
+    `stamp` is a number that it drew when it started or last stood still, `echo` the last stamp that it heard of the
+    other's: what does not bear the other's present one may have been under way since before that (0: none).
     """
 
     coordinator: int
@@ -574,6 +576,8 @@ class Standing(Part, frozen=True):
     term: int = 0
     taken: int = 0
     leads: bool = False
+    stamp: int = 0
+    echo: int = 0
 
 
 class Follow(Message, frozen=True):

@@ -8,7 +8,8 @@ different workers. The rules keep that rare and short:
 - a term that is heard of is promised, on disk, before anything else is said; who leads under a lower one steps down;
 - who stands by takes over when its partner is silent *and* somebody needs a coordinator: a worker or gateway came, as
   its own was silent, or nobody else can have led since (`taken` is the highest term promised);
-- of two that hear each other and stand by, the one leads that led last;
+- of two that hear each other and stand by, the one leads that led last; what the partner said before this process
+  started or stood still does not count, as it may lead since then (heartbeats wait for a partner that is away);
 - who leads and finds that its process stood still for long leads no more until it has heard its partner, or was called:
   some of its workers and gateways may have gone over meanwhile, and each of two leaders would plan without the others.
 """
@@ -79,10 +80,13 @@ class Leadership:
         """The process runs; with a partner it waits until that was heard, or was silent."""
         yield from self._perhaps_lead()
 
-    def heard(self, coordinator: int, term: int, taken: int, *, leads: bool) -> Iterator[Step]:
-        """The partner said how it stands."""
-        self._absent = self.passed_over = False
+    def heard(self, coordinator: int, term: int, taken: int, *, leads: bool, stale: bool = False) -> Iterator[Step]:
+        """The partner said how it stands; `stale`: perhaps before we started, or stood still."""
+        self._absent = False
         yield from self._promise(term)
+        if stale:
+            return
+        self.passed_over = False
         last = (self.taken, self.coordinator) > (taken, coordinator)
         if not leads and not self.leading and self.able and last:
             yield from self._lead()

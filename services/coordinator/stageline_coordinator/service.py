@@ -201,6 +201,7 @@ class Coordinator:
         still_s, self._awake = now - self._awake, now
         if still_s > STOOD_STILL_S:
             self._log.warning("stood still", seconds=round(still_s, 3))
+            self._partner.stood_still()
             self._steps(self._leadership.stood_still(), now)
 
     def _tick(self, now: float) -> None:
@@ -217,7 +218,9 @@ class Coordinator:
         for news in found:
             if isinstance(news, other.Heard):
                 told = news.standing
-                self._steps(self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads), now)
+                stale = self._partner.stale(told)
+                steps = self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads, stale=stale)
+                self._steps(steps, now)
             elif isinstance(news, other.Renamed):
                 self._leadership.coordinator = news.coordinator
             elif isinstance(news, other.Silent):
@@ -282,6 +285,8 @@ class Coordinator:
             term=self._leadership.term,
             taken=self._leadership.taken,
             leads=self._leadership.leading,
+            stamp=self._partner.stamp,
+            echo=self._partner.echo,
         )
 
 

@@ -77,6 +77,11 @@ def metric(process: Process, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f"stageline_coordinator_{name} ")).split()[1])
 
 
+def leading_term(two: Two) -> int:
+    with two.admin() as admin:
+        return admin.nodes().term
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Two]:
     made = Two(tmp_path)
@@ -127,7 +132,10 @@ def test_it_takes_over_when_the_leader_is_killed(two: Two, model: Model) -> None
         assert row is not None and row.state == "gone"
     two.first.start()
     wait_until("the old leader has caught up", lambda: metric(two.second, "partner_behind") == 0 and ready(two.first))
+    in_step = "the standby is in step"
+    wait_until("it has heard all that the heir said since", lambda: two.first.log().count(in_step) == 2)
     wait_until("they agree", lambda: (metric(two.first, "leads"), metric(two.second, "leads")) == (0, 1))
+    assert number_of(leading_term(two)) == 2
     assert two.first.stop() == 0
     with Store(two.first.data_dir) as store:
         assert store.models() == {}
@@ -145,8 +153,7 @@ def test_a_frozen_leader_that_wakes_up_steps_down(two: Two) -> None:
     refused = peer.of(Refused)[-1]
     assert (refused.code, refused.leader) == ("not_leading", two.second.control)
     wait_until("they agree", lambda: (metric(two.first, "leads"), metric(two.second, "leads")) == (0, 1))
-    with two.admin() as admin:
-        assert number_of(admin.nodes().term) == 2
+    assert number_of(leading_term(two)) == 2
 
 
 def test_a_leader_that_stood_still_asks_the_other_before_it_goes_on(two: Two) -> None:
@@ -161,8 +168,7 @@ def test_a_leader_that_stood_still_asks_the_other_before_it_goes_on(two: Two) ->
     peer.until("it sends who follows it to the other", lambda: peer.of(Refused))
     assert (peer.of(Refused)[0].code, peer.of(Refused)[0].leader) == ("not_leading", two.second.control)
     wait_until("it leads again", lambda: (metric(two.first, "leads"), metric(two.second, "leads")) == (1, 0))
-    with two.admin() as admin:
-        assert number_of(admin.nodes().term) == 2
+    assert number_of(leading_term(two)) == 2
 
 
 def test_the_one_that_led_last_leads_again_after_both_died(two: Two, model: Model) -> None:

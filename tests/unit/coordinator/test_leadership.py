@@ -43,6 +43,14 @@ def test_of_two_that_stand_by_the_one_leads_that_led_last() -> None:
     assert list(one.heard(B, 4, 0, leads=False)) == [Lead(5)]
 
 
+def test_what_was_said_before_it_started_does_not_make_it_lead() -> None:
+    """The partner took over since, and its heartbeats from before waited for us."""
+    one, theirs = founder(partner=True, taken=4, promised=4), 5 << 20 | B
+    assert list(one.heard(B, 4, 0, leads=False, stale=True)) == []
+    assert list(one.heard(B, theirs, theirs, leads=True, stale=True)) == [Promise(theirs)]
+    assert list(one.heard(B, theirs, theirs, leads=True)) == [] and not one.leading
+
+
 def test_a_standby_takes_over_when_the_leader_is_silent_and_somebody_comes() -> None:
     one = standby(promised=4)
     assert list(one.heard(A, 4, 4, leads=True)) == []
@@ -67,6 +75,12 @@ class TestStandingStill:
         assert one.passed_over and not one.leading
         assert list(one.heard(B, 5, 0, leads=False)) == [Lead(6)], "the partner did not take over"
         assert not one.passed_over
+
+    def test_what_its_partner_said_before_does_not_count(self) -> None:
+        one = self.leader()
+        assert list(one.stood_still()) == [StepDown(5)]
+        assert list(one.heard(B, 5, 0, leads=False, stale=True)) == []
+        assert one.passed_over and not one.leading
 
     def test_it_follows_a_partner_that_took_over(self) -> None:
         one, theirs = self.leader(), 6 << 20 | B

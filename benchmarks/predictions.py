@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import signal
 import statistics
@@ -39,7 +40,7 @@ from stageline.embedded.launch import Cluster, start
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.plan import PlanStage
 from stageline_coordinator.planner.evaluate import evaluate
-from stageline_coordinator.planner.problem import Problem
+from stageline_coordinator.planner.problem import Model, Problem
 from stageline_coordinator.planner.solution import StageAssignment
 
 WINDOW = 8
@@ -49,17 +50,23 @@ TRIES = 3
 """How often a plan may change while it is measured."""
 
 
-def settled(admin: AdminClient, name: str) -> tuple[Problem, tuple[StageAssignment, ...]]:
-    """The problem once the model is served and every link is known, and the running plan."""
+def settled(admin: AdminClient, name: str, *, measured: bool = False) -> tuple[Problem, tuple[StageAssignment, ...]]:
+    """The problem once the model is served and every link is known, every block on every node if `measured`, and the
+    running plan."""
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
         plan = admin.plan().model(name)
         if plan is not None and plan.status == "serving":
             problem = Problem.from_json(json.loads(admin.problem([name])))
-            if (problem.links is not None or len(problem.nodes) == 1) and problem.ingress is not None:
+            linked = (problem.links is not None or len(problem.nodes) == 1) and problem.ingress is not None
+            if linked and (not measured or all(map(_measured, problem.models))):
                 return problem, tuple(map(_assignment, plan.stages))
         time.sleep(0.5)
-    raise RuntimeError(f"{name}: not served with all links known within {SETTLE_S:.0f} s")
+    raise RuntimeError(f"{name}: not served with all blocks and links known within {SETTLE_S:.0f} s")
+
+
+def _measured(model: Model) -> bool:
+    return all(math.isfinite(one) for block in model.blocks for one in block.seconds)
 
 
 def _assignment(stage: PlanStage) -> StageAssignment:
@@ -108,7 +115,7 @@ def compare(
             serve(cluster, store, manifest) as admin,
             Client(cluster.state.gateway) as client,
         ):
-            profiled, _ = settled(admin, name)
+            profiled, _ = settled(admin, name, measured=True)
             throughput(client, name, inputs, warm_s)
             for _ in range(TRIES):
                 _, before = settled(admin, name)

@@ -21,6 +21,7 @@
     │   ├── NoClusterError           no running cluster was found
     │   ├── NotReadyError            something did not become ready in time
     │   ├── ConnectionLostError
+    │   ├── AuthenticationError      no token, an unknown or expired one, or a certificate that is not trusted
     │   ├── ForbiddenError           the key or token does not allow it
     │   └── PlacementError           no plan fits the nodes
     └── RequestError                 how a request can end other than with a result
@@ -161,6 +162,12 @@ class ConnectionLostError(ClusterError):
 
     code = "connection_lost"
     retryable = True
+
+
+class AuthenticationError(ClusterError):
+    """Who asks, or who answers, has not shown who it is: a token or certificate is missing, unknown or expired."""
+
+    code = "authentication"
 
 
 class ForbiddenError(ClusterError):

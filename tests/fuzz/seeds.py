@@ -14,6 +14,7 @@ import torch
 from msgspec.structs import replace
 
 from stageline import messages, protocol
+from stageline.clienttokens import ClientToken
 from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, ValueSpec
 from stageline.plan import StageKey
@@ -212,6 +213,15 @@ def graphs() -> list[bytes]:
 def settings() -> list[bytes]:
     whole = "gateway: {max_batch: 4, batch_delay_ms: 1.0, name: g}\nstage:\n  threads: 2\n  device: cpu\n"
     return [whole.encode(), b"coordinator:\n  port: 0\n  data_dir: /tmp/x\n  drain_s: 1.5\n", b"{}"]
+
+
+TOKEN = ClientToken("0123456789ab", SHA, ("infer", "admin"), "camera", 2.5, 4, 1e9, 2e9)
+
+
+def client_tokens() -> list[bytes]:
+    plain = ClientToken("ba9876543210", SHA, ("infer",))
+    files: list[dict[str, Any]] = [{"version": 1, "tokens": found} for found in ([TOKEN, plain], [])]
+    return [msgspec.json.encode(one) for one in files]
 
 
 def tensor_files() -> list[bytes]:

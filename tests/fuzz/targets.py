@@ -21,9 +21,10 @@ from stored import journal, scratch, tensor_file
 
 from stageline import messages, protocol
 from stageline.client.core import ClientCore
+from stageline.clienttokens import ClientTokens, parse_tokens
 from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig, load
 from stageline.data import Activation, Cancel, decode_frames, encode_frames
-from stageline.errors import StagelineError
+from stageline.errors import AuthenticationError, StagelineError
 from stageline.framing import Frame, FrameReader
 from stageline.manifest import ModelManifest
 from stageline.plan import Endpoint, ModelPlan, NodeView, Plan, PlanStage, Replica, Signature
@@ -309,6 +310,20 @@ def settings(data: bytes) -> None:
             refusal(error, len(data))
 
 
+def client_tokens(data: bytes) -> None:
+    """A gateway reads its file of client tokens, and what a client shows as one."""
+    text = data.decode(errors="replace")
+    try:
+        ClientTokens([seeds.TOKEN]).check(text, 0.0)
+        raise AssertionError("a token was guessed")
+    except AuthenticationError as error:
+        refusal(error, len(data))
+    read = parse_tokens(data, scratch() / "tokens.json")
+    assert parse_tokens(msgspec.json.encode({"version": 1, "tokens": read}), scratch()) == read
+    known = ClientTokens(read)
+    assert all(known.get(token.id) == token for token in read)
+
+
 # --- archives -----------------------------------------------------------------------------------------------
 
 
@@ -334,6 +349,7 @@ TARGETS: dict[str, Target] = {
     "solution": Target(solution, seeds.solutions, JSON),
     "graph": Target(graph, seeds.graphs, JSON),
     "settings": Target(settings, seeds.settings),
+    "client-tokens": Target(client_tokens, seeds.client_tokens, JSON),
     "tensor-file": Target(tensor_file, seeds.tensor_files, TENSOR),
     "journal": Target(journal, seeds.journals, JOURNAL),
     "archive-file": Target(archive_file, seeds.archives),

@@ -18,6 +18,7 @@ from stageline.cli.logfiles import logs
 from stageline.cli.models import models
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, one_line
 from stageline.cli.planning import plan
+from stageline.cli.tokens import tokens
 from stageline.errors import StagelineError
 
 HELP = f"""Serve neural networks on a cluster of small boxes.
@@ -40,7 +41,7 @@ def cli() -> None:
     """The root of all commands."""
 
 
-for command in (up, down, status, models, nodes, plan, infer, bench, keys, logs, demo, completion):
+for command in (up, down, status, models, nodes, plan, infer, bench, keys, tokens, logs, demo, completion):
     cli.add_command(command)
 
 

@@ -1,7 +1,9 @@
 // node demo.js 127.0.0.1:7710 [model]: lists the models, then sends random inputs to one and prints what comes back.
+// STAGELINE_TOKEN or STAGELINE_TOKEN_FILE: the token that the gateway asks for. STAGELINE_CA_FILE: speak TLS.
 
 'use strict';
 
+const { readFileSync } = require('node:fs');
 const { Client, StagelineError } = require('./stageline');
 
 const ARRAYS = { float32: Float32Array, float64: Float64Array, int64: BigInt64Array, int32: Int32Array, uint8: Uint8Array };
@@ -16,9 +18,15 @@ function randomInput({ dtype, dims }, ranges) {
   return { dtype, shape, data };
 }
 
+/** What the environment says of tokens and TLS. */
+function security({ STAGELINE_TOKEN: token, STAGELINE_TOKEN_FILE: file, STAGELINE_CA_FILE: ca }) {
+  const text = (name) => readFileSync(name, 'utf8');
+  return { token: token || (file ? text(file).trim() : ''), secure: ca ? { ca: text(ca) } : false };
+}
+
 async function main(address = '127.0.0.1:7710', wanted = undefined) {
   if (!/:\d+$/.test(address)) throw new StagelineError('usage', `${address} is no HOST:PORT: node demo.js 127.0.0.1:7710 [model]`);
-  const client = await Client.connect(address);
+  const client = await Client.connect(address, security(process.env));
   try {
     const models = await client.describe();
     for (const { name, status, reason } of models) console.log(`${name}: ${reason || status}`);

@@ -8,6 +8,7 @@
 'use strict';
 
 const net = require('node:net');
+const tls = require('node:tls');
 const { randomUUID } = require('node:crypto');
 const msgpack = require('./msgpack');
 
@@ -75,10 +76,31 @@ function unpackOutputs(specs, body) {
   return outputs;
 }
 
+/** A socket to "host:port"; with TLS, the certificate must be good for that host. */
+function open(address, secure) {
+  const place = address.replace(/^(tcp|tls):\/\//, '');
+  const colon = place.lastIndexOf(':');
+  const where = { host: place.slice(0, colon).replace(/^\[|\]$/g, ''), port: Number(place.slice(colon + 1)) };
+  if (!secure && !address.startsWith('tls://')) return net.connect({ ...where, noDelay: true });
+  const servername = net.isIP(where.host) ? undefined : where.host;
+  const socket = tls.connect({ ...where, servername, minVersion: 'TLSv1.2', ...(secure === true ? {} : secure || {}) });
+  socket.setNoDelay(true);
+  return socket;
+}
+
+/** The code for what ended a connection: one end does not believe the other, or it broke. */
+function reason({ code = '' }) {
+  return /^(ERR_SSL|ERR_TLS|CERT_|SELF_SIGNED|DEPTH_ZERO|UNABLE_TO)/.test(code) ? 'authentication' : 'connection_lost';
+}
+
 class Client {
-  /** Connects to "host:port" and greets. Rejects with a StagelineError of code connection_lost. */
-  static async connect(address, { name = 'node', user = '', token = '', timeoutMs = 5000 } = {}) {
-    const client = new Client(address, { name, user, token });
+  /**
+   * Connects to "host:port" and greets. `token` is for gateways that ask for one. `secure` speaks TLS, as does an address
+   * like "tls://host:port": true, or options of tls.connect such as { ca } ({ cert, key }: if the gateway asks for ours).
+   * Rejects with a StagelineError of code connection_lost or authentication.
+   */
+  static async connect(address, { name = 'node', user = '', token = '', secure = false, timeoutMs = 5000 } = {}) {
+    const client = new Client(address, { name, user, token }, secure);
     const late = new StagelineError('connection_lost', `${address} did not greet within ${timeoutMs} ms`);
     const timer = setTimeout(() => client._end(late), timeoutMs);
     try {
@@ -89,8 +111,7 @@ class Client {
     return client;
   }
 
-  constructor(address, identity) {
-    const colon = address.lastIndexOf(':');
+  constructor(address, identity, secure = false) {
     this._address = address;
     this._identity = identity;
     this._pending = new Map(); // id -> {resolve, reject, timer}
@@ -102,10 +123,10 @@ class Client {
     this._error = null;
     this._heard = this._spoke = Date.now();
     this._greeted = new Promise((resolve, reject) => { this._greet = { resolve, reject }; });
-    this._socket = net.connect({ host: address.slice(0, colon), port: Number(address.slice(colon + 1)), noDelay: true });
+    this._socket = open(address, secure);
     this._closed = new Promise((resolve) => this._socket.once('close', resolve));
     this._socket.on('data', (chunk) => this._onData(chunk));
-    this._socket.on('error', (error) => this._end(new StagelineError('connection_lost', `${address}: ${error.message}`)));
+    this._socket.on('error', (error) => this._end(new StagelineError(reason(error), `${address}: ${error.message}`)));
     this._socket.on('end', () => this._end(new StagelineError('connection_lost', `${address} closed the connection`)));
     this._socket.on('close', () => this._end(new StagelineError('connection_lost', `${address} closed the connection`)));
   }
@@ -233,6 +254,9 @@ class Client {
   _onHello(hello) {
     if (!hello.versions.includes(VERSION)) {
       throw new StagelineError('remote_protocol', `the gateway speaks protocol ${hello.versions}, this client ${VERSION}`);
+    }
+    if (hello.auth_required && !this._identity.token) {
+      throw new StagelineError('authentication', `the gateway ${hello.gateway} asks for a token`);
     }
     this.server = hello;
     const { name, user, token } = this._identity;

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from stageline.client import Client as Client
     from stageline.client import InferResult as InferResult
     from stageline.client import Retry as Retry
+    from stageline.client import Tls as Tls
 
 __version__ = metadata.version("stageline")
-__all__ = ["AsyncClient", "Client", "InferResult", "Retry", "__version__"]
+__all__ = ["AsyncClient", "Client", "InferResult", "Retry", "Tls", "__version__"]
 
 
 def __getattr__(name: str) -> object:

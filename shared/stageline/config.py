@@ -79,7 +79,7 @@ class ServiceConfig:
     host: str = _setting("127.0.0.1", "address to listen on; beyond loopback only with keys")
     keys_dir: Path | None = _setting(None, "directory with the keys of this service, see `stageline keys`")
     http_port: int = _setting(0, "port of /healthz, /readyz and /metrics (0: any free one)")
-    http_host: str = _setting("127.0.0.1", "address of that port; beyond loopback only with http_token_file")
+    http_host: str = _setting("127.0.0.1", "address of that port; beyond loopback only with tokens")
     http_token_file: Path | None = _setting(None, "file with the bearer token that /metrics and /readyz ask for")
     log_level: LogLevel = _setting("info", "debug, info, warning or error")
     log_format: LogFormat = _setting("auto", "json, console, or auto: console on a terminal")
@@ -97,7 +97,8 @@ class ServiceConfig:
         read_addresses(getattr(self, "coordinator", DEFAULT_COORDINATOR))
         for name in ("standby_of", "control_address", "data_address"):
             _check_address(name, getattr(self, name, ""), anywhere=self.keys_dir is not None)
-        if self.http_token_file is None and not is_loopback(self.http_host):
+        tokens = self.http_token_file or getattr(self, "tokens_file", None)
+        if tokens is None and not is_loopback(self.http_host):
             raise ConfigError(f"refusing to show metrics on {self.http_host} to everybody: set http_token_file")
 
 
@@ -138,8 +139,12 @@ class GatewayConfig(ServiceConfig):
     join_token_file: Path | None = _setting(None, "file with that token")
     transport: Transport = _setting("auto", "auto: Unix sockets to peers on the same machine; tcp: never")
     port: int = _setting(7710, "port of the native client protocol (0: any free one)")
-    client_host: str = _setting("127.0.0.1", "address to listen on for clients; beyond loopback only with insecure")
-    insecure: bool = _setting(False, "serve clients from anywhere, whoever they are, over plain TCP")
+    client_host: str = _setting("127.0.0.1", "address to listen on for clients; beyond loopback with TLS and tokens")
+    tokens_file: Path | None = _setting(None, "file with the tokens that clients need, see `stageline tokens`")
+    tls_cert: Path | None = _setting(None, "certificate (PEM, with its chain) shown to clients and by HTTP")
+    tls_key: Path | None = _setting(None, "its key (default: in the file of tls_cert)")
+    tls_client_ca: Path | None = _setting(None, "authorities (PEM), of one of which clients need a certificate")
+    insecure: bool = _setting(False, "serve clients beyond loopback without tokens or TLS, for networks that are safe")
     data_port: int = _setting(0, "port of activations (0: any free one)")
     advertise_host: str = _setting("", "host by which others reach this one (empty: found out)")
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
@@ -165,10 +170,23 @@ class GatewayConfig(ServiceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) is not None and self.tls_cert is None:
+                raise ConfigError(f"{name} is of no use without tls_cert: set that, too")
         if not self.insecure and not is_loopback(self.client_host):
+            self._check_clients()
+
+    def _check_clients(self) -> None:
+        """Raise `ConfigError` unless it is known who asks, and nobody else hears it."""
+        if self.tokens_file is None and self.tls_client_ca is None:
             raise ConfigError(
                 f"refusing to serve clients on {self.client_host}: whoever reaches that could use the cluster; set "
-                "insecure to allow it, or client_host 127.0.0.1"
+                "tokens_file and tls_cert, or insecure to allow it, or client_host 127.0.0.1"
+            )
+        if self.tls_cert is None:
+            raise ConfigError(
+                f"refusing to serve clients on {self.client_host} without TLS: everybody on the way could read their "
+                "tokens; set tls_cert, or insecure to allow it, or client_host 127.0.0.1"
             )
 
 

@@ -39,8 +39,8 @@ class FrameReader:
     """Collects frames. A length beyond a limit raises `RemoteProtocolError` before anything is allocated for it.
 
     After an error the stream is out of step: close the connection. With `reserve`, a body beyond `max_body` is skipped
-    instead, and memory for one within it is only allocated when `reserve` says so; if not, the reader is `blocked`:
-    give it nothing more until `resume`.
+    instead, and memory for one within it is only allocated when `reserve` says so; if not, the reader is `blocked`,
+    and keeps what it is given until `resume`. `frames` counts those that are complete.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class FrameReader:
         self.max_header = max_header
         self.max_body = max_body
         self.blocked = False
+        self.frames = 0
         self._reserve = reserve
         self._rest = b""
         self._to_skip = 0
@@ -83,6 +84,9 @@ class FrameReader:
 
     def feed(self, data: Buffer) -> list[Frame]:
         """The frames that `data` completes."""
+        if self.blocked:
+            self._rest += bytes(data)
+            return []
         rest = memoryview(data)
         frames: list[Frame] = []
         while rest:
@@ -131,6 +135,7 @@ class FrameReader:
         else:
             frame = Frame(self._header, memoryview(self._target))
         self._expect(_Part.LENGTHS, PREFIX.size)
+        self.frames += 1
         return [frame]
 
     def _expect(self, part: _Part, size: int) -> None:

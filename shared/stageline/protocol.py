@@ -144,7 +144,7 @@ class Pong(Message, frozen=True):
 
 
 class ClientHello(Message, frozen=True):
-    """The first frame of a client: the version it picked. `token` and `user` are for gateways that ask for them."""
+    """The first frame of a client: the version it picked, the `token` if the gateway asks for one, a `user`."""
 
     version: int
     client: Name = ""
@@ -157,8 +157,8 @@ class Infer(Message, frozen=True):
 
     Lower `priority` numbers are served first (0: the default). `deadline_ms` counts from when the gateway has the
     whole request (0: its default, negative: it has passed). Requests with one `idempotency_key` (of a user and a model)
-    have one computation and one outcome. `user` (default: the connection's) and `level` (quality, 0: full) are
-    reserved.
+    have one computation and one outcome. `user` (default: the connection's) tells keys apart, `level` (quality, 0:
+    full) is reserved.
     """
 
     id: RequestId

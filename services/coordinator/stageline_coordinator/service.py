@@ -14,7 +14,7 @@ from stageline.addresses import port_of
 from stageline.config import CoordinatorConfig
 from stageline.coordinators import NOT_LEADING, number_of
 from stageline.errors import ConfigError
-from stageline.http import StatusServer
+from stageline.http import Guard, StatusServer
 from stageline.keyfiles import read_keyring
 from stageline.lifecycle import StopSignals
 from stageline.messages import BLOBS, CONTROL, JOIN, PLAN, Channel, Follow, Hello, Refused, StandbyRow, Standing
@@ -324,7 +324,7 @@ def run(config: CoordinatorConfig) -> None:
         coordinator = Coordinator(config, store, sockets, stack)
         registry = coordinator.metrics.registry
         http = StatusServer(
-            config.http_host, config.http_port, lambda: coordinator.ready, registry, config.http_token_file
+            config.http_host, config.http_port, lambda: coordinator.ready, registry, Guard(config.http_token_file)
         )
         stack.callback(http.close)
         addresses = {"plan": coordinator.plan_address, "blobs": coordinator.blobs_address, "http": http.address}

@@ -4,33 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
 
 from stageline.data import Buffer
-from stageline.errors import InvalidInputError, RejectedError, RemoteProtocolError, StagelineError
+from stageline.errors import AuthenticationError, RejectedError, RemoteProtocolError, StagelineError
 from stageline.framing import Frame, FrameReader
-from stageline.protocol import (
-    VERSIONS,
-    Cancel,
-    ClientHello,
-    Describe,
-    Infer,
-    Ping,
-    Pong,
-    ToClient,
-    decode_to_server,
-    encode_frame,
-    id_asked,
-    split_body,
-)
-from stageline_gateway.port import Port, error_message, keep_alive
+from stageline.protocol import ToClient, encode_frame
+from stageline_gateway.allowance import Allowance
+from stageline_gateway.conversation import HELLO_FIRST, Conversation
+from stageline_gateway.port import Port, error_message, keep_alive, peer_of
 from stageline_gateway.receiving import FREE_BYTES, Pace
 
 MAX_CONNECTIONS = 1024
 MAX_HANDSHAKES = 64
 HANDSHAKE_S = 5.0
+LINGER_S = 1.0
+"""A client that is turned away may be sending: its connection is read for so long, or the reason would not reach it."""
 WRITE_HIGH_BYTES = 4 << 20
 JOIN_BELOW_BYTES = 64 << 10
 
@@ -43,20 +31,19 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._reader = FrameReader(max_body=port.hello.limits.max_request_bytes, reserve=self._reserve)
         self._transport: asyncio.Transport
         self._number = 0
-        self._greeted = False
-        self._user = ""
+        self._conversation: Conversation
         self._closing = False
         self._timer: asyncio.TimerHandle | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._pace = Pace()
         self._pace_timer: asyncio.TimerHandle | None = None
         self.closed: asyncio.Future[None] = port.loop.create_future()
-        self._actions: dict[type, Callable[[Any, Frame], None]] = {
-            ClientHello: self._hello,
-            Infer: self._infer,
-            Cancel: lambda message, frame: port.handler.cancel(self._number, message.id),
-            Describe: lambda message, frame: port.handler.describe(self._number, message),
-            Ping: lambda message, frame: self.send(Pong(message.sequence)),
-        }
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """The token's, if this port asks for one and the client has given it."""
+        charges = self._conversation.charges
+        return charges.allowance if charges is not None else None
 
     # --- asyncio --------------------------------------------------------------------------------------------
 
@@ -68,6 +55,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         keep_alive(transport, self._port.stall_s)
         self._number = self._port.number(self)
+        self._conversation = Conversation(self._port, self._number, self.send, self._greeted)
         self._port.handshakes += 1
         if len(self._port.connections) > MAX_CONNECTIONS or self._port.handshakes > MAX_HANDSHAKES:
             self.refuse(RejectedError("too many connections: try again later", retry_after_s=1.0))
@@ -92,9 +80,12 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Forget the client."""
         self._closing = True
         self._stop_timer()
-        if self._pace_timer is not None:
-            self._pace_timer.cancel()
-        if not self._greeted:
+        for timer in (self._pace_timer, self._linger):
+            if timer is not None:
+                timer.cancel()
+        if self._conversation.charges is not None:
+            self._conversation.charges.end()
+        if not self._conversation.greeted:
             self._port.handshakes -= 1
         self._port.connections.pop(self._number, None)
         self._port.release(self._number)
@@ -125,8 +116,10 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def send(self, message: ToClient, buffers: Sequence[Buffer] = ()) -> None:
         """Write a frame."""
-        if self._transport.is_closing():
+        if self._closing or self._transport.is_closing():
             return
+        if self._conversation.charges is not None:
+            self._conversation.charges.sent(message)
         pieces = encode_frame(message, buffers)
         if sum(memoryview(piece).nbytes for piece in pieces) < JOIN_BELOW_BYTES:
             self._transport.write(b"".join(pieces))
@@ -140,12 +133,31 @@ class ClientConnection(asyncio.BufferedProtocol):
             self.send(error_message(0, error))
             self.close()
 
+    def turn_away(self, error: StagelineError) -> None:
+        """Say why the client may not be here, listen to nothing more, and close a little later."""
+        if self._closing:
+            return
+        self._port.handler.turned_away(peer_of(self._transport), error)
+        self.send(error_message(0, error))
+        self._closing = True
+        self._stop_timer()
+        self._port.release(self._number)
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._linger = self._port.loop.call_later(LINGER_S, self.close)
+
     def close(self) -> None:
         """Close once everything is written, at most a while later."""
         self._closing = True
+        if self._transport.is_closing():
+            return
+        left = self._transport.get_write_buffer_size()
         self._transport.close()
-        if self._transport.get_write_buffer_size():
-            self._watch_progress(self._transport.get_write_buffer_size())
+        if left:
+            self._watch_progress(left)
+        else:  # TLS waits for the other end to agree
+            self._linger = self._port.loop.call_later(LINGER_S, self.abort)
 
     def abort(self) -> None:
         """Close at once."""
@@ -162,61 +174,26 @@ class ClientConnection(asyncio.BufferedProtocol):
                 if len(frame.body) > FREE_BYTES:
                     self._port.release(self._number)
                 if not self._closing:
-                    self._frame(frame)
+                    self._conversation.take(frame)
+        except AuthenticationError as error:
+            self.turn_away(error)
         except RemoteProtocolError as error:
             self.refuse(error)
         if self._pace_timer is None and not self._reader.idle and not self._closing:
             self._watch_pace()
 
     def _reserve(self, nbytes: int) -> bool:
+        if not self._reader.frames:  # from somebody yet unknown
+            raise RemoteProtocolError(HELLO_FIRST)
         if nbytes <= FREE_BYTES or self._port.budget.reserve(self._number, nbytes):
             return True
         self._transport.pause_reading()
         self._pace.paused = True
         return False
 
-    def _frame(self, frame: Frame) -> None:
-        try:
-            message = decode_to_server(frame.header)
-        except RemoteProtocolError as error:
-            asked = id_asked(frame.header) if self._greeted else None
-            if asked is None:
-                raise
-            self.send(error_message(asked, InvalidInputError(error.message)))  # the frame's end is known all the same
-            return
-        if isinstance(message, ClientHello) == self._greeted:
-            raise RemoteProtocolError("the first frame, and only the first, must be ClientHello")
-        body = len(frame.body) or frame.skipped
-        if body and not isinstance(message, Infer):
-            raise RemoteProtocolError(f"{type(message).__name__} has no body, got {body} bytes")
-        self._actions[type(message)](message, frame)
-
-    def _hello(self, message: ClientHello, frame: Frame) -> None:
-        if message.version not in VERSIONS:
-            known = ", ".join(map(str, VERSIONS))
-            raise RemoteProtocolError(f"protocol version {message.version} is not spoken here; use one of {known}")
-        self._greeted = True
-        self._user = message.user
+    def _greeted(self) -> None:
         self._port.handshakes -= 1
         self._stop_timer()
-
-    def _infer(self, message: Infer, frame: Frame) -> None:
-        try:
-            self._check_size(frame.skipped)
-            buffers = split_body(message.inputs, frame.body)
-        except InvalidInputError as error:
-            self.send(error_message(message.id, error))
-            return
-        if self._user and not message.user:
-            message = msgspec.structs.replace(message, user=self._user)
-        self._port.handler.infer(self._number, message, buffers)
-
-    def _check_size(self, skipped: int) -> None:
-        if skipped:
-            limit = self._port.hello.limits.max_request_bytes
-            raise InvalidInputError(
-                f"the request has {skipped} bytes, this gateway takes {limit}: send a smaller batch"
-            )
 
     def _watch_pace(self) -> None:
         self._pace = Pace(paused=not self._transport.is_reading())

@@ -49,6 +49,8 @@ class Metrics:
             "node",
         )
         self._depth = self._make(Gauge, "queue_depth", "Requests that wait", "model")
+        self._away = self._make(Counter, "clients_refused", "Connections that were not let in, or no longer", "code")
+        self._limited = self._make(Counter, "limited", "Requests beyond what their token allows", "token")
         self._events = {name: self._make(Counter, name, text) for name, text in _EVENTS.items()}
         self._nodes_seen: set[tuple[str, str]] = set()
         self._seen = dict.fromkeys(self._events, 0)
@@ -65,6 +67,14 @@ class Metrics:
             self._requests.labels(instruction.model, instruction.error.code).inc()
         elif isinstance(instruction, ev.Dispatch):
             self._batch.observe(len(instruction.header.ids))
+
+    def turned_away(self, code: str) -> None:
+        """Count a connection."""
+        self._away.labels(code).inc()
+
+    def limited(self, token: str) -> None:
+        """Count a request."""
+        self._limited.labels(token).inc()
 
     def snapshot(self, engine: Engine) -> None:
         """Renew the gauges and the engine's own counters."""

@@ -8,22 +8,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from stageline.addresses import bracketed
 from stageline.data import Buffer
 from stageline.errors import StagelineError
 from stageline.protocol import Describe, Error, Infer, ServerHello, ToClient
+from stageline_gateway.access import Access
+from stageline_gateway.allowance import Allowance
 from stageline_gateway.receiving import Budget
 
 
 class Connection(Protocol):
-    """What is done with a connection. `closed` is done when it is."""
+    """What is done with a connection. `closed` is done when it is; `allowance` is its token's, if it needs one."""
 
     closed: asyncio.Future[None]
+
+    @property
+    def allowance(self) -> Allowance | None:
+        """As above."""
 
     def send(self, message: ToClient, buffers: Sequence[Buffer] = ()) -> None:
         """Write a frame."""
 
     def refuse(self, error: StagelineError) -> None:
         """Say why, and close."""
+
+    def turn_away(self, error: StagelineError) -> None:
+        """Say why the client may not be here, and close."""
 
     def close(self) -> None:
         """Close once everything is written."""
@@ -50,13 +60,19 @@ class Handler(Protocol):
     def gone(self, client: int) -> None:
         """The connection is closed."""
 
+    def turned_away(self, peer: str, error: StagelineError) -> None:
+        """A client is not let in, or no longer."""
+
+    def limited(self, token: str) -> None:
+        """A request went beyond what its token allows."""
+
 
 @dataclass
 class Port:
     """What the connections of a port share; `connections` by number, `handshakes` counts the unfinished ones.
 
     A client that is `stall_s` seconds in the middle of a frame, or reads nothing while answers wait for it, is
-    disconnected.
+    disconnected. Without `access` nobody needs a token.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -64,6 +80,7 @@ class Port:
     handler: Handler
     budget: Budget
     stall_s: float
+    access: Access | None = None
     connections: dict[int, Connection] = field(default_factory=dict)
     handshakes: int = 0
     last: int = 0
@@ -86,6 +103,12 @@ def error_message(request_id: int, error: StagelineError) -> Error:
     """The error as it goes over the wire."""
     retry = None if error.retry_after_s is None else error.retry_after_s * 1000
     return Error(request_id, error.code, error.message[:4096], retry_after_ms=retry, node=error.node)
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """The address of who is at the other end."""
+    name = transport.get_extra_info("peername")
+    return f"{bracketed(name[0])}:{name[1]}" if name else "unknown"
 
 
 def keep_alive(transport: asyncio.Transport, stall_s: float) -> None:

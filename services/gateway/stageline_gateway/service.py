@@ -15,7 +15,8 @@ from stageline.config import GatewayConfig
 from stageline.coordinators import Coordinators, read_addresses
 from stageline.data import Activation, Buffer, Failure
 from stageline.errors import StagelineError
-from stageline.http import StatusServer
+from stageline.gatekeeper import Quiet
+from stageline.http import Guard, StatusServer
 from stageline.joining import advertised_host, node_keyring
 from stageline.lifecycle import StopSignals
 from stageline.messages import StageTime
@@ -24,6 +25,8 @@ from stageline.protocol import VERSIONS, Accepted, Describe, Described, Infer, L
 from stageline.service_main import announce
 from stageline.sockets import Sockets
 from stageline_gateway import events as ev
+from stageline_gateway.access import Access
+from stageline_gateway.certificate import Certificate
 from stageline_gateway.clients import ClientPort
 from stageline_gateway.control import Addresses, ControlLink, Heartbeat
 from stageline_gateway.core import Identity
@@ -34,7 +37,7 @@ from stageline_gateway.metrics import Metrics
 from stageline_gateway.port import error_message
 from stageline_gateway.probes import ProbePort
 from stageline_gateway.receiving import Budget
-from stageline_gateway.settings import Settings
+from stageline_gateway.settings import settings_of
 
 KEEPALIVE_S = 10.0
 HOUSEKEEPING_S = 0.2
@@ -56,6 +59,11 @@ class Gateway:
         self._log = log
         advertised = advertised_host(config.host, config.advertise_host, config.coordinator)
         self._sockets = Sockets(config.transport, node_keyring(config), advertised=advertised)
+        self._access = Access(config.tokens_file, log) if config.tokens_file is not None else None
+        self._certificate = (
+            Certificate(config.tls_cert, config.tls_key, config.tls_client_ca, log) if config.tls_cert else None
+        )
+        self._say = Quiet()
         self._metrics = Metrics()
         self._ready: tuple[bool, dict[str, Any]] = (False, {"reason": "starting"})
         self._wake: asyncio.TimerHandle | None = None
@@ -85,8 +93,7 @@ class Gateway:
         self._loop.set_exception_handler(self._defect)
         self._drained = asyncio.Event()
         stopped = asyncio.Event()
-        config, registry = self._config, self._metrics.registry
-        status = StatusServer(config.http_host, config.http_port, lambda: self._ready, registry, config.http_token_file)
+        status = self._status()
         try:
             await self._start(status.address)
             self._loop.add_reader(stop.fileno(), self._signalled, stop, stopped)
@@ -96,6 +103,13 @@ class Gateway:
         finally:
             status.close()
             self._sockets.close()
+
+    def _status(self) -> StatusServer:
+        config = self._config
+        guard = Guard(config.http_token_file, self._access.allow if self._access is not None else None)
+        certificate, registry = self._certificate, self._metrics.registry
+        tls = (lambda: certificate.http) if certificate is not None else None
+        return StatusServer(config.http_host, config.http_port, lambda: self._ready, registry, guard, tls)
 
     # --- startup and shutdown -------------------------------------------------------------------------------
 
@@ -112,10 +126,12 @@ class Gateway:
         limits = Limits(
             config.max_request_bytes, config.max_in_flight, default_deadline_ms=float(config.default_deadline_ms)
         )
-        hello = ServerHello(VERSIONS, f"stageline {__version__}", config.name, limits, keepalive_s=KEEPALIVE_S)
-        self._clients = ClientPort(loop, hello, self, Budget(config.receive_bytes), config.client_timeout_s)
+        asks = self._access is not None
+        hello = ServerHello(VERSIONS, f"stageline {__version__}", config.name, limits, asks, KEEPALIVE_S)
+        budget = Budget(config.receive_bytes)
+        self._clients = ClientPort(loop, hello, self, budget, config.client_timeout_s, self._access, self._certificate)
         listening = await self._clients.listen(config.client_host, config.port)
-        client = reachable(listening, self._sockets.advertised or config.client_host)
+        client = self._clients.scheme + reachable(listening, self._sockets.advertised or config.client_host)
         self._control = ControlLink(
             loop,
             self._sockets,
@@ -127,7 +143,7 @@ class Gateway:
         )
         name, first = f"{config.name}/{self._control.incarnation}", 1 + secrets.randbits(32)
         identity = Identity(name, self._data.endpoint, first, time.time() - self._loop.time())
-        self._engine = Engine(_settings(config), identity)
+        self._engine = Engine(settings_of(config), identity)
         if self._journal is not None:
             self._actions |= self._journal.actions
             self._feed(self._journal.restored())
@@ -169,6 +185,7 @@ class Gateway:
         self._log.info("stopped")
 
     def _housekeeping(self) -> None:
+        self._clients.look()
         self._data.keep_only(self._engine.entrances(), self._engine.addresses())
         self._data.poll()
         self._probes.poll()
@@ -221,6 +238,16 @@ class Gateway:
         """A connection is closed."""
         self._feed(ev.ClientGone(client))
 
+    def turned_away(self, peer: str, error: StagelineError) -> None:
+        """A client is not let in, or no longer."""
+        self._metrics.turned_away(error.code)
+        if self._say(peer.rpartition(":")[0]):
+            self._log.warning("refused a client", peer=peer, reason=str(error), part="tokens")
+
+    def limited(self, token: str) -> None:
+        """A request went beyond what its token allows."""
+        self._metrics.limited(token)
+
     def _from_executor(self, header: Activation | Failure, buffers: Sequence[Buffer], damaged: bool) -> None:
         if damaged:
             self._feed(ev.DamagedArrived(header))
@@ -253,20 +280,3 @@ class Gateway:
         if self._wake is not None:
             self._wake.cancel()
         self._wake = self._loop.call_at(do.time, self._feed, ev.Tick())
-
-
-def _settings(config: GatewayConfig) -> Settings:
-    return Settings(
-        max_in_flight=config.max_in_flight,
-        max_in_flight_bytes=config.max_in_flight_bytes,
-        max_batch=config.max_batch,
-        batch_delay_s=config.batch_delay_ms / 1000,
-        window=config.window,
-        window_bytes=config.window_bytes,
-        default_deadline_s=config.default_deadline_ms / 1000,
-        max_attempts=config.max_attempts,
-        drain_s=config.drain_s,
-        answer_keep_s=config.answer_keep_s,
-        answer_keep_bytes=config.answer_keep_bytes,
-        journal=config.journal is not None,
-    )

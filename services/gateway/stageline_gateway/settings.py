@@ -1,8 +1,10 @@
-"""What the decisions depend on; times in seconds, sizes in bytes. The service fills it from its `GatewayConfig`."""
+"""What the decisions depend on; times in seconds, sizes in bytes. `settings_of` makes it from a `GatewayConfig`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from stageline.config import GatewayConfig
 
 
 @dataclass(frozen=True)
@@ -21,3 +23,21 @@ class Settings:
     answer_keep_s: float = 60.0
     answer_keep_bytes: int = 32 << 20
     journal: bool = False
+
+
+def settings_of(config: GatewayConfig) -> Settings:
+    """Those of a gateway that is configured so."""
+    return Settings(
+        max_in_flight=config.max_in_flight,
+        max_in_flight_bytes=config.max_in_flight_bytes,
+        max_batch=config.max_batch,
+        batch_delay_s=config.batch_delay_ms / 1000,
+        window=config.window,
+        window_bytes=config.window_bytes,
+        default_deadline_s=config.default_deadline_ms / 1000,
+        max_attempts=config.max_attempts,
+        drain_s=config.drain_s,
+        answer_keep_s=config.answer_keep_s,
+        answer_keep_bytes=config.answer_keep_bytes,
+        journal=config.journal is not None,
+    )

@@ -22,7 +22,7 @@ from stageline.blobs import BlobStore
 from stageline.config import StageConfig
 from stageline.coordinators import NOT_LEADING, Coordinators, read_addresses
 from stageline.errors import ClusterError, ConfigError
-from stageline.http import StatusServer
+from stageline.http import Guard, StatusServer
 from stageline.lifecycle import StopSignals
 from stageline.logs import Logger
 from stageline.service_main import announce
@@ -70,7 +70,7 @@ class Agent:
             config.http_port,
             lambda: self.status.ready(),
             registry(lambda: self.status),
-            config.http_token_file,
+            Guard(config.http_token_file),
         )
         self._fetcher = Fetcher(sockets, self._store, config.name, log)
         self._prober = Prober(sockets, config.host, self._host, log)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from stageline.bench.report import Settings, as_json, complaint, rows
 from stageline.bench.schedule import ClosedLoop, OpenLoop, Pacer, Window, constant, poisson
 from stageline.cli.completion import complete_model
 from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
-from stageline.cli.options import Where, connect, location_options
+from stageline.cli.options import Where, client_options, connect, location_options
 from stageline.cli.output import emit_json, emit_table, note, reporting
 from stageline.errors import ConfigError, FailedError, NoClusterError, StoreError, UnavailableError
 
@@ -46,9 +46,11 @@ MAX_REQUESTS = 10_000_000
 @click.option("--json", "json_to", is_flag=False, flag_value=STDOUT, metavar="[FILE]",
               help="Print JSON, or write it to FILE beside the table; put it after MODEL.")  # fmt: skip
 @location_options
+@client_options
 def bench(
     model: str, concurrency: int | None, rate: float | None, arrivals: str, duration: float, warmup: float, batch: int,
     priority: int, deadline_ms: float | None, seed: int, json_to: str | None, where: Where,
+    secured: dict[str, Any],
 ) -> None:  # fmt: skip
     """Measure throughput and latency of MODEL, with inputs made from its signature.
 
@@ -68,7 +70,7 @@ def bench(
     settings = Settings(model, concurrency, rate, arrivals, duration, warmup, batch, seed, priority, deadline_ms)
     check(settings)
     target = _target(json_to)
-    run = measure(settings, where, quiet=json_to == STDOUT)
+    run = measure(settings, where, quiet=json_to == STDOUT, secured=secured)
     if json_to is not None:
         _write(target, run.described)
     if json_to != STDOUT:
@@ -121,8 +123,8 @@ class Run:
     complaint: str
 
 
-def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
-    """Run it against the cluster that is meant."""
+def measure(settings: Settings, where: Where, *, quiet: bool, secured: Mapping[str, Any]) -> Run:
+    """Run it against the cluster that is meant; `secured` is for its clients."""
     from stageline.bench.drive import Driver
     from stageline.bench.inputs import make_pool
     from stageline.bench.machine import machine
@@ -131,7 +133,7 @@ def measure(settings: Settings, where: Where, *, quiet: bool) -> Run:
 
     window = Window(settings.warmup_s, settings.duration_s)
     recorder = Recorder(window)
-    with Client(gateway_addresses(where), name="bench", retry=None) as client:
+    with Client(gateway_addresses(where), name="bench", retry=None, **secured) as client:
         info = client.describe(settings.model)[settings.model]
         if info.status != "serving":
             why = f": {info.reason}" if info.reason else ""

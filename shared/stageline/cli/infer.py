@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stageline.cli.completion import complete_model
-from stageline.cli.options import Where, connect, json_option, location_options
+from stageline.cli.options import Where, client_options, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table
 from stageline.cli.processes import live_gateways
 from stageline.errors import ConfigError, NoClusterError, StoreError
@@ -49,6 +49,7 @@ PRIORITY = click.IntRange(-(1 << 31), (1 << 31) - 1)
 @click.option("--priority", type=PRIORITY, default=0, show_default=True, help="Lower numbers are served first.")
 @click.option("--deadline-ms", type=float, help="Give up after so many milliseconds [default: the gateway's].")
 @location_options
+@client_options
 @json_option
 def infer(
     model: str,
@@ -57,6 +58,7 @@ def infer(
     priority: int,
     deadline_ms: float | None,
     where: Where,
+    secured: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Run MODEL on arrays from .npy files; dimension 0 of each is the batch.
@@ -71,7 +73,7 @@ def infer(
     arrays = read_inputs(inputs)
     from stageline.client import Client
 
-    with Client(gateway_addresses(where), name="cli") as client:
+    with Client(gateway_addresses(where), name="cli", **secured) as client:
         if output is not None:
             check_output(output, [spec.name for spec in client.describe(model)[model].signature.outputs])
         begun = time.monotonic()

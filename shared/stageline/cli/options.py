@@ -15,6 +15,7 @@ import click
 from stageline.admin import AdminClient
 from stageline.cli.output import shown
 from stageline.config import default_data_dir
+from stageline.curve import read_secret
 from stageline.errors import CancelledError, ConfigError, ConnectionLostError, NoClusterError, StagelineError
 from stageline.locate import COORDINATOR_VARIABLE, GATEWAY_VARIABLE, Location, locate
 
@@ -123,3 +124,34 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def connect(location: Location, timeout_s: float = 10.0) -> AdminClient:
     """A connection to the cluster's coordinator."""
     return AdminClient(location.control, timeout_s=timeout_s, keys=location.keys)
+
+
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How a command shows a gateway who it is, given to it as `secured`: `token` and `tls` of a `Client`."""
+
+    @functools.wraps(command)
+    def wrapped(
+        token_file: Path | None, ca_file: Path | None, cert_file: Path | None, key_file: Path | None, tls: bool | None,
+        **rest: Any,
+    ) -> Any:  # fmt: skip
+        token = None if token_file is None else read_secret(token_file).strip()
+        return command(secured={"token": token, "tls": _tls(ca_file, cert_file, key_file, tls)}, **rest)
+
+    file = click.Path(path_type=Path, dir_okay=False)
+    wrapped = click.option("--tls/--no-tls", default=None, help="Speak TLS with the gateway, or never.")(wrapped)
+    wrapped = click.option("--key-file", type=file, help="Its key (PEM).")(wrapped)
+    wrapped = click.option("--cert-file", type=file, help="Our certificate (PEM), for gateways that ask.")(wrapped)
+    wrapped = click.option("--ca-file", type=file, help="Authorities (PEM) to believe gateways by; TLS is spoken then "
+                           "[default: STAGELINE_CA_FILE].")(wrapped)  # fmt: skip
+    return click.option("--token-file", type=file, help="File with the token that the gateway asks for "
+                        "[default: STAGELINE_TOKEN_FILE, or STAGELINE_TOKEN].")(wrapped)  # fmt: skip
+
+
+def _tls(ca_file: Path | None, cert_file: Path | None, key_file: Path | None, switch: bool | None) -> Any:
+    if switch is False or not (ca_file or cert_file):
+        return switch
+    from stageline.client.security import files_in
+    from stageline.tls import Tls
+
+    usual = files_in(os.environ)
+    return Tls(ca_file or usual.ca_file, cert_file or usual.cert_file, key_file or usual.key_file)

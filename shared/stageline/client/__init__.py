@@ -6,5 +6,6 @@ from stageline.client.asynchronous import AsyncClient
 from stageline.client.core import InferResult
 from stageline.client.retrying import Retry
 from stageline.client.sync import Client
+from stageline.tls import Tls
 
-__all__ = ["AsyncClient", "Client", "InferResult", "Retry"]
+__all__ = ["AsyncClient", "Client", "InferResult", "Retry", "Tls"]

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from stageline.client.core import ClientCore, Finished, InferResult, parse_address
 from stageline.client.retrying import DEFAULT, NEVER, Dialer, Retry
+from stageline.client.security import Security
 from stageline.client.session import Call, Ended, Session, closed_error
 from stageline.client.tensors import to_wire
 from stageline.client.wire import Wire, open_wire
 from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ModelInfo, ServerHello
+from stageline.tls import TlsOption
 
 CONNECT_S = 5.0
 
@@ -30,16 +32,18 @@ class AsyncClient:
     """
 
     def __init__(
-        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
-        connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
+        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str | None = None,
+        tls: TlsOption = None, user: str = "", connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
     ) -> None:  # fmt: skip
         policy = retry or NEVER
         self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+        self._security = Security(token, tls)
         for address in self._addresses:
             parse_address(address)
+            self._security.context(address)
         self._session = Session(policy, secrets.token_hex(8), random.random)
         self._dialer = Dialer(self._addresses, policy, random.random)
-        self._identity = (name or "python-asyncio", token, user)
+        self._identity = (name or "python-asyncio", self._security.token, user)
         self._connect_timeout_s = connect_timeout_s
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._wire: Wire | None = None
@@ -203,8 +207,8 @@ class AsyncClient:
         name, token, user = self._identity
         core = ClientCore(name=name, token=token, user=user)
         wire, hello = await open_wire(
-            self._dialer.address, core, self._finished, self._lost, self._connect_timeout_s
-        )  # fmt: skip
+            self._dialer.address, core, self._security, self._finished, self._lost, self._connect_timeout_s
+        )
         if wire.lost is not None:
             raise wire.lost
         self._wire, self._hello, self._session.limits = wire, hello, hello.limits

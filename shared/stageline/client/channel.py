@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from stageline.client.core import Broken, ClientCore, ClientEvent, Finished, Greeted, parse_address
+from stageline.client.core import Broken, ClientCore, ClientEvent, Finished, Greeted
+from stageline.client.security import Security
+from stageline.client.stream import closed, connect
 from stageline.data import Buffer
-from stageline.errors import ConnectionLostError
+from stageline.errors import ConnectionLostError, StagelineError
 
 _PIECES_PER_WRITE = 64
 MISSED_PINGS = 3
@@ -21,14 +22,16 @@ class Channel:
     `write` may be called by another thread, one at a time; all else belongs to the one that reads.
     """
 
-    def __init__(self, address: str, core: ClientCore, timeout_s: float) -> None:
+    def __init__(self, address: str, core: ClientCore, security: Security, timeout_s: float) -> None:
         self._address = address
         self._core = core
         self._outgoing: deque[memoryview] = deque()
-        self.socket = _connect(address, timeout_s)
+        self._stream = connect(address, security, timeout_s)
+        self.socket = self._stream.socket
         self._spoke = self._heard = time.monotonic()
         self._greet_by = self._heard + timeout_s
         self._timeout_s = timeout_s
+        self._failed: StagelineError | None = None
 
     @property
     def greeted(self) -> bool:
@@ -53,13 +56,9 @@ class Channel:
         pieces = [self._outgoing[i] for i in range(min(_PIECES_PER_WRITE, len(self._outgoing)))]
         if not pieces:
             return
-        try:
-            sent = self.socket.sendmsg(pieces)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise self._broke(error) from None
-        self._spoke = time.monotonic()
+        sent = self._stream.send(pieces)
+        if sent:
+            self._spoke = time.monotonic()
         while sent:
             size = len(self._outgoing[0])
             if sent < size:
@@ -69,20 +68,35 @@ class Channel:
             sent -= size
 
     def receive(self) -> list[Finished]:
-        """Read once; which calls were answered. Raises also what the server ends the connection with."""
+        """Read what is there; which calls were answered. Raises, now or next time, what the connection ends with."""
+        finished: list[Finished] = []
         try:
-            count = self.socket.recv_into(self._core.reader.get_buffer())
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            raise self._broke(error) from None
+            for _ in range(self._stream.reads):
+                if not self._read(finished):
+                    break
+            while self._stream.pending:
+                self._read(finished)
+        except StagelineError as error:
+            if not finished:
+                raise
+            self._failed = error
+        return finished
+
+    def _read(self, finished: list[Finished]) -> bool:
+        """Whether something came."""
+        count = self._stream.receive(self._core.reader.get_buffer())
+        if count is None:
+            return False
         if not count:
-            raise ConnectionLostError(f"the gateway at {self._address} closed the connection")
+            raise closed(self._address, unmet=self._stream.tls and not self.greeted)
         self._heard = time.monotonic()
-        return self._act(self._core.received(self._core.reader.buffer_updated(count)))
+        self._act(self._core.received(self._core.reader.buffer_updated(count)), finished)
+        return True
 
     def keep_alive(self, now: float) -> float | None:
         """Ping if it is due; seconds until it is due again, None for never."""
+        if self._failed is not None:
+            raise self._failed
         if self._core.hello is None:
             if now >= self._greet_by:
                 raise ConnectionLostError(f"{self._address} did not greet within {self._timeout_s:g} s")
@@ -97,8 +111,7 @@ class Channel:
             self._spoke = now
         return max(0.0, self._spoke + interval - now)
 
-    def _act(self, events: Sequence[ClientEvent]) -> list[Finished]:
-        finished: list[Finished] = []
+    def _act(self, events: Sequence[ClientEvent], finished: list[Finished]) -> None:
         for event in events:
             if isinstance(event, Greeted):
                 self.write(self._core.greeting())
@@ -106,19 +119,3 @@ class Channel:
                 raise event.error
             else:
                 finished.append(event)
-        return finished
-
-    def _broke(self, error: OSError) -> ConnectionLostError:
-        return ConnectionLostError(f"the connection to {self._address} broke: {error.strerror}")
-
-
-def _connect(address: str, timeout_s: float) -> socket.socket:
-    host, port = parse_address(address)
-    try:
-        connection = socket.create_connection((host, port), timeout_s)
-    except OSError as error:
-        reason = error.strerror or "timed out"
-        raise ConnectionLostError(f"cannot reach a gateway at {address} ({reason}): is it running?") from None
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setblocking(False)
-    return connection

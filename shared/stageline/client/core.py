@@ -11,6 +11,7 @@ import msgspec
 from stageline.client.tensors import Array, from_wire
 from stageline.data import Buffer
 from stageline.errors import (
+    AuthenticationError,
     ConfigError,
     InvalidInputError,
     RemoteProtocolError,
@@ -36,6 +37,7 @@ from stageline.protocol import (
     encode_frame,
     split_body,
 )
+from stageline.tls import SCHEME
 from stageline.wire import Decoder
 
 
@@ -79,7 +81,8 @@ ClientEvent = Union[Greeted, Finished, Broken]
 class ClientCore:
     """One connection's state. Give it what was received; write what it returns, in order.
 
-    Raises `RemoteProtocolError` when the server breaks the protocol: close the connection then.
+    Raises `RemoteProtocolError` when the server breaks the protocol, and `AuthenticationError` when it asks for a token
+    and there is none: close the connection then.
     """
 
     def __init__(self, *, name: str = "", token: str = "", user: str = "") -> None:
@@ -127,6 +130,9 @@ class ClientCore:
         if VERSION not in hello.versions:
             theirs = ", ".join(map(str, hello.versions))
             raise RemoteProtocolError(f"the gateway speaks protocol {theirs}, this client {VERSION}: upgrade one")
+        if hello.auth_required and not self._identity[1]:
+            asks = f"the gateway {hello.gateway} asks for a token"
+            raise AuthenticationError(f"{asks}: give one (STAGELINE_TOKEN, STAGELINE_TOKEN_FILE, --token-file, token=)")
         self.hello = hello
         return Greeted(hello)
 
@@ -159,8 +165,8 @@ def _result(message: Result, body: memoryview) -> InferResult:
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """``host:port`` (``tcp://`` before it is fine). Raises `ConfigError`."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    """``host:port`` (``tcp://`` or ``tls://`` before it is fine). Raises `ConfigError`."""
+    host, _, port = address.removeprefix("tcp://").removeprefix(SCHEME).rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ConfigError(f"a gateway's address looks like 127.0.0.1:7710, got {address!r:.80}")
     return host.strip("[]"), int(port)

@@ -15,6 +15,7 @@ from typing import Any
 from stageline.client.channel import Channel
 from stageline.client.core import ClientCore, parse_address
 from stageline.client.retrying import Dialer, Retry
+from stageline.client.security import Security
 from stageline.client.session import Call, Ended, Session, closed_error
 from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ServerHello
@@ -25,10 +26,12 @@ class Link:
 
     def __init__(
         self, addresses: Sequence[str], make_core: Callable[[], ClientCore], session: Session, retry: Retry,
-        connect_timeout_s: float,
+        connect_timeout_s: float, security: Security,
     ) -> None:  # fmt: skip
         for address in addresses:
             parse_address(address)
+            security.context(address)
+        self._security = security
         self._make_core = make_core
         self._session = session
         self._dialer = Dialer(addresses, retry, random.random)
@@ -154,7 +157,7 @@ class Link:
 
     def _open(self) -> None:
         core = self._make_core()
-        channel = Channel(self._dialer.address, core, self._timeout_s)
+        channel = Channel(self._dialer.address, core, self._security, self._timeout_s)
         self._selector.register(channel.socket, selectors.EVENT_READ)
         self._writing = False
         with self._lock:

@@ -15,10 +15,12 @@ import numpy.typing as npt
 from stageline.client.core import ClientCore, InferResult
 from stageline.client.link import Link
 from stageline.client.retrying import DEFAULT, NEVER, Retry
+from stageline.client.security import Security
 from stageline.client.session import Session
 from stageline.client.tensors import to_wire
 from stageline.errors import StagelineError
 from stageline.protocol import ModelInfo, ServerHello
+from stageline.tls import TlsOption
 
 CONNECT_S = 5.0
 
@@ -30,24 +32,32 @@ class Client:
 
     Use it as a context manager, or `close` it. It connects to the first of `addresses` that answers, and when that
     connection breaks to the next, for as long as `retry` allows (None: nothing is tried again, and a request fails with
-    its connection). Raises `ConnectionLostError` when no gateway can be reached.
+    its connection). Raises `ConnectionLostError` when no gateway can be reached, `AuthenticationError` when one asks
+    for a token and there is none, or does not prove who it is.
+
+    `token` is for gateways that ask for one. `tls`: True, a `stageline.Tls` or an `ssl.SSLContext` to speak TLS, as is
+    done with addresses like ``tls://host:7710`` in any case; False for never. What is left out comes from the
+    environment (``STAGELINE_TOKEN``, ``STAGELINE_TOKEN_FILE``, ``STAGELINE_CA_FILE``, …). A token passes no network in
+    the clear unless `tls` is False: that raises `ConfigError`.
 
     What `retry` repeats carries an idempotency key: a gateway that has the request in hand, or keeps its answer,
     does not compute it again. Another gateway knows nothing of that.
     """
 
     def __init__(
-        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str = "", user: str = "",
-        connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
+        self, addresses: str | Sequence[str] = "127.0.0.1:7710", *, name: str = "", token: str | None = None,
+        tls: TlsOption = None, user: str = "", connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
     ) -> None:  # fmt: skip
         policy = retry or NEVER
+        security = Security(token, tls)
         self._session = Session(policy, secrets.token_hex(8), random.random)
         self._link = Link(
             [addresses] if isinstance(addresses, str) else list(addresses),
-            lambda: ClientCore(name=name or "python", token=token, user=user),
+            lambda: ClientCore(name=name or "python", token=security.token, user=user),
             self._session,
             policy,
             connect_timeout_s,
+            security,
         )
 
     def __enter__(self) -> Client:

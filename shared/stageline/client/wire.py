@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Sequence
 
 from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
+from stageline.client.security import Security
+from stageline.client.stream import broken, closed, unshaken
 from stageline.data import Buffer
 from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ServerHello
@@ -33,6 +36,7 @@ class Wire(asyncio.BufferedProtocol):
         self._on_finished = on_finished
         self._on_lost = on_lost
         self._transport: asyncio.Transport
+        self._tls = False
         self.lost: StagelineError | None = None
         self._spoke = self._heard = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -63,6 +67,7 @@ class Wire(asyncio.BufferedProtocol):
         """Connected."""
         if isinstance(transport, asyncio.Transport):
             self._transport = transport
+            self._tls = transport.get_extra_info("ssl_object") is not None
 
     def get_buffer(self, sizehint: int) -> bytearray:
         """Where the next bytes go."""
@@ -90,7 +95,9 @@ class Wire(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
-        self._end(ConnectionLostError(f"the gateway at {self._address} closed the connection"))
+        if isinstance(exc, ssl.SSLError):
+            self._end(broken(self._address, exc))
+        self._end(closed(self._address, unmet=self._tls and not self.greeted.done()))
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -137,18 +144,25 @@ class Wire(asyncio.BufferedProtocol):
 async def open_wire(
     address: str,
     core: ClientCore,
+    security: Security,
     on_finished: Callable[[Sequence[Finished]], None],
     on_lost: Callable[[Wire, StagelineError], None],
     timeout_s: float,
 ) -> tuple[Wire, ServerHello]:
-    """Connect and greet. Raises `ConnectionLostError`, or what the server refuses the connection with."""
+    """Connect and greet. Raises as `connect` does, or what the server refuses the connection with."""
     loop = asyncio.get_running_loop()
     host, port = parse_address(address)
+    context = security.context(address)
+    name = None if context is None else security.server_name(address)
     try:
-        made = loop.create_connection(lambda: Wire(address, core, on_finished, on_lost), host, port)
+        made = loop.create_connection(
+            lambda: Wire(address, core, on_finished, on_lost), host, port, ssl=context, server_hostname=name
+        )
         _, wire = await asyncio.wait_for(made, timeout_s)
     except asyncio.TimeoutError:
         raise ConnectionLostError(f"cannot reach a gateway at {address} (timed out)") from None
+    except ssl.SSLError as error:
+        raise unshaken(address, error) from None
     except OSError as error:
         reason = error.strerror or "refused"
         raise ConnectionLostError(f"cannot reach a gateway at {address} ({reason}): is it running?") from None

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -305,7 +306,10 @@ class GatewayProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a page of the HTTP port."""
-        connection = http.client.HTTPConnection(self.http.removeprefix("http://"), timeout=10)
+        scheme, _, place = self.http.partition("://")
+        connection = http.client.HTTPConnection(place, timeout=10)
+        if scheme == "https":
+            connection = http.client.HTTPSConnection(place, timeout=10, context=ssl._create_unverified_context())
         try:
             connection.request("GET", path)
             answer = connection.getresponse()

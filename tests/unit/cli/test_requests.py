@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from stageline.cli import run
 from stageline.cli.options import EXIT_FAILED, EXIT_USAGE
-from stageline.client import InferResult
+from stageline.client import InferResult, Tls
+from stageline.curve import write_secret
 from stageline.errors import FailedError, ModelNotFoundError
 from stageline.plan import DimRange, Signature, ValueSpec
 from stageline.protocol import ModelInfo
@@ -35,9 +36,11 @@ class FakeClient:
     error: ClassVar[Exception | None]
     info: ClassVar[ModelInfo]
     addresses: ClassVar[tuple[str, ...]]
+    options: ClassVar[dict[str, Any]]
 
     def __init__(self, addresses: tuple[str, ...], **options: Any) -> None:
         type(self).addresses = addresses
+        type(self).options = options
 
     def __enter__(self) -> FakeClient:
         return self
@@ -141,6 +144,27 @@ def test_several_gateways_stand_in_for_each_other(command: str, x: str, monkeypa
     monkeypatch.setenv("STAGELINE_GATEWAY", "four:4,five:5")
     assert run(words) == 0
     assert FakeClient.addresses == ("four:4", "five:5")
+
+
+@pytest.mark.parametrize("command", ["infer", "bench"])
+def test_tokens_and_authorities_go_to_the_client(
+    command: str, x: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, "net", *(["--input", x] if command == "infer" else SHORT)]
+    assert run(words) == 0
+    assert (FakeClient.options["token"], FakeClient.options["tls"]) == (None, None), "as the environment says"
+    write_secret(tmp_path / "token", "slc_x\n")
+    monkeypatch.setenv("STAGELINE_CERT_FILE", "own")
+    assert run([*words, "--token-file", str(tmp_path / "token"), "--ca-file", "ca"]) == 0
+    assert FakeClient.options["token"] == "slc_x"
+    assert FakeClient.options["tls"] == Tls(Path("ca"), "own", None)
+    for flag, value in (("--tls", True), ("--no-tls", False)):
+        assert run([*words, flag]) == 0
+        assert FakeClient.options["tls"] is value
+    (tmp_path / "token").chmod(0o644)
+    assert run([*words, "--token-file", str(tmp_path / "token")]) == EXIT_USAGE
+    told = capsys.readouterr().err
+    assert "may be read by others" in told and "slc_x" not in told
 
 
 def test_a_closed_loop_reports_everything(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,11 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         ({"coordinator": "localhost:7700"}, {}, "coordinator must look like tcp://"),
         ({"host": "0.0.0.0"}, {}, "run `stageline keys init"),
         ({"http_host": "0.0.0.0"}, {}, "set http_token_file"),
-        ({"client_host": "0.0.0.0"}, {}, "refusing to serve clients on 0.0.0.0"),
+        ({"client_host": "0.0.0.0"}, {}, "refusing to serve clients on 0.0.0.0: whoever reaches that"),
+        ({"client_host": "0.0.0.0", "tls_cert": "c"}, {}, "set tokens_file and tls_cert"),
+        ({"client_host": "0.0.0.0", "tokens_file": "t"}, {}, "without TLS: everybody on the way could read"),
+        ({"tls_client_ca": "c"}, {}, "tls_client_ca is of no use without tls_cert"),
+        ({"tls_key": "c"}, {}, "tls_key is of no use without tls_cert"),
     ],
 )
 def test_a_bad_value_names_its_origin(flags: dict[str, str], environ: dict[str, str], wanted: str) -> None:
@@ -118,3 +122,20 @@ def test_with_keys_a_service_may_listen_and_be_reached_anywhere(tmp_path: Path) 
     with pytest.raises(ConfigError, match="refusing to serve clients"):
         load(GatewayConfig, flags={**flags, "client_host": "0.0.0.0"}, environ={})
     assert load(GatewayConfig, flags={**flags, "client_host": "0.0.0.0", "insecure": "true"}, environ={}).insecure
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tokens_file": "t", "tls_cert": "c"},
+        {"tls_client_ca": "a", "tls_cert": "c", "tls_key": "k"},
+        {"tokens_file": "t", "insecure": "true"},
+        {"insecure": "true"},
+    ],
+)
+def test_clients_may_come_from_anywhere_if_it_is_known_who_they_are(flags: dict[str, str]) -> None:
+    assert load(GatewayConfig, flags={**flags, "client_host": "0.0.0.0"}, environ={}).client_host == "0.0.0.0"
+
+
+def test_tokens_open_the_http_port_of_a_gateway_too() -> None:
+    assert load(GatewayConfig, flags={"tokens_file": "t", "http_host": "0.0.0.0"}, environ={}).http_host == "0.0.0.0"

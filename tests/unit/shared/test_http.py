@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from typing import Any
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from stageline.curve import write_secret
-from stageline.errors import ConfigError
-from stageline.http import StatusServer
+from stageline.errors import AuthenticationError, ConfigError, ForbiddenError, RejectedError, StagelineError
+from stageline.health import check
+from stageline.http import Guard, StatusServer
+from stageline.tls import server_context
 
 
 class Switch:
@@ -78,7 +83,7 @@ def test_beyond_loopback_is_refused() -> None:
 
 def test_beyond_loopback_it_asks_for_the_token_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_secret(tmp_path / "token", "secret\n")
-    server = StatusServer("0.0.0.0", 0, Switch(), CollectorRegistry(), tmp_path / "token")
+    server = StatusServer("0.0.0.0", 0, Switch(), CollectorRegistry(), Guard(tmp_path / "token"))
     url = f"http://127.0.0.1:{server.address.rpartition(':')[2]}"
     try:
         assert get(f"{url}/metrics")[0] == 200, "who asks from this machine needs none"
@@ -87,5 +92,49 @@ def test_beyond_loopback_it_asks_for_the_token_of_a_file(tmp_path: Path, monkeyp
         for text in ("", "Bearer wrong", "secret", "Bearer"):
             assert get(f"{url}/metrics", text)[0] == 401
         assert get(f"{url}/metrics", "Bearer secret")[0] == 200
+    finally:
+        server.close()
+
+
+REFUSALS: dict[str, StagelineError] = {
+    "unknown": AuthenticationError("unknown"),
+    "poor": ForbiddenError("poor"),
+    "hasty": RejectedError("hasty", retry_after_s=1.2),
+}
+
+
+def test_tokens_may_be_judged_by_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    def allow(token: str) -> None:
+        if token in REFUSALS:
+            raise REFUSALS[token]
+
+    server = StatusServer("0.0.0.0", 0, Switch(), CollectorRegistry(), Guard(allow=allow))
+    monkeypatch.setattr("stageline.http.is_loopback", lambda host: False)
+    url = f"http://127.0.0.1:{server.address.rpartition(':')[2]}/metrics"
+    try:
+        codes = {token: get(url, f"Bearer {token}")[0] for token in ("", "good", *REFUSALS)}
+        assert codes == {"": 401, "good": 200, "unknown": 401, "poor": 403, "hasty": 429}
+        with pytest.raises(HTTPError) as caught:
+            urlopen(Request(url, headers={"Authorization": "Bearer hasty"}), timeout=10)
+        with caught.value as error:
+            assert (error.headers["Retry-After"], json.loads(error.read())) == ("2", {"error": "hasty"})
+    finally:
+        server.close()
+
+
+def test_it_speaks_tls_where_it_has_a_certificate(certificates: Any, tmp_path: Path) -> None:
+    context = server_context(certificates.gateway, certificates.gateway_key)
+    server = StatusServer("127.0.0.1", 0, Switch(), CollectorRegistry(), tls=lambda: context)
+    try:
+        assert server.address.startswith("https://127.0.0.1:")
+        trusted = ssl.create_default_context(cafile=str(certificates.ca))
+        with urlopen(f"{server.address}/healthz", timeout=10, context=trusted) as answer:
+            assert answer.status == 200
+        with pytest.raises((OSError, HTTPException)):
+            get(server.address.replace("https", "http") + "/healthz")
+        with pytest.raises(URLError, match="certificate verify failed"):
+            get(server.address + "/healthz")
+        (tmp_path / "ready.json").write_text(json.dumps({"http": server.address}))
+        assert check(tmp_path / "ready.json") == "", "stageline-health asks its own machine"
     finally:
         server.close()

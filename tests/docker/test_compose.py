@@ -39,6 +39,16 @@ def test_a_site_answers_and_outlives_its_worker(site: Site) -> None:
     assert site.inspect("stage")["State"]["Pid"] != before["State"]["Pid"]
 
 
+def test_the_gateway_asks_for_the_token_that_was_made_at_the_first_start(site: Site) -> None:
+    say = 'STAGELINE_TOKEN_FILE= STAGELINE_TOKEN="$0" stageline infer digits --input pixel_values=- 2>&1; echo $?'
+    with (ROOT / "examples" / "digits" / "3.npy").open("rb") as image:
+        refused = site.execute("gateway", "sh", "-c", say, "", stdin=image).splitlines()
+    assert refused[-1] == "1" and "asks for a token" in refused[0]
+    made = site.compose("run", "--rm", "-T", "keys", "stageline", "tokens", "create", "--name", "other").strip()
+    with (ROOT / "examples" / "digits" / "3.npy").open("rb") as image:
+        assert site.execute("gateway", "sh", "-c", say, made, stdin=image).splitlines()[-1] == "0"
+
+
 def test_another_worker_joins_with_a_token(site: Site) -> None:
     token = site.compose("run", "--rm", "-T", "cli", "nodes", "token", "--expires", "10m").strip()
     with site.joined("box-2", token) as address:

@@ -12,6 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from stageline.client.security import CA_FILE, TOKEN_FILE
 from stageline.config import CoordinatorConfig, GatewayConfig, StageConfig
 from stageline_coordinator.metrics import Metrics as CoordinatorMetrics
 from stageline_gateway.metrics import Metrics as GatewayMetrics
@@ -21,6 +22,7 @@ from stageline_stage.status import registry as stage_registry
 COMPOSE = Path(__file__).parents[3] / "compose"
 MONITORING = COMPOSE / "monitoring"
 OURS = ("keys", "coordinator", "gateway", "stage", "digits", "cli", "joining")
+OF_CLIENTS = {TOKEN_FILE, CA_FILE}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -90,12 +92,27 @@ def test_a_service_has_its_own_keys_and_nobody_elses(services: dict[str, Any], n
     assert services[name]["depends_on"] == {"keys": {"condition": "service_completed_successfully"}}
 
 
+def test_the_gateway_needs_the_token_that_is_made_first(services: dict[str, Any]) -> None:
+    places = {}
+    for name in ("keys", "gateway", "cli"):
+        (volume,) = [one for one in services[name]["volumes"] if one.startswith("clients:")]
+        places[name] = volume.removeprefix("clients:")
+    made = services["keys"]["command"][-1].split("--to ")[1]
+    assert made == f"{places['keys']}/token"
+    assert services["keys"]["environment"]["STAGELINE_TOKENS_FILE"] == f"{places['keys']}/tokens.json"
+    inside = places["gateway"].removesuffix(":ro")
+    assert places["gateway"] == places["cli"] != inside, "read only"
+    assert services["gateway"]["environment"]["STAGELINE_TOKENS_FILE"] == f"{inside}/tokens.json"
+    for name in ("gateway", "cli"):
+        assert services[name]["environment"][TOKEN_FILE] == f"{inside}/token"
+
+
 @pytest.mark.parametrize("name", sorted(set(OURS) - {"keys"}))
 def test_settings_in_the_environment_are_known(services: dict[str, Any], name: str) -> None:
     kinds = (CoordinatorConfig, GatewayConfig, StageConfig)
     known = {f"STAGELINE_{field.upper()}" for kind in kinds for field in kind.__dataclass_fields__}
     named = {key for key in services[name]["environment"] if key.startswith("STAGELINE_")}
-    assert named <= known | {"STAGELINE_GATEWAY"}, named - known
+    assert named <= known | {"STAGELINE_GATEWAY"} | OF_CLIENTS, named - known
 
 
 def test_locks_pin_every_line_by_hash() -> None:

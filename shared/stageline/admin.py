@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 import uuid
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -49,12 +49,14 @@ from stageline.messages import (
     RemoveModel,
     RemoveNode,
     RevokeKey,
+    SetNode,
     SetObjective,
     SetWishes,
     TokenMade,
     Welcome,
 )
 from stageline.monitors import refusal
+from stageline.nodewishes import Duty
 from stageline.plan import Plan
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
@@ -139,6 +141,13 @@ class AdminClient:
     def remove_node(self, name: str) -> None:
         """Forget a worker that is gone. Raises `ClusterError` for any other."""
         self._ask(RemoveNode(id=next(self._ids), name=name), Done)
+
+    def set_node(
+        self, name: str, duty: Duty | None = None, labels: Mapping[str, str] | None = None, unset: Sequence[str] = ()
+    ) -> None:
+        """Change what plans may do with a worker, and its labels. Raises `ConfigError` or `ClusterError`."""
+        said = dict(labels or {})
+        self._ask(SetNode(id=next(self._ids), name=name, duty=duty, labels=said, unset=tuple(unset)), Done)
 
     def set_wishes(self, model: str, wishes: Wishes, unset: Sequence[str] = ()) -> None:
         """Change what a model's plans heed. Raises `ConfigError` for values that cannot be."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
+import msgspec
 import zmq
 
+from stageline.nodewishes import Duty
 from stageline.plan import Digest, Endpoint, Epoch, Plan, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN, Message, Part
 from stageline.wishes import Wishes
@@ -162,7 +164,10 @@ class NodeProfile(Part, frozen=True):
 
 
 class NodeRow(Part, frozen=True):
-    """A node, for listings. `standbys`: those of its stages that it serves only when others cannot."""
+    """A node, for listings. `standbys`: those of its stages that it serves only when others cannot.
+
+    `duty`, `labels`: what users want of it.
+    """
 
     node: str
     state: str
@@ -177,6 +182,8 @@ class NodeRow(Part, frozen=True):
     profile: NodeProfile | None = None
     standbys: tuple[StageKey, ...] = ()
     degraded: bool = False
+    duty: str = "open"
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class GatewayRow(Part, frozen=True):
@@ -453,6 +460,16 @@ class RemoveNode(Message, frozen=True):
 
     id: int
     name: str
+
+
+class SetNode(Message, frozen=True):
+    """Have plans treat a worker like that (None: as before), and give it these labels, without those in `unset`."""
+
+    id: int
+    name: str
+    duty: Duty | None = None
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    unset: tuple[str, ...] = ()
 
 
 class SetWishes(Message, frozen=True):
@@ -783,7 +800,7 @@ class Channel:
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
     GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective, Follow,
-    Admitted, MakeToken, RevokeKey,
+    Admitted, MakeToken, RevokeKey, SetNode,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,

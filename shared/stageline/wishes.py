@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from stageline.errors import ConfigError
+from stageline.nodewishes import check_selector, is_selector
 from stageline.wire import Part
 
 OBJECTIVES = ("throughput", "latency", "weighted")
@@ -23,7 +24,8 @@ class Wishes(Part, frozen=True):
     """What one model's plan is to heed; None and () stand for what nothing was said about.
 
     `priority`: larger counts more; `rate_per_s`: expected requests; `source`: the node that hosts the first stage,
-    alone; `forbidden` nodes host nothing of the model, `required` ones a stage of it.
+    alone; `forbidden` nodes host nothing of the model, `required` ones a stage of it. Of these two each entry may be
+    a label, ``key=value`` or ``key!=value``: it stands for all the nodes that it selects.
     """
 
     priority: float | None = None
@@ -35,8 +37,14 @@ class Wishes(Part, frozen=True):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """All that are named, each once."""
-        return tuple(dict.fromkeys(([self.source] if self.source else []) + [*self.forbidden, *self.required]))
+        """All that are named, each once; labels name none."""
+        named = ([self.source] if self.source else []) + [*self.forbidden, *self.required]
+        return tuple(dict.fromkeys(one for one in named if not is_selector(one)))
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """The labels among them."""
+        return tuple(one for one in (*self.forbidden, *self.required) if is_selector(one))
 
     def to_json(self) -> dict[str, object]:
         """What was said, without the rest."""
@@ -71,6 +79,8 @@ def check(wishes: Wishes) -> None:
     _within("max_replicas", wishes.max_replicas, REPLICAS)
     if wishes.source == "":
         raise ConfigError("source: must be the name of a worker")
+    if wishes.source and is_selector(wishes.source):
+        raise ConfigError(f"source: must be one worker's name, not the label {wishes.source[:80]}")
     for name in ("forbidden", "required"):
         nodes = getattr(wishes, name)
         if len(nodes) > MOST_NODES or len(set(nodes)) < len(nodes):
@@ -78,6 +88,8 @@ def check(wishes: Wishes) -> None:
     for node in wishes.nodes:
         if not 0 < len(node) <= LONGEST_NAME:
             raise ConfigError(f"the name of a worker has 1 to {LONGEST_NAME} characters, not {len(node)}")
+    for label in wishes.selectors:
+        check_selector(label)
     for node in wishes.forbidden:
         other = "source" if node == wishes.source else "required" if node in wishes.required else ""
         if other:

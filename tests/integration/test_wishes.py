@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import queue
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import pytest
 from shell import TIMEOUT_S, TINY, Shell
+
+from stageline import Client
+from stageline.admin import AdminClient
+from stageline.cli import run
+from stageline.cli.nodeduty import served
+from stageline.errors import StagelineError
 
 
 def hosts(shell: Shell) -> list[str]:
@@ -25,7 +37,7 @@ def wishes(shell: Shell) -> Any:
     return shell.json("models", "show", "tiny")["wishes"]
 
 
-def test_wishes_are_heeded_kept_and_taken_back(shell: Shell) -> None:
+def test_wishes_are_heeded_kept_and_taken_back(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     shell.up()
     (shell.home / "tiny.py").write_text(TINY)
     shell.json("models", "add", "tiny:make", "--name", "tiny")
@@ -44,15 +56,80 @@ def test_wishes_are_heeded_kept_and_taken_back(shell: Shell) -> None:
     refused = shell.run("models", "set", "nobody", "--priority", "1", code=1).stderr
     assert refused.splitlines() == [refused.strip()] and "no model 'nobody' is registered" in refused
 
+    with admin(shell) as asked:
+        asked.set_node(first, "cordoned", {"zone": "attic", "n": "1"})
     shell.run("down")
     assert shell.json("models", "list", "--data-dir", str(shell.data_dir))[0]["wishes"] == said["wishes"]
     shell.up()
     assert wishes(shell) == said["wishes"]
     assert shell.json("status")["objective"] == "latency"
     assert f"its plans heed: priority 2, forbid {first} box-9" in shell.run("models", "show", "tiny").stderr
+    with admin(shell) as asked:
+        (kept,) = (row for row in asked.nodes().nodes if row.node == first)
+        assert (kept.duty, kept.labels) == ("cordoned", {"n": "1", "zone": "attic"})
+        asked.set_node(first, "open")
     shell.json("models", "set", "tiny", "--forbid", other, "--unset", "priority")
     wait_until(shell, lambda: serves(shell) and hosts(shell) == [first])
     assert shell.json("models", "set", "tiny", "--unset", "forbid")["wishes"] == {}
+    drained_with_nothing_lost(shell, first, other, capsys)
+
+
+def drained_with_nothing_lost(shell: Shell, first: str, other: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """While somebody asks all the time, the worker that serves all of it is emptied, and is open again."""
+    where = ("--coordinator", shell.json("status")["coordinator"])
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert run(["nodes", *arguments, *where]) == code
+        shown = capsys.readouterr()
+        return shown.err if code else shown.out
+
+    with asking(shell) as answers, admin(shell) as asked:
+        answers.get(timeout=TIMEOUT_S)
+        drained = json.loads(said("drain", first, "--json"))
+        assert drained == {"node": first, "duty": "drained", "empty": True, "left": []}
+        rows = {row.node: row for row in asked.nodes().nodes}
+        assert not served(asked.plan(), first) and served(asked.plan(), other)
+        assert rows[first].state == "draining" and not any(one.loaded for one in rows[first].executors)
+        stuck = said("drain", other, "--timeout", "0.5", code=1)
+        assert stuck.startswith(f"stageline: {other} is not empty after 0.5 s: it serves tiny 0-")
+        assert said("uncordon", first) == f"{first} is open: plans may use it\n"
+        deadline = time.monotonic() + TIMEOUT_S
+        while not served(asked.plan(), first) or served(asked.plan(), other):
+            assert time.monotonic() < deadline
+    shown = json.loads(said("show", other, "--json"))
+    assert (shown["state"], shown["duty"], shown["serves"]) == ("draining", "drained", [])
+    assert "drained" in said("list")
+    assert json.loads(said("label", first, "n-", "--json"))["labels"] == {"zone": "attic"}
+
+
+def admin(shell: Shell) -> AdminClient:
+    """A connection to the cluster's coordinator."""
+    return AdminClient(shell.json("status")["coordinator"])
+
+
+@contextmanager
+def asking(shell: Shell) -> Iterator[queue.Queue[int]]:
+    """Ask without pause and without retries of the client's; every request must be answered. Gives a mark for each."""
+    answers: queue.Queue[int] = queue.Queue()
+    stop, failed = threading.Event(), list[str]()
+    address = shell.json("status")["gateway"]
+
+    def ask() -> None:
+        with Client(address, retry=None) as client:
+            while not stop.is_set():
+                try:
+                    answers.put(client.infer("tiny", {"input": np.ones((1, 8), dtype=np.float32)}).attempts)
+                except StagelineError as error:
+                    failed.append(str(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        thread.join(TIMEOUT_S)
+    assert not failed, failed[:3]
 
 
 def serves(shell: Shell) -> bool:

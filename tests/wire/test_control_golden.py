@@ -40,6 +40,7 @@ from stageline.messages import (
     RemoveNode,
     Retire,
     RevokeKey,
+    SetNode,
     SetObjective,
     SetWishes,
     StageTime,
@@ -70,6 +71,11 @@ GOLDEN: list[tuple[object, Message, str]] = [
         SetWishes(id=7, model="m", wishes=Wishes(priority=0.5, forbidden=("n",)), unset=("source",)),
         "85a174a9536574576973686573a2696407a56d6f64656ca16da677697368657382a87072696f72697479cb3fe0000000000000a9666f7262"
         "696464656e91a16ea5756e73657491a6736f75726365",
+    ),
+    (
+        ToCoordinator,
+        SetNode(id=7, name="n", duty="drained", labels={"a": "b"}, unset=("c",)),
+        "86a174a75365744e6f6465a2696407a46e616d65a16ea464757479a7647261696e6564a66c6162656c7381a161a162a5756e73657491a163",
     ),
     (
         ToCoordinator,

@@ -22,24 +22,26 @@ from stageline.messages import (
     PutModel,
     RemoveModel,
     RemoveNode,
+    SetNode,
     SetObjective,
     SetWishes,
     StandbyRow,
 )
+from stageline.nodewishes import OPEN, merge_node
 from stageline.wire import Message
 from stageline.wishes import check_objective, merge
 
 from .cluster import Cluster
-from .events import ModelAdded, ModelRemoved, NodeRemoved, ObjectiveSet, WishesSet
+from .events import ModelAdded, ModelRemoved, NodeRemoved, NodeSet, ObjectiveSet, WishesSet
 from .registry import check_model
 from .rows import gateway_rows, model_rows, node_rows
 from .snapshot import problem_now
 from .store import Store
 
 REQUESTS = (
-    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective,
+    GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetNode, SetWishes, SetObjective,
 )  # fmt: skip
-Change = ModelAdded | ModelRemoved | NodeRemoved | WishesSet | ObjectiveSet
+Change = ModelAdded | ModelRemoved | NodeRemoved | NodeSet | WishesSet | ObjectiveSet
 
 
 class AdminRequests:
@@ -59,6 +61,8 @@ class AdminRequests:
                 return Done(id=request.id), self._remove(request)
             if isinstance(request, RemoveNode):
                 return Done(id=request.id), self._remove_node(request.name)
+            if isinstance(request, SetNode):
+                return Done(id=request.id), self._set_node(request)
             if isinstance(request, SetWishes):
                 return Done(id=request.id), self._wish(request)
             if isinstance(request, SetObjective):
@@ -113,12 +117,24 @@ class AdminRequests:
         self._store.put_objective(objective)
         return ObjectiveSet(objective)
 
+    def _set_node(self, request: SetNode) -> NodeSet:
+        self._known(request.name)
+        old = self._cluster.wanted.node(request.name)
+        wishes = merge_node(old, request.duty, request.labels, request.unset)
+        self._store.put_node_wishes(request.name, wishes)
+        return NodeSet(request.name, wishes)
+
     def _remove_node(self, name: str) -> NodeRemoved:
-        nodes = self._cluster.members.nodes
-        node = nodes.get(name)
-        if node is None:
-            known = ", ".join(sorted(nodes)) or "none"
-            raise ClusterError(f"no worker is called {name[:80]!r}; there are: {known}")
-        if node.liveness != "gone":
+        self._known(name)
+        node = self._cluster.members.nodes.get(name)
+        if node is not None and node.liveness != "gone":
             raise ClusterError(f"worker {name!r} is {node.state}: stop it first (its pid is {node.hello.pid})")
+        self._store.put_node_wishes(name, OPEN)
         return NodeRemoved(name)
+
+    def _known(self, name: str) -> None:
+        """One that is or was here, or of which something is wanted."""
+        names = {*self._cluster.members.nodes, *self._cluster.wanted.nodes}
+        if name not in names:
+            known = ", ".join(sorted(names)) or "none"
+            raise ClusterError(f"no worker is called {name[:80]!r}; there are: {known}")

@@ -121,16 +121,18 @@ def _runs(replica: Replica, model: ModelPlan, stage: PlanStage, nodes: Mapping[s
 
 
 def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:
-    """Whether every replica still runs with its stage loaded, on a node that stays."""
+    """Whether every replica still runs with its stage loaded, on a node that stays and is not to be emptied."""
     return bool(model.stages) and all(
-        _runs(replica, model, stage, nodes) for stage in model.stages for replica in stage.replicas
+        _runs(replica, model, stage, nodes) and not nodes[replica.node].drained
+        for stage in model.stages
+        for replica in stage.replicas
     )
 
 
 def why_not(
     name: str, models: Models, nodes: Sequence[Node], left_out: Sequence[Node], book: ProfileBook, answer: Answer | None
 ) -> tuple[ModelStatus, str]:
-    """Status and reason of a model that is not served. `nodes` are usable, `left_out` had failed lately."""
+    """Status and reason of a model that is not served. `nodes` are usable, `left_out` failed lately or are drained."""
     if not nodes:
         if left_out:
             return "unavailable", _failures("no worker is usable", left_out)
@@ -145,4 +147,5 @@ def why_not(
 
 
 def _failures(reason: str, left_out: Sequence[Node]) -> str:
-    return "; ".join([reason, *(f"{node.name} is left out for now: {node.failure}" for node in left_out)])
+    why = {node.name: "it is drained" if node.drained else node.failure for node in left_out}
+    return "; ".join([reason, *(f"{name} is left out for now: {said}" for name, said in why.items())])

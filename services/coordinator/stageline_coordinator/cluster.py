@@ -26,6 +26,7 @@ from stageline.messages import (
     Rejoin,
     Welcome,
 )
+from stageline.nodewishes import OPEN, NodeWishes
 from stageline.plan import Digest, Plan
 from stageline.wishes import Wishes
 
@@ -38,6 +39,7 @@ from .events import (
     ModelAdded,
     ModelRemoved,
     NodeRemoved,
+    NodeSet,
     Note,
     ObjectiveSet,
     PeerChanged,
@@ -87,6 +89,7 @@ class Memory:
     links: Mapping[Ends, Link] = field(default_factory=dict)
     objective: str = THROUGHPUT
     wishes: Mapping[str, Wishes] = field(default_factory=dict)
+    node_wishes: Mapping[str, NodeWishes] = field(default_factory=dict)
 
 
 class Cluster:
@@ -99,7 +102,10 @@ class Cluster:
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
         published = Published(settings.term, memory.plan, settings.drain_s)
         resume_at = now + settings.rejoin_s if memory.plan else None
-        self.wanted = Wanted(memory.objective, settings.max_replicas, known(self._models, memory.wishes))
+        self.wanted = Wanted(
+            memory.objective, settings.max_replicas, known(self._models, memory.wishes), dict(memory.node_wishes)
+        )
+        self._sort_out()
         self.planning = Planning(self.measuring, self.members, self.wanted)
         guard = Guard(settings.term, settings.standbys, self.members, self.planning, self.measuring.book)
         self._course = Course(
@@ -249,8 +255,21 @@ class Cluster:
         self.wanted.objective = event.objective
         yield Note("objective set", {"objective": event.objective})
 
+    def _node_set(self, event: NodeSet, now: float) -> Iterator[Instruction]:
+        self.wanted.nodes[event.name] = event.wishes
+        if event.wishes == OPEN:
+            del self.wanted.nodes[event.name]
+        self._sort_out()
+        yield Note("node set", {"node": event.name, "duty": event.wishes.duty, "labels": event.wishes.labels})
+
+    def _sort_out(self) -> None:
+        """Who is to be emptied."""
+        self.members.drain([name for name, one in self.wanted.nodes.items() if one.duty == "drained"])
+
     def _node_removed(self, event: NodeRemoved, now: float) -> Iterator[Instruction]:
-        del self.members.nodes[event.name]
+        self.members.nodes.pop(event.name, None)
+        self.wanted.nodes.pop(event.name, None)
+        self._sort_out()
         yield from self._forget(event.name)
         yield Note("node removed", {"node": event.name})
 
@@ -276,6 +295,7 @@ _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]
     ModelAdded: Cluster._added,
     ModelRemoved: Cluster._removed,
     NodeRemoved: Cluster._node_removed,
+    NodeSet: Cluster._node_set,
     WishesSet: Cluster._wishes_set,
     ObjectiveSet: Cluster._objective_set,
     Solved: Cluster._solved,

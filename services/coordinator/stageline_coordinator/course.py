@@ -112,7 +112,9 @@ class Course:
             models = tuple(model for model in self.plan.models if model.name in self._models)
             yield from self._published.commit(models, self._members, now)
         yield from self._published.announce(self._members)
+        self._planning.confine(self.plan)
         yield from self._check_preparation(now)
+        self._planning.confine(self.plan)
         nodes = self._members.usable(now)
         yield from self._measuring.requests(nodes, self._members, self._models, now)
         yield from self._plan(nodes, now)
@@ -135,7 +137,8 @@ class Course:
             node = self._members.nodes.get(name)
             if node:
                 node.exclude(now, f"it did not load its stages within {ANSWER_S:g} s")
-        if not preparation.valid(self._members.nodes, self._models, now):
+        allowed = all(self._planning.may_take(name, stages) for name, stages in preparation.stages.items())
+        if not allowed or not preparation.valid(self._members.nodes, self._models, now):
             yield Note("preparation dropped", {"version": preparation.version})
             self._preparation = None
         elif not preparation.waiting:

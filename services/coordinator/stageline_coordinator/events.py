@@ -12,6 +12,7 @@ from typing import Any, Union
 
 from stageline.manifest import ModelManifest
 from stageline.messages import Hello
+from stageline.nodewishes import NodeWishes
 from stageline.plan import Digest, Plan
 from stageline.wire import Message
 from stageline.wishes import Wishes
@@ -61,9 +62,17 @@ class ModelRemoved:
 
 @dataclass(frozen=True)
 class NodeRemoved:
-    """An administrator wants a worker that is gone forgotten."""
+    """An administrator wants a worker that is gone forgotten, and what was wanted of it."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class NodeSet:
+    """All that is wanted of the worker from now on, on disk."""
+
+    name: str
+    wishes: NodeWishes
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Tick:
 
 
 Event = Union[
-    Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, WishesSet, ObjectiveSet, Solved, SolveFailed, Tick
+    Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, NodeSet, WishesSet, ObjectiveSet, Solved, SolveFailed,
+    Tick,
 ]  # fmt: skip
 
 # --- instructions out ---------------------------------------------------------------------------------------

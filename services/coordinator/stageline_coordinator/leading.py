@@ -21,6 +21,7 @@ from stageline.messages import (
     StandbyRow,
     StoreRow,
 )
+from stageline.nodewishes import OPEN
 from stageline.plan import Digest, Plan
 from stageline.sockets import Socket
 from stageline.wire import Message, encode
@@ -181,6 +182,10 @@ class Leader:
         for name in self._cluster.models:
             if wishes.get(name, NONE) != wanted.of(name):
                 self._handle(events.WishesSet(name, wishes.get(name, NONE)), now)
+        nodes = self._store.node_wishes()
+        for name in sorted({*nodes, *wanted.nodes}):
+            if nodes.get(name, OPEN) != wanted.node(name):
+                self._handle(events.NodeSet(name, nodes.get(name, OPEN)), now)
 
     def _take_model(self, sha: str, now: float) -> None:
         try:

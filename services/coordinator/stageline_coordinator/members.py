@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from stageline.messages import ExecutorInfo, Hello, Pong, Refused
 from stageline.plan import Crash, NodeView, StalledLink
@@ -18,6 +18,7 @@ class Members:
     def __init__(self, known: Iterable[Hello], now: float) -> None:
         self.gateways: dict[str, Gateway] = {}
         self.stalled: tuple[StalledLink, ...] = ()
+        self._drained: frozenset[str] = frozenset()
         self.nodes = {hello.name: Node(hello, liveness="gone", gone_at=now) for hello in known}
 
     def find(self, identity: str) -> Peer | None:
@@ -44,13 +45,19 @@ class Members:
         gateway = self.gateways.get(name.rpartition("/")[0])
         return gateway.identity if gateway is not None and speaks_for(gateway, name) else ""
 
+    def drain(self, names: Collection[str]) -> None:
+        """Have these workers emptied, and no others."""
+        self._drained = frozenset(names)
+        for name, node in self.nodes.items():
+            node.drained = name in self._drained
+
     def usable(self, now: float) -> list[Node]:
         """The nodes that a plan may rely on, by name."""
         return [self.nodes[name] for name in sorted(self.nodes) if self.nodes[name].usable(now)]
 
     def left_out(self, now: float) -> list[Node]:
-        """Nodes that are here but failed lately."""
-        return [node for node in self.nodes.values() if node.present and now < node.excluded_until]
+        """Nodes that are here but failed lately, or are drained."""
+        return [node for node in self.nodes.values() if node.present and (node.drained or now < node.excluded_until)]
 
     def views(self) -> tuple[NodeView, ...]:
         return tuple(self.nodes[name].view() for name in sorted(self.nodes))
@@ -65,6 +72,7 @@ class Members:
         if hello.role == "agent":
             node = self.nodes[hello.name] if not fresh else Node(hello)
             self.nodes[hello.name] = node
+            node.drained = hello.name in self._drained
             node.executors = {one.executor: one for one in hello.node.executors} if hello.node else {}
             known = node
         elif fresh or known is None:

@@ -98,6 +98,7 @@ class Node(Peer):
 
     `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
+    `drained`: users want it emptied.
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
     `upkeep`: the part of its speed that it takes for itself, as plans reckon with it.
     """
@@ -113,6 +114,12 @@ class Node(Peer):
     drift: float = 1.0
     upkeep: float = 0.0
     worked_at: float = -math.inf
+    drained: bool = False
+
+    @property
+    def state(self) -> NodeState:
+        """As others see it."""
+        return "draining" if self.drained and self.liveness == "alive" else super().state
 
     @property
     def info(self) -> NodeInfo:
@@ -154,8 +161,8 @@ class Node(Peer):
 
     def usable(self, now: float) -> bool:
         """Whether a plan may rely on it."""
-        ready = self.present and not self.leaving and bool(self.executors) and bool(self.info.fingerprint)
-        return ready and now >= self.excluded_until
+        stays = self.present and not (self.leaving or self.drained)
+        return stays and bool(self.executors) and bool(self.info.fingerprint) and now >= self.excluded_until
 
     def runs(self, executor: str, stage: StageKey) -> bool:
         """Whether that very executor runs here and has the stage loaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -102,13 +102,22 @@ def build_problem(
         "nodes": [_node(node) for node in nodes],
         "models": [
             {
-                **_model(name, manifest, nodes, book, wanted.of(name).forbidden),
+                **_model(name, manifest, nodes, book, _allowed(name, sha, nodes, wanted)),
                 **wanted.model_keys(name, here),
             }
-            for name, (_, manifest) in models.items()
+            for name, (sha, manifest) in models.items()
         ],
         **network.to_json(),
     }
+
+
+Allowed = Callable[[Node, int], bool]
+"""Whether a block may be on a node."""
+
+
+def _allowed(name: str, sha: str, nodes: Sequence[Node], wanted: Wanted) -> Allowed:
+    forbidden = frozenset(wanted.forbidden(name, [node.name for node in nodes]))
+    return lambda node, block: node.name not in forbidden and wanted.may_take(node.name, sha, block, block + 1)
 
 
 def _node(node: Node) -> dict[str, Any]:
@@ -122,9 +131,13 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _model(
-    name: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook, forbidden: Collection[str] = ()
+    name: str,
+    manifest: ModelManifest,
+    nodes: Sequence[Node],
+    book: FigureBook,
+    allowed: Allowed = lambda node, block: True,
 ) -> dict[str, Any]:
-    ready = [node.name not in forbidden and book.complete(manifest, node.info.fingerprint) for node in nodes]
+    ready = [book.complete(manifest, node.info.fingerprint) for node in nodes]
     cuts = [manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1)]
     blocks = [
         {
@@ -132,11 +145,11 @@ def _model(
             "weight_bytes": block.weight_bytes,
             "workspace_bytes": _workspace(block, book),
             "seconds": [
-                finite(_seconds(block.graph, node, book)) if known else None
+                finite(_seconds(block.graph, node, book)) if known and allowed(node, number) else None
                 for node, known in zip(nodes, ready, strict=True)
             ],
         }
-        for block in manifest.blocks
+        for number, block in enumerate(manifest.blocks)
     ]
     return {
         "name": name,

@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from stageline.errors import PlacementError
-from stageline.plan import ModelPlan, Plan
+from stageline.plan import ModelPlan, Plan, StageKey
 
 from .assemble import intact, running_stages, slots_of
 from .bottleneck import objective_s
+from .draining import hosts_of
 from .events import Instruction, Note, Solve, Solved
 from .figures import Models
 from .measuring import Measuring
@@ -143,6 +144,15 @@ class Planning:
             self._hold_back(answer, kept)
             return None
         return self._target
+
+    def confine(self, plan: Plan) -> None:
+        """Note what cordoned nodes have, and may keep."""
+        if self._wanted.cordoned or self._wanted.held:
+            self._wanted.confine(hosts_of(plan.models))
+
+    def may_take(self, node: str, stages: Iterable[StageKey]) -> bool:
+        """Whether the node may be given these: one that is cordoned gets nothing new."""
+        return all(self._wanted.may_take(node, key.manifest, key.start, key.end) for key in stages)
 
     def wanted(self, models: Iterable[str]) -> object:
         """Equal as long as users want the same of these."""

@@ -85,7 +85,7 @@ class Published:
             if node.liveness != "alive":
                 continue
             keep = self._keep(node.name, committed, preparation)
-            keep |= standbys.get(node.name, frozenset()) if not node.leaving else frozenset()
+            keep |= standbys.get(node.name, frozenset()) if not (node.leaving or node.drained) else frozenset()
             if node.executors and (node.loaded() - keep or (settled and keep != node.kept)):
                 node.keep_loaded(keep)
                 latest = preparation.version if preparation else self._version

@@ -27,6 +27,7 @@ def recall(store: Store) -> Memory:
         links=store.links(),
         objective=store.objective(),
         wishes=store.wishes(),
+        node_wishes=store.node_wishes(),
     )
 
 

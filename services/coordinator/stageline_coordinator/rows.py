@@ -57,6 +57,8 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 http=hello.http,
                 standbys=_standbys(cluster.plan, name),
                 degraded=node.degraded,
+                duty=cluster.wanted.node(name).duty,
+                labels=cluster.wanted.node(name).labels,
                 profile=_profile(
                     cluster, node, links.get(node.identity, ()), len(links) - 1 if node.identity in links else 0
                 ),

@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import msgspec
 
 from stageline.blobs import BlobStore
 from stageline.coordinators import ID_BITS, next_term
 from stageline.messages import Hello, StoreRow
+from stageline.nodewishes import OPEN, NodeWishes
 from stageline.plan import Plan
 from stageline.wire import encode
 from stageline.wishes import OBJECTIVES, Wishes
@@ -33,8 +35,9 @@ from .network import Link
 from .tokens import Key, Token
 
 BLOBS_DIR = "blobs"
-OBJECTIVE, MODEL_WISHES = "objective", "model:"
-"""Subjects of what is wanted: of the cluster, and of a model, before its name."""
+T = TypeVar("T")
+OBJECTIVE, MODEL_WISHES, NODE_WISHES = "objective", "model:", "node:"
+"""Subjects of what is wanted: of the cluster, and of a model or a worker, before its name."""
 
 
 class Store:
@@ -175,13 +178,27 @@ class Store:
 
     def wishes(self) -> dict[str, Wishes]:
         """What is wanted of each model's plan, by name, where something was said."""
-        query = "SELECT subject, body FROM wishes WHERE subject <> ? ORDER BY subject"
-        with disk_errors():
-            rows = self._db.execute(query, (OBJECTIVE,)).fetchall()
-            return {subject[len(MODEL_WISHES) :]: msgspec.json.decode(body, type=Wishes) for subject, body in rows}
+        return self._wishes(MODEL_WISHES, Wishes)
 
     def put_wishes(self, model: str, wishes: Wishes) -> None:
         self._write("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (MODEL_WISHES + model, _json(wishes)))
+
+    def node_wishes(self) -> dict[str, NodeWishes]:
+        """What is wanted of each worker, by name, where something was said."""
+        return self._wishes(NODE_WISHES, NodeWishes)
+
+    def put_node_wishes(self, name: str, wishes: NodeWishes) -> None:
+        """Keep it; that nothing is wanted is not kept."""
+        if wishes == OPEN:
+            self._write("DELETE FROM wishes WHERE subject = ?", (NODE_WISHES + name,))
+        else:
+            self._write("INSERT OR REPLACE INTO wishes VALUES (?, ?)", (NODE_WISHES + name, _json(wishes)))
+
+    def _wishes(self, prefix: str, kind: type[T]) -> dict[str, T]:
+        query = "SELECT subject, body FROM wishes WHERE substr(subject, 1, ?) = ? ORDER BY subject"
+        with disk_errors():
+            rows = self._db.execute(query, (len(prefix), prefix)).fetchall()
+            return {subject[len(prefix) :]: msgspec.json.decode(body, type=kind) for subject, body in rows}
 
     def objective(self) -> str:
         """What plans are to be best in."""

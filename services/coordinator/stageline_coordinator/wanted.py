@@ -6,9 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stageline.nodewishes import OPEN, NodeWishes, is_selector, selects
+from stageline.plan import StageKey
 from stageline.wishes import NONE, Wishes
 
 if TYPE_CHECKING:
+    from .draining import Hosts
     from .placement import Placement, Slot
 
 THROUGHPUT, LATENCY, WEIGHTED = "throughput", "latency", "weighted"
@@ -19,19 +22,61 @@ class Wanted:
     """`objective` and `max_replicas` of the cluster; `models` by name, of which `Wishes` override them.
 
     A source or required node that is not here is planned without until it is; one that is forbidden is so always.
+    `nodes` says what is wanted of workers, `held` what each of those that are cordoned has loaded and may keep.
     """
 
     objective: str = THROUGHPUT
     max_replicas: int = 1
     models: dict[str, Wishes] = field(default_factory=dict)
+    nodes: dict[str, NodeWishes] = field(default_factory=dict)
+    held: dict[str, frozenset[StageKey]] = field(default_factory=dict)
 
     def of(self, model: str) -> Wishes:
         """What was said about that model."""
         return self.models.get(model, NONE)
 
+    def node(self, name: str) -> NodeWishes:
+        """What was said about that worker."""
+        return self.nodes.get(name, OPEN)
+
+    @property
+    def cordoned(self) -> list[str]:
+        """Workers that get nothing new."""
+        return [name for name, one in self.nodes.items() if one.duty == "cordoned"]
+
+    def confine(self, hosts: Hosts) -> None:
+        """Cordoned workers keep what they serve or stand by for now, as `hosts` says, and get nothing more."""
+        self.held = {name: hosts.get(name, frozenset()) for name in self.cordoned}
+
+    def may_take(self, node: str, sha: str, start: int, end: int) -> bool:
+        """Whether blocks [start, end) of that manifest may be on the worker, as far as it is not cordoned."""
+        held = self.held.get(node)
+        return held is None or any(key.manifest == sha and key.start <= start and end <= key.end for key in held)
+
     def key(self, models: Iterable[str]) -> object:
         """Equal as long as the same is wanted for these."""
-        return self.objective, tuple(self.of(name) for name in models)
+        said = tuple(self.of(name) for name in models)
+        labels = {name: one.labels for name, one in self.nodes.items()} if any(one.selectors for one in said) else {}
+        return self.objective, said, labels, self.held
+
+    def forbidden(self, model: str, here: Iterable[str]) -> list[str]:
+        """Those of the workers `here` that must not host anything of it."""
+        return self._meant(self.of(model).forbidden, here)
+
+    def required(self, model: str, here: Iterable[str]) -> list[str]:
+        """Those that must host a part of it; where labels say both, they must not."""
+        wishes = self.of(model)
+        found = self._meant(wishes.required, here)
+        return [node for node in found if not self._any_selects(wishes.forbidden, node)]
+
+    def _meant(self, said: Sequence[str], here: Iterable[str]) -> list[str]:
+        if not any(map(is_selector, said)):
+            names = set(here)
+            return [node for node in said if node in names]
+        return [node for node in here if self._any_selects(said, node)]
+
+    def _any_selects(self, said: Sequence[str], node: str) -> bool:
+        return any(selects(one, node, self.node(node).labels) for one in said)
 
     def objective_for(self, models: Collection[str]) -> str:
         """As the planner knows it: the latency of several models is their weighted mean."""
@@ -47,7 +92,7 @@ class Wanted:
             found["rate_per_s"] = wishes.rate_per_s
         if wishes.source in here:
             found["source"] = wishes.source
-        if required := [node for node in wishes.required if node in here]:
+        if required := self.required(model, here):
             found["required"] = required
         return found
 
@@ -56,8 +101,8 @@ class Wanted:
         wishes, used = self.of(model), {node for slot in slots for node in slot.nodes}
         pinned = wishes.source not in here or not slots or slots[0].nodes == (wishes.source,)
         many = any(len(slot.nodes) > self._replicas(wishes) for slot in slots)
-        complete = frozenset(wishes.required) & frozenset(here) <= used
-        return pinned and not many and complete and used.isdisjoint(wishes.forbidden)
+        complete = used.issuperset(self.required(model, here))
+        return pinned and not many and complete and not self.forbidden(model, used)
 
     def all_heeded(self, placement: Placement, here: Collection[str]) -> bool:
         """Whether it is, of every model."""

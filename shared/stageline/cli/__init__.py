@@ -12,10 +12,11 @@ from stageline.cli.cluster import down, up
 from stageline.cli.completion import completion
 from stageline.cli.demo import demo
 from stageline.cli.infer import infer
-from stageline.cli.inspect import nodes, status
+from stageline.cli.inspect import status
 from stageline.cli.keys import keys
 from stageline.cli.logfiles import logs
 from stageline.cli.models import models
+from stageline.cli.nodes import nodes
 from stageline.cli.options import EXIT_CODES, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, exit_code, one_line
 from stageline.cli.planning import plan
 from stageline.cli.tokens import tokens

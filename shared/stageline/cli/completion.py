@@ -46,12 +46,17 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
 
 def complete_gone_node(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The workers that the command's cluster lists but that are not here any more."""
+    return [item for item in complete_node(context, parameter, incomplete) if item.help == "gone"]
+
+
+def complete_node(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The workers that the command's cluster lists."""
     try:
         with connect(_where(context)(), TIMEOUT_S) as admin:
             rows = admin.nodes().nodes
     except (StagelineError, OSError):
         return []
-    return [CompletionItem(row.node) for row in rows if row.state == "gone" and row.node.startswith(incomplete)]
+    return [CompletionItem(row.node, help=row.state) for row in rows if row.node.startswith(incomplete)]
 
 
 def complete_process(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -1,4 +1,4 @@
-"""`stageline status` and `nodes`: what runs."""
+"""`stageline status`: what runs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import click
 import msgspec
 
-from stageline.cli.completion import complete_gone_node
-from stageline.cli.jointokens import token
+from stageline.cli.nodes import node_json
 from stageline.cli.options import EXIT_NO_CLUSTER, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, size
 from stageline.cli.plans import exposed
@@ -17,7 +16,7 @@ from stageline.coordinators import number_of
 from stageline.embedded.adoption import adopt
 from stageline.errors import NoClusterError
 from stageline.locate import Location
-from stageline.messages import ModelRow, NodeList, NodeProfile, NodeRow
+from stageline.messages import ModelRow, NodeList
 from stageline.plan import Plan
 
 STATUS_TIMEOUT_S = 5.0
@@ -107,106 +106,3 @@ MODEL_COLUMNS = ("model", "state", "blocks", "weights", "reason")
 def model_rows(models: tuple[ModelRow, ...]) -> list[list[str]]:
     """Registered models as cells."""
     return [[m.name, m.status, str(m.blocks), size(m.weight_bytes), m.reason] for m in models]
-
-
-@click.group()
-def nodes() -> None:
-    """Look at the stage workers, have new ones join, and forget those that are gone.
-
-    \b
-    Example:
-      stageline nodes list
-      stageline nodes token
-      stageline nodes remove box-3
-    """
-
-
-@nodes.command("list")
-@location_options
-@json_option
-def list_nodes(where: Where, as_json: bool) -> None:
-    """List the workers, what they offer and what they have done.
-
-    \b
-    Example:
-      stageline nodes list
-    """
-    with connect(where()) as admin:
-        listing = admin.nodes()
-    if as_json:
-        emit_json([node_json(node) for node in listing.nodes])
-        return
-    columns = ("node", "state", "device", "memory", "pid", "executors", "stages", "items", "queue", "measured", "cpu")
-    emit_table("", columns, [_node_row(node) for node in listing.nodes], right=("memory", "pid", "items", "queue"))
-
-
-nodes.add_command(token)
-
-
-@nodes.command("remove")
-@click.argument("name", shell_complete=complete_gone_node)
-@location_options
-@json_option
-def remove_node(name: str, where: Where, as_json: bool) -> None:
-    """Take a worker that is gone off the lists; it is as welcome as any other if it comes back.
-
-    \b
-    Example:
-      stageline nodes remove box-3
-    """
-    with connect(where()) as admin:
-        admin.remove_node(name)
-    if as_json:
-        emit_json({"removed": name})
-    else:
-        click.echo(f"removed {name}")
-
-
-def node_json(node: NodeRow) -> dict[str, Any]:
-    """A node as JSON."""
-    return {
-        "node": node.node,
-        "state": node.state,
-        "degraded": node.degraded,
-        "incarnation": node.incarnation,
-        "device": node.device,
-        "cpu": node.cpu,
-        "memory_bytes": node.memory_bytes,
-        "pid": node.pid,
-        "http": node.http,
-        "executors": [
-            {"executor": e.executor, "pid": e.pid, "stages": [str(stage) for stage in e.loaded]} for e in node.executors
-        ],
-        "progress": [{**msgspec.structs.asdict(p)} for p in node.progress],
-        "standbys": [str(stage) for stage in node.standbys],
-        "profile": node.profile and _profile_json(node.profile),
-    }
-
-
-def _profile_json(profile: NodeProfile) -> dict[str, Any]:
-    links = [msgspec.structs.asdict(link) for link in profile.links]
-    return {**msgspec.structs.asdict(profile), "batches": list(profile.batches), "links": links}
-
-
-def _measured(profile: NodeProfile | None) -> str:
-    """How well a node is known, in a few words."""
-    if profile is None:
-        return ""
-    known = f"{profile.blocks}/{profile.blocks_total} blocks, {len(profile.links)}/{profile.links_total} links"
-    return known + (f", {profile.slowdown:.2f} times the profile" if profile.slowdown != 1.0 else "")
-
-
-def _node_row(node: NodeRow) -> list[str]:
-    return [
-        node.node,
-        f"{node.state}, degraded" if node.degraded else node.state,
-        node.device,
-        size(node.memory_bytes),
-        str(node.pid or ""),
-        " ".join(f"{e.executor}({e.pid})" for e in node.executors),
-        " ".join(f"{s}{' (standby)' * (s in node.standbys)}" for e in node.executors for s in e.loaded),
-        str(sum(p.items_done for p in node.progress)),
-        str(sum(p.queue_depth for p in node.progress)),
-        _measured(node.profile),
-        node.cpu,
-    ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import click
 
 from stageline.admin import AdminClient
@@ -11,6 +9,7 @@ from stageline.cli.completion import complete_model
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, note
 from stageline.errors import ConfigError, ModelNotFoundError
+from stageline.nodewishes import is_selector, selects
 from stageline.wishes import NONE, OBJECTIVES, Wishes, merge
 
 UNSET = {
@@ -30,8 +29,12 @@ UNSET = {
 @click.option("--rate", type=float, metavar="RATE", help="Requests per second to expect [default: unknown].")
 @click.option("--max-replicas", type=int, metavar="N", help="Workers that may share a stage [default: the cluster's].")
 @click.option("--source", metavar="NODE", help="The worker that hosts the first stage, alone.")
-@click.option("--forbid", multiple=True, metavar="NODE", help="A worker that hosts none of it; repeat it for several.")
-@click.option("--require", multiple=True, metavar="NODE", help="A worker that must host a part of it; repeat it.")
+@click.option(
+    "--forbid", multiple=True, metavar="NODE", help="A worker that hosts none of it, or a label of such; repeat it."
+)
+@click.option(
+    "--require", multiple=True, metavar="NODE", help="A worker that must host a part, or a label of such; repeat it."
+)
 @click.option("--unset", multiple=True, type=click.Choice(list(UNSET)), help="Take one of these back; repeat it.")
 @location_options
 @json_option
@@ -43,11 +46,12 @@ def set_model(
 
     Kept by the cluster until it is changed or the model removed; the cluster plans anew at once. What is not given
     stays; --forbid and --require replace what they said before. A worker need not be there yet: until it is, plans do
-    without it.
+    without it. A label, KEY=VALUE, means all workers that have it (`nodes label`), and KEY!=VALUE all that have not.
 
     \b
     Example:
       stageline models set resnet50 --priority 2 --rate 30 --forbid box-1 --forbid box-2
+      stageline models set resnet50 --forbid gpu!=yes
       stageline models set resnet50 --unset forbid
     """
     said = Wishes(
@@ -60,13 +64,13 @@ def set_model(
     with connect(where()) as admin:
         admin.set_wishes(name, said, gone)
         wishes = _wishes(admin, name)
-        absent = _absent(admin, said.nodes)
+        absent = _absent(admin, said)
     if as_json:
         emit_json({"model": name, "wishes": wishes.to_json(), "absent": absent})
         return
     click.echo(f"{name}: {describe(wishes) or 'nothing is set'}")
     for node in absent:
-        note(f"no worker is called {node} yet")
+        note(f"no worker {'has the label' if is_selector(node) else 'is called'} {node} yet")
 
 
 @click.command("set")
@@ -111,6 +115,6 @@ def _wishes(admin: AdminClient, name: str) -> Wishes:
     raise ModelNotFoundError(f"{name} was removed meanwhile")
 
 
-def _absent(admin: AdminClient, nodes: Iterable[str]) -> list[str]:
-    here = {node.node for node in admin.nodes().nodes if node.state != "gone"}
-    return [node for node in nodes if node not in here]
+def _absent(admin: AdminClient, said: Wishes) -> list[str]:
+    here = [node for node in admin.nodes().nodes if node.state != "gone"]
+    return [one for one in (*said.nodes, *said.selectors) if not any(selects(one, n.node, n.labels) for n in here)]

@@ -1,0 +1,72 @@
+"""`nodes cordon`, `drain`, `label` and `show` without a cluster, and how workers are shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from stageline.cli import run
+from stageline.cli.nodeduty import served, state_of
+from stageline.cli.options import EXIT_NO_CLUSTER, EXIT_USAGE
+from stageline.errors import ConfigError
+from stageline.messages import ExecutorInfo, NodeRow
+from stageline.nodewishes import read_labels, selects
+from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature, StageKey
+
+AT = Endpoint(tcp="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("word", ["zone", "-", "", "=x=", "a=1 a=2"])
+def test_what_is_no_label_is_a_usage_error(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["nodes", "label", "box-1", *word.split(" ")])
+    shown = capsys.readouterr()
+    assert code in (EXIT_USAGE, EXIT_NO_CLUSTER) and len(shown.err.strip().splitlines()) == 1
+    assert code == EXIT_USAGE or word == "=x="  # whose key the coordinator refuses
+
+
+def test_labels_are_set_and_taken_off() -> None:
+    assert read_labels(("a=1", "b=", "c-", "d=x=y")) == ({"a": "1", "b": "", "d": "x=y"}, ("c",))
+    with pytest.raises(ConfigError, match="each once"):
+        read_labels(("a=1", "a=2"))
+
+
+def test_a_selector_means_those_with_the_label_or_all_others() -> None:
+    labels = {"zone": "attic"}
+    assert selects("zone=attic", "n", labels) and not selects("zone=cellar", "n", labels)
+    assert not selects("zone!=attic", "n", labels) and selects("zone!=attic", "n", {})
+    assert selects("n", "n", labels) and not selects("m", "n", labels)
+
+
+@pytest.mark.parametrize("command", ["cordon", "uncordon", "drain", "show"])
+def test_they_need_a_cluster_and_say_how(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["nodes", command, "box-1"]) == EXIT_NO_CLUSTER
+    assert run(["nodes", command]) == EXIT_USAGE
+    capsys.readouterr()
+    assert run(["nodes", command, "--help"]) == 0
+    assert f"stageline nodes {command} box-3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("state", "duty", "loaded", "said"),
+    [
+        ("alive", "open", True, "alive"),
+        ("alive", "cordoned", True, "alive, cordoned"),
+        ("draining", "drained", True, "draining"),
+        ("draining", "drained", False, "drained"),
+        ("draining", "open", False, "draining"),
+        ("gone", "drained", False, "gone, drained"),
+    ],
+)
+def test_states_say_what_is_wanted(state: str, duty: str, loaded: bool, said: str) -> None:
+    key = StageKey(manifest="ab" * 32, start=0, end=1)
+    executor = ExecutorInfo(executor="n/1", pid=2, endpoint=AT, loaded=(key,) * loaded)
+    row = NodeRow(node="n", state=state, incarnation="i", executors=(executor,), duty=duty)
+    assert state_of(row) == said
+
+
+def test_what_a_worker_serves_is_read_from_the_plan() -> None:
+    a, b = (Replica(node=name, executor=name, endpoint=AT) for name in "ab")
+    stages = (PlanStage(start=0, end=2, replicas=(a,), standbys=(b,)), PlanStage(start=2, end=3, replicas=(b,)))
+    model = ModelPlan(name="m", manifest="ab" * 32, signature=Signature((), ()), status="serving", stages=stages)
+    plan = Plan(term=1, version=1, models=(model,))
+    assert [(one["start"], one["end"], one["standby"]) for one in served(plan, "b")] == [(0, 2, True), (2, 3, False)]
+    assert served(plan, "c") == []

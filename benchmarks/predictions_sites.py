@@ -22,6 +22,7 @@ import torch
 
 from stageline.blobs import BlobStore
 from stageline.embedded.launch import ClusterSpec
+from stageline.emulation.capacity import quota, share_cores
 from stageline.manifest import ModelManifest
 from stageline_stage.importer import Signature, import_module
 from stageline_stage.importer.hf import load_hf
@@ -30,9 +31,6 @@ from stageline_stage.zoo import resnet50
 MODELS = ("resnet50", "minilm")
 
 CPU = Path("/sys/fs/cgroup/cpu")
-PERIOD_US = 10_000
-SLOW_PERIOD_US = 25_000
-"""Below a tenth of a CPU: shorter slices than the scheduler's are not kept."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +59,9 @@ def quotas(site: Site) -> Iterator[list[Path]]:
             folder = CPU / f"stageline-bench-{os.getpid()}-{number}"
             folder.mkdir()
             folders.append(folder)
-            period = PERIOD_US if cpus >= 0.1 else SLOW_PERIOD_US
-            (folder / "cpu.cfs_period_us").write_text(str(period))
-            (folder / "cpu.cfs_quota_us").write_text(str(round(period * cpus)))
+            period_us, quota_us = quota(cpus)
+            (folder / "cpu.cfs_period_us").write_text(str(period_us))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
         yield folders
     finally:
         for folder in folders:
@@ -119,20 +117,9 @@ def spec(folder: Path, site: Site, groups: Sequence[Path], client_port: int) -> 
         **{name: {"host": address(number)} for number, name in enumerate(names)},
     }
     join = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec taskset -c "$@"')
-    prefixes = {
-        name: (*join, str(group), str(core)) for name, group, core in zip(names, groups, cores(site), strict=True)
-    }
+    cores = share_cores(site.cpus, sorted(os.sched_getaffinity(0)))
+    prefixes = {name: (*join, str(group), str(core)) for name, group, core in zip(names, groups, cores, strict=True)}
     return ClusterSpec(folder, nodes=len(names), settings=settings, prefixes=prefixes)
-
-
-def cores(site: Site) -> list[int]:
-    """The core of each box: boxes that share one get no less than their quotas, as long as these fit."""
-    loads = dict.fromkeys(sorted(os.sched_getaffinity(0)), 0.0)
-    found: dict[int, int] = {}
-    for number in sorted(range(len(site.cpus)), key=lambda number: -site.cpus[number]):
-        found[number] = min(loads, key=lambda core: loads[core])
-        loads[found[number]] += site.cpus[number]
-    return [found[number] for number in range(len(site.cpus))]
 
 
 def free_port() -> int:

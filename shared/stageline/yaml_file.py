@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,20 @@ class _Loader(yaml.BaseLoader):
 
 def read_yaml(path: Path) -> Any:
     """Mappings, lists and text; None for an empty file. Raises `ConfigError` naming the file."""
+    return _read(path, lambda text: yaml.load(text, _Loader))
+
+
+def compose_yaml(path: Path) -> yaml.Node | None:
+    """The same as nodes that know their lines. Raises `ConfigError` naming the file."""
+    found: yaml.Node | None = _read(path, lambda text: yaml.compose(text, _Loader))
+    return found
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: it is no config file")
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -7,80 +7,43 @@ scale in the whole picture; what limits is orange.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree import ElementTree as Xml
 
-from stageline.cli.output import shown, size
+from stageline.cli.output import size
 from stageline.cli.plandraw import memory, milliseconds, names, summary
 from stageline.cli.planfigures import Chain, Figures, Hop, Host, Stage
+from stageline.cli.svg import (
+    FAINT,
+    FILL,
+    HELD,
+    HOT,
+    HOT_FILL,
+    INK,
+    LETTER,
+    MARGIN,
+    MUTED,
+    PAPER,
+    USED,
+    WIDTH,
+    Canvas,
+    draw_bar,
+)
 
-WIDTH, MARGIN = 1160, 40
 BOX_WIDTH, GATE_WIDTH, GAP = 180, 76, 84
 HEAD, HOST, SHARE, PAD = 46, 44, 14, 14  # of a box: lines of its blocks, of a host, of its share, and around them
 ROW_GAP, INDENT = 58, 34
 SHOWN_HOSTS = 4
 
-INK, MUTED, FAINT, PAPER = "#1f2933", "#616e7c", "#cbd2d9", "#ffffff"
-FILL, USED, HELD = "#f5f7fa", "#3e7cb1", "#9aa5b1"
-HOT, HOT_FILL = "#c2410c", "#fff5ee"
-FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
-LETTER = 0.56
-"""Mean width of a letter, in parts of the font's size."""
-
 
 def picture(figures: Figures) -> str:
     """The SVG document."""
-    canvas = _Canvas()
+    canvas = Canvas(figures.title)
     y = _header(canvas, figures)
     for chain in figures.chains:
         y = _chain(canvas, chain, figures.bottleneck_s, y)
     y = _footer(canvas, figures, y)
-    return canvas.finish(y, figures)
-
-
-class _Canvas:
-    """Elements of a picture, whose height is known at the end."""
-
-    def __init__(self) -> None:
-        self.root = Xml.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "font-family": FONT, "role": "img"})
-        Xml.SubElement(self.root, "title").text = "Plan"
-        self._paper = self.rect(0, 0, WIDTH, 0, PAPER)
-
-    def finish(self, height: float, figures: Figures) -> str:
-        self.root.set("viewBox", f"0 0 {WIDTH} {height:g}")
-        self.root.set("width", f"{WIDTH}")
-        self.root.set("height", f"{height:g}")
-        self._paper.set("height", f"{height:g}")
-        self.root[0].text = shown(figures.title)
-        Xml.indent(self.root)
-        return Xml.tostring(self.root, encoding="unicode") + "\n"
-
-    def rect(self, x: float, y: float, width: float, height: float, fill: str, **more: str) -> Xml.Element:
-        where = {"x": f"{x:g}", "y": f"{y:g}", "width": f"{width:g}", "height": f"{height:g}", "fill": fill}
-        return Xml.SubElement(self.root, "rect", {**where, **{k.replace("_", "-"): v for k, v in more.items()}})
-
-    def text(
-        self, x: float, y: float, text: str, points: float = 12, *, width: float = 0, fill: str = INK,
-        anchor: str = "start", bold: bool = False, whole: str = "",
-    ) -> None:  # fmt: skip
-        """A line whose baseline is at `y`; one that is wider than `width` is cut. `whole` shows when pointed at."""
-        whole, text = shown(whole or text), shown(text)
-        cut = _fit(text, width, points * (1.06 if bold else 1)) if width else text
-        where = {"x": f"{x:g}", "y": f"{y:g}", "font-size": f"{points:g}", "fill": fill, "text-anchor": anchor}
-        element = Xml.SubElement(self.root, "text", {**where, **({"font-weight": "600"} if bold else {})})
-        element.text = cut
-        if cut != whole:
-            Xml.SubElement(element, "title").text = whole
-
-    def arrow(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
-        """A line with a head, which points to the right."""
-        line = " ".join(f"{x:g},{y:g}" for x, y in points)
-        style = {"points": line, "fill": "none", "stroke": colour, "stroke-width": f"{width:g}"}
-        Xml.SubElement(self.root, "polyline", {**style, "stroke-linejoin": "round"})
-        x, y = points[-1]
-        head = f"{x + 1:g},{y:g} {x - 9:g},{y - 5:g} {x - 9:g},{y + 5:g}"
-        Xml.SubElement(self.root, "polygon", {"points": head, "fill": colour})
+    return canvas.finish(y)
 
 
 @dataclass(frozen=True)
@@ -92,12 +55,7 @@ class _Place:
     row: int
 
 
-def _fit(text: str, width: float, points: float) -> str:
-    room = int(width / (LETTER * points))
-    return text if len(text) <= room else text[: max(1, room - 1)] + "…"
-
-
-def _header(canvas: _Canvas, figures: Figures) -> float:
+def _header(canvas: Canvas, figures: Figures) -> float:
     canvas.text(MARGIN, 52, figures.title, 22, width=WIDTH - 2 * MARGIN, bold=True)
     for number, (value, meaning, hot) in enumerate(_tiles(figures)):
         x = MARGIN + number * (WIDTH - 2 * MARGIN) / 4
@@ -123,7 +81,7 @@ def _tiles(figures: Figures) -> Iterator[tuple[str, str, bool]]:
         )
 
 
-def _chain(canvas: _Canvas, chain: Chain, full_s: float, top: float) -> float:
+def _chain(canvas: Canvas, chain: Chain, full_s: float, top: float) -> float:
     """Draws a model below `top`; returns where it ends."""
     canvas.rect(MARGIN, top, WIDTH - 2 * MARGIN, 1, FAINT)
     rate = f", {chain.rate_per_s:g} requests/s expected" if chain.rate_per_s else ""
@@ -174,12 +132,12 @@ def _remark(host: Host) -> str:
     return f"takes {100 * host.share:.0f} %, {measured}" if share and measured else share or measured
 
 
-def _gateway(canvas: _Canvas, x: float, middle: float) -> None:
+def _gateway(canvas: Canvas, x: float, middle: float) -> None:
     canvas.rect(x, middle - 18, GATE_WIDTH, 36, PAPER, stroke=HELD, rx="18")
     canvas.text(x + GATE_WIDTH / 2, middle + 4, "gateway", 12, fill=MUTED, anchor="middle")
 
 
-def _hop(canvas: _Canvas, hop: Hop, start: tuple[_Place, float], end: tuple[_Place, float], height: float) -> None:
+def _hop(canvas: Canvas, hop: Hop, start: tuple[_Place, float], end: tuple[_Place, float], height: float) -> None:
     """An arrow and what it carries; to the next row it goes between the two."""
     (before, y), (after, below) = start, end
     colour, width = (HOT, 2.5) if hop.limits else (HELD, 1.5)
@@ -198,7 +156,7 @@ def _hop(canvas: _Canvas, hop: Hop, start: tuple[_Place, float], end: tuple[_Pla
         canvas.text(label[0] - 4, y, text, 11, width=GAP, fill=fill, anchor="middle", bold=bold)
 
 
-def _box(canvas: _Canvas, number: int, stage: Stage, corner: tuple[float, float], full_s: float) -> None:
+def _box(canvas: Canvas, number: int, stage: Stage, corner: tuple[float, float], full_s: float) -> None:
     (x, y), height = corner, _height(stage)
     fill, stroke, width = (HOT_FILL, HOT, "2") if stage.limits else (FILL, HELD, "1")
     canvas.rect(x, y, BOX_WIDTH, height, fill, stroke=stroke, stroke_width=width, rx="8")
@@ -215,7 +173,7 @@ def _box(canvas: _Canvas, number: int, stage: Stage, corner: tuple[float, float]
         canvas.text(x + PAD, y + height - 8, f"and {more} more nodes", 11, fill=MUTED)
 
 
-def _host(canvas: _Canvas, host: Host, corner: tuple[float, float], full_s: float, hot: str) -> None:
+def _host(canvas: Canvas, host: Host, corner: tuple[float, float], full_s: float, hot: str) -> None:
     """Name and milliseconds, a bar for the busy time, a thin one for memory; `hot`: the colour of what limits."""
     (x, y), width = corner, BOX_WIDTH - 2 * PAD
     canvas.text(x, y + 14, host.node, 13, width=width - 66, fill=hot or INK, bold=True)
@@ -223,20 +181,13 @@ def _host(canvas: _Canvas, host: Host, corner: tuple[float, float], full_s: floa
     if remark := _remark(host):
         y += SHARE
         canvas.text(x, y + 13, remark, 10, width=width, fill=MUTED)
-    _bar(canvas, (x, y + 20), (width, 7), host.busy_s / full_s if full_s > 0 else 0.0, hot or USED)
+    draw_bar(canvas, (x, y + 20), (width, 7), host.busy_s / full_s if full_s > 0 else 0.0, hot or USED)
     room = width - 84
-    _bar(canvas, (x, y + 33), (room, 3), host.held_bytes / max(1, host.memory_bytes), HELD)
+    draw_bar(canvas, (x, y + 33), (room, 3), host.held_bytes / max(1, host.memory_bytes), HELD)
     canvas.text(x + width, y + 38, memory(host), 10, fill=MUTED, anchor="end")
 
 
-def _bar(canvas: _Canvas, corner: tuple[float, float], area: tuple[float, float], part: float, colour: str) -> None:
-    (x, y), (width, height) = corner, area
-    canvas.rect(x, y, width, height, "#e4e7eb", rx=f"{height / 2:g}")
-    if part > 0:
-        canvas.rect(x, y, max(height, width * min(1.0, part)), height, colour, rx=f"{height / 2:g}")
-
-
-def _footer(canvas: _Canvas, figures: Figures, top: float) -> float:
+def _footer(canvas: Canvas, figures: Figures, top: float) -> float:
     canvas.rect(MARGIN, top, WIDTH - 2 * MARGIN, 1, FAINT)
     y = top + 8
     for line in summary(figures):
@@ -245,8 +196,8 @@ def _footer(canvas: _Canvas, figures: Figures, top: float) -> float:
             canvas.text(MARGIN, y, part, 13)
         y += 4
     y += 26
-    _bar(canvas, (MARGIN, y - 7), (40, 7), 0.7, USED)
+    draw_bar(canvas, (MARGIN, y - 7), (40, 7), 0.7, USED)
     canvas.text(MARGIN + 50, y, "busy per request; a full bar is the bottleneck", 11, fill=MUTED)
-    _bar(canvas, (MARGIN + 330, y - 5), (40, 3), 0.7, HELD)
+    draw_bar(canvas, (MARGIN + 330, y - 5), (40, 3), 0.7, HELD)
     canvas.text(MARGIN + 380, y, "memory held by all that the node serves", 11, fill=MUTED)
     return y + 24

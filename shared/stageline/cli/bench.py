@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
+from stageline.bench.pacing import pacer
 from stageline.bench.report import Settings, as_json, complaint, rows
-from stageline.bench.schedule import ClosedLoop, OpenLoop, Pacer, Window, constant, poisson
+from stageline.bench.schedule import Window
 from stageline.cli.completion import complete_model
 from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
 from stageline.cli.options import Where, client_options, connect, location_options
@@ -147,15 +148,6 @@ def measure(settings: Settings, where: Where, *, quiet: bool, secured: Mapping[s
     figures = recorder.figures()
     described = {**as_json(settings, figures), "machine": before, "nodes": _nodes(where)}
     return Run(described, rows(settings, figures), complaint(settings, figures))
-
-
-def pacer(settings: Settings, window: Window) -> Pacer:
-    """When to send."""
-    if settings.rate_rps is None:
-        return ClosedLoop(settings.concurrency, window.end_s)
-    rate = settings.rate_rps
-    times = constant(rate) if settings.arrivals == "constant" else poisson(rate, settings.seed)
-    return OpenLoop(times, settings.concurrency, window.end_s)
 
 
 def _nodes(where: Where) -> list[dict[str, str]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from stageline.cli.options import EXIT_FAILED
 from stageline.cli.output import emit_table, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, plan_rows
 from stageline.errors import StoreError
+from stageline.lifecycle import interruptible
 from stageline.plan import Plan
 
 NEEDED = ("requests", "answered", "wrong", "lost", "retried", "accuracy", "throughput_rps", "p50_ms", "p99_ms")
@@ -41,7 +39,7 @@ def demo(json_file: Path | None, keep: bool) -> int:
 
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise StoreError(f"{json_file.parent} is no directory: choose another file for --json")
-    with _interruptible():
+    with interruptible():
         figures = run(Screen(), cache_home(), keep=keep)
     if json_file is not None:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
@@ -67,19 +65,6 @@ class Screen:
     def progress(self, text: str) -> AbstractContextManager[Report]:
         """A bar on a terminal."""
         return reporting(text)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does: everything it started is stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from stageline.cli.bench import bench
 from stageline.cli.cluster import down, up
 from stageline.cli.completion import completion
 from stageline.cli.demo import demo
+from stageline.cli.emulate import emulate
 from stageline.cli.infer import infer
 from stageline.cli.inspect import status
 from stageline.cli.keys import keys
@@ -42,7 +43,7 @@ def cli() -> None:
     """The root of all commands."""
 
 
-for command in (up, down, status, models, nodes, plan, infer, bench, keys, tokens, logs, demo, completion):
+for command in (up, down, status, models, nodes, plan, infer, bench, keys, tokens, logs, demo, emulate, completion):
     cli.add_command(command)
 
 

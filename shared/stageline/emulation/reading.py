@@ -44,6 +44,7 @@ KINDS: Mapping[str, type[ServiceConfig]] = {
 OURS = frozenset(
     {"name", "coordinator", "keys_dir", "host", "transport", "port", "plan_port", "blob_port", "join_port", "data_dir"}
     | {"client_host", "insecure", "http_port", "http_host", "http_token_file", "ready_file", "cache_dir", "journal"}
+    | {"tokens_file", "tls_cert", "tls_key", "tls_client_ca"}
     | {"join_token", "join_token_file", "standby_of", "control_address", "advertise_host", "data_port", "data_address"}
 )
 """Settings that the emulator makes itself."""

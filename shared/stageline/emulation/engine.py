@@ -1,0 +1,216 @@
+"""Docker, as far as an emulation needs it: the one module that imports its SDK. Errors are one line each."""
+
+from __future__ import annotations
+
+import functools
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from stageline.errors import ClusterError, ConfigError
+
+UID = 10001
+"""Of the user that services are in our images."""
+
+TIMEOUT_S = 120
+LOG_LINES = 20
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A container to be. `volumes`: folders that may be written and go with it; `network`: a network's name, or
+    ``container:ID`` to be in that container's; `limits`: of processor and memory, as the SDK calls them."""
+
+    name: str
+    image: str
+    command: Sequence[str]
+    network: str
+    labels: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    volumes: Sequence[str] = ()
+    limits: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A container or network."""
+
+    kind: str
+    id: str
+    name: str
+    labels: Mapping[str, str]
+
+
+def _said(method: F) -> F:
+    """What Docker refuses as a `ClusterError` of one line."""
+
+    @functools.wraps(method)
+    def wrapped(self: Engine, *arguments: Any, **more: Any) -> Any:
+        import requests
+        from docker.errors import DockerException
+
+        try:
+            return method(self, *arguments, **more)
+        except (DockerException, requests.RequestException) as error:
+            text = getattr(error, "explanation", None) or error
+            raise ClusterError(f"Docker: {' '.join(str(text).split())}") from None
+
+    return cast(F, wrapped)
+
+
+class Engine:
+    """A connection to the Docker engine of this machine; a thread of its own needs one of its own."""
+
+    def __init__(self) -> None:
+        """Raises `ConfigError` without the SDK or for an engine elsewhere, `ClusterError` when none answers."""
+        try:
+            import docker
+        except ModuleNotFoundError:
+            raise ConfigError("an emulation needs Docker's SDK: pip install 'stageline[cluster]'") from None
+        try:
+            self._docker = docker.from_env(timeout=TIMEOUT_S)
+            about = self._docker.info()
+        except docker.errors.DockerException as error:
+            why = " ".join(str(error).split())
+            raise ClusterError(f"no Docker engine answers: start dockerd, or check DOCKER_HOST ({why})") from None
+        if not str(self._docker.api.base_url).startswith(("http+docker://", "http+unix://")):
+            raise ConfigError("an emulation takes the Docker engine of this machine: unset DOCKER_HOST")
+        self.cpus, self.memory_mib = int(about["NCPU"]), int(about["MemTotal"]) >> 20
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._docker.close()
+
+    @_said
+    def check_image(self, name: str, flag: str) -> None:
+        """Raises `ConfigError` where the image is not on this machine: nothing is pulled."""
+        from docker.errors import ImageNotFound
+
+        try:
+            self._docker.images.get(name)
+        except ImageNotFound:
+            raise ConfigError(f"there is no image {name}: `make images` builds it, or name another by {flag}") from None
+
+    @_said
+    def create_network(self, name: str, labels: Mapping[str, str]) -> None:
+        """A bridge with no way out of this machine."""
+        self._docker.networks.create(name, driver="bridge", internal=True, labels=dict(labels))
+
+    @_said
+    def create(self, recipe: Recipe) -> str:
+        """A container that has not started yet; its id. It can change nothing but its volumes and /tmp."""
+        from docker.types import Mount
+
+        shares = recipe.network.startswith("container:")
+        container = self._docker.containers.create(
+            recipe.image,
+            list(recipe.command),
+            name=recipe.name,
+            labels=dict(recipe.labels),
+            environment=dict(recipe.environment),
+            mounts=[Mount(target, None, type="volume") for target in recipe.volumes],
+            tmpfs={"/tmp": "", "/run/stageline": f"uid={UID},gid={UID},mode=0755"},
+            read_only=True,
+            init=True,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            healthcheck={"test": ["NONE"]},  # each costs a twelfth of a CPU second, which is much for a small box
+            **({"network_mode": recipe.network} if shares else {"network": recipe.network}),
+            **recipe.limits,
+        )
+        return str(container.id)
+
+    @_said
+    def put(self, container: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """Files for the services' user alone, into a volume that is mounted at `folder`."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            parents = {str(parent) for name in files for parent in _parents(name)}
+            for name in [*sorted(parents), *files]:
+                entry = tarfile.TarInfo(name)
+                entry.uid = entry.gid = UID
+                entry.type, entry.mode = (tarfile.DIRTYPE, 0o700) if name in parents else (tarfile.REGTYPE, 0o600)
+                entry.size = 0 if name in parents else len(files[name])
+                archive.addfile(entry, None if name in parents else io.BytesIO(files[name]))
+        self._docker.api.put_archive(container, folder, packed.getvalue())
+
+    @_said
+    def start(self, container: str) -> None:
+        """Also one that has ended."""
+        self._docker.api.start(container)
+
+    @_said
+    def kill(self, container: str) -> None:
+        """SIGKILL to all that is in it."""
+        self._docker.api.kill(container)
+        self._docker.api.wait(container)
+
+    @_said
+    def pause(self, container: str, paused: bool) -> None:
+        """Stop all of its processes where they are, or continue them."""
+        (self._docker.api.pause if paused else self._docker.api.unpause)(container)
+
+    @_said
+    def pid(self, container: str) -> int:
+        """Of its first process, as the machine knows it; 0 when it does not run."""
+        return int(self._docker.api.inspect_container(container)["State"]["Pid"])
+
+    @_said
+    def address(self, container: str) -> str:
+        """Its IP address in its network."""
+        (network,) = self._docker.api.inspect_container(container)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    @_said
+    def exited(self, label: str) -> set[str]:
+        """The containers with that label which have ended: their ids."""
+        here = {"label": label, "status": ["exited", "dead"]}
+        return {str(one["Id"]) for one in self._docker.api.containers(all=True, filters=here)}
+
+    @_said
+    def ended(self, container: str) -> str:
+        """How a container ended, with the last line it wrote; empty while it runs."""
+        state = self._docker.api.inspect_container(container)["State"]
+        if state["Running"]:
+            return ""
+        said = self._docker.api.logs(container, tail=LOG_LINES).decode(errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(said) if line.strip()), "it wrote nothing")
+        memory = "it was out of memory, " if state.get("OOMKilled") else ""
+        return f"exit code {state['ExitCode']}: {memory}{last}"
+
+    def lines(self, container: str) -> Iterator[bytes]:
+        """What it writes on stdout, line by line, until it ends."""
+        rest = b""
+        for piece in self._docker.api.logs(container, stderr=False, stream=True, follow=True):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+
+    @_said
+    def labelled(self, label: str) -> list[Thing]:
+        """Containers first, as networks can only go after them."""
+        here = {"label": label}
+        containers = self._docker.api.containers(all=True, filters=here)
+        found = [Thing("container", one["Id"], one["Names"][0].lstrip("/"), one["Labels"]) for one in containers]
+        networks = self._docker.api.networks(filters=here)
+        return found + [Thing("network", one["Id"], one["Name"], one["Labels"]) for one in networks]
+
+    @_said
+    def remove(self, thing: Thing) -> None:
+        """With its volumes; nothing where it is gone already."""
+        from docker.errors import NotFound
+
+        try:
+            if thing.kind == "network":
+                self._docker.api.remove_network(thing.id)
+            else:
+                self._docker.api.remove_container(thing.id, v=True, force=True)
+        except NotFound:
+            return
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: i + 1]) for i in range(len(parts))]

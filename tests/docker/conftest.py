@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine import Site, missing
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site() -> Iterator[Site]:
     """The images built and compose.yaml up; all of it is gone afterwards."""
     reason = missing()

@@ -9,19 +9,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Container, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
 from stageline.fields import SHA256
 
 CHUNK_BYTES = 1 << 20
+SPARE_BYTES = 64 << 20
+"""Left free on the disk by a store that may evict: logs and databases need some, too."""
 
 
 class BlobStore:
-    """Blobs under `root`, at most `max_bytes` of them (None: no limit), least recently used evicted first.
+    """Blobs under `root`, at most `max_bytes` of them and fewer on a disk that fills up, least recently used evicted
+    first; without `max_bytes` nothing is evicted.
 
     One process writes; any number read. Threads of the writer may share the object.
     """
@@ -56,7 +60,8 @@ class BlobStore:
         """The blob's file, marked as just used; `BlobMissingError` if it is not here."""
         path = self._final(sha)
         try:
-            os.utime(path)
+            with self._lock:  # `collect` looks and removes within it
+                os.utime(path)
         except FileNotFoundError:
             raise BlobMissingError(f"blob {sha[:12]}… is not in the store: fetch it again") from None
         except OSError:  # a read-only store, or one of another user: it can still be read
@@ -164,12 +169,35 @@ class BlobStore:
             self._remove(self._partial(sha))
 
     def pin(self, shas: Collection[str]) -> None:
-        """Never evict these blobs; replaces what was pinned before."""
+        """Never evict these blobs; replaces what was pinned before, which counts as used until now."""
         with self._lock:
-            self._pinned = frozenset(shas)
+            loose, self._pinned = self._pinned.difference(shas), frozenset(shas)
+            for sha in loose:
+                with suppress(BlobMissingError):
+                    self.path(sha)
+
+    def collect(self, before: float, keep: Container[str] = ()) -> tuple[int, int]:
+        """Remove what was not used since `before` (seconds since 1970), unless pinned or in `keep`, and what is left
+        of downloads that ended as long ago. Returns how many files went, and their bytes.
+
+        May run beside anything: what `path` gave out a moment ago stays.
+        """
+        count = freed = 0
+        for path in list(self.root.glob("*/*")):
+            if path.name in keep:
+                continue
+            with self._lock, suppress(FileNotFoundError):
+                if path.name not in self._pinned and path.stat().st_mtime < before:
+                    freed += self._remove(path)
+                    count += 1
+        return count, freed
 
     def _make_room(self, nbytes: int, keep: str) -> None:
-        if self.max_bytes is None or self._total + nbytes <= self.max_bytes:
+        if self.max_bytes is None:
+            return
+        free = shutil.disk_usage(self.root).free - SPARE_BYTES
+        limit = min(self.max_bytes, self._total + free)
+        if self._total + nbytes <= limit:
             return
         files = [p for p in self.root.glob("*/*") if p.name != keep and p.name not in self._pinned]
         removable = [(p.parent.name != "partial", p.stat().st_mtime_ns, p) for p in files]
@@ -179,17 +207,19 @@ class BlobStore:
                 " what is left is in use; raise the limit"
             )
         for _, _, path in sorted(removable):
-            if self._total + nbytes <= self.max_bytes:
+            if self._total + nbytes <= limit:
                 return
             self._remove(path)
 
-    def _remove(self, path: Path) -> None:
+    def _remove(self, path: Path) -> int:
+        """The bytes that it had."""
         try:
             size = path.stat().st_size
             path.unlink()
         except FileNotFoundError:
-            return
+            return 0
         self._total -= size
+        return size
 
     def _final(self, sha: str) -> Path:
         return self.root / _checked(sha)[:2] / sha

@@ -30,6 +30,7 @@ DEFAULT_MAX_BATCH = 8
 NOT_ZERO = frozenset(
     {"max_batch", "max_attempts", "max_in_flight", "max_in_flight_bytes", "max_request_bytes", "threads"}
     | {"start_timeout_s", "ping_ms", "suspect_ms", "evict_ms", "window_bytes", "default_deadline_ms", "max_replicas"}
+    | {"blob_keep_s"}
 )
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "console"]
@@ -119,6 +120,7 @@ class CoordinatorConfig(ServiceConfig):
     evict_ms: int = _setting(800, "silence in milliseconds after which a worker is planned around")
     rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
     drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
+    blob_keep_s: float = _setting(3600.0, "seconds that blobs which no model names are kept after their last use")
     standby_of: str = _setting("", "control address of the coordinator to stand by for (empty: lead)")
     control_address: str = _setting("", "tcp://HOST:PORT by which the other coordinator reaches this one, if another")
     max_replicas: int = _setting(1, "workers that may share a stage, at most; 1 finds and proves plans soonest")
@@ -209,7 +211,8 @@ class StageConfig(ServiceConfig):
     data_address: str = _setting("", "tcp://HOST:PORT by which others reach that port (empty: as it listens)")
     checksum: Checksum = _setting("auto", "of activations that come here; auto: of those that may come from elsewhere")
     cache_dir: Path = _setting(lambda: default_data_dir() / "cache", "directory of cached tensors and graphs")
-    cache_max_bytes: int = _setting(20 << 30, "bytes that the cache may hold")
+    cache_max_bytes: int = _setting(20 << 30, "bytes that the cache may hold; fewer where the disk fills up")
+    cache_keep_s: float = _setting(86400.0, "seconds that the cache keeps what no stage here uses")
     device: str = _setting("auto", "auto, cpu or cuda:N")
     threads: int = _setting(1, "torch threads")
     memory_bytes: int = _setting(0, "memory to offer for weights and activations (0: what the machine has)")

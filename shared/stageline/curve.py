@@ -47,13 +47,13 @@ def require_curve() -> None:
         )
 
 
-def write_secret(path: Path, text: str) -> None:
+def write_secret(path: Path, text: str | bytes) -> None:
     """A new file that only we may read. Raises `ConfigError` if there is one, or it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

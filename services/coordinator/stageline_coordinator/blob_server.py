@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from threading import Thread
@@ -41,6 +42,8 @@ class BlobService:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
+        self.uploading_at = time.monotonic()
+        """When somebody last stored a part of a blob, or asked which to store."""
 
     def answer(self, frames: list[bytes], may_upload: bool = True) -> Reply:
         """Raises `RemoteProtocolError` for what is no message of this channel; all else is answered."""
@@ -48,6 +51,8 @@ class BlobService:
         if message is None or len(frames) != (2 if isinstance(message, BlobPut) else 1):
             raise RemoteProtocolError("a blob message has one frame, or two if it carries a chunk")
         try:
+            if isinstance(message, BlobPut | BlobQuery) and may_upload:
+                self.uploading_at = time.monotonic()
             if isinstance(message, BlobPut) and not may_upload:
                 raise ForbiddenError("only an administrator's key may store blobs")
             if isinstance(message, BlobPut):
@@ -114,6 +119,11 @@ class BlobThread:
     def fileno(self) -> int:
         """Readable when a blob was uploaded."""
         return self._event
+
+    @property
+    def uploading_at(self) -> float:
+        """When an upload last did something, on the monotonic clock; the start of this process, if none did."""
+        return self._service.uploading_at
 
     def uploaded(self) -> tuple[str, ...]:
         """Those that were, since this was last asked."""

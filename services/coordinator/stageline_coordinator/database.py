@@ -68,16 +68,22 @@ def take_lock(data_dir: Path) -> int:
     return lock
 
 
+def check_version(db: sqlite3.Connection, data_dir: Path) -> int:
+    """The version of its schema. Raises `StoreVersionError` for one that we do not know."""
+    found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    if found > SCHEMA_VERSION:
+        raise StoreVersionError(
+            f"{data_dir} was written by a newer Stageline (schema {found}, this one knows {SCHEMA_VERSION}): "
+            "upgrade, or use another data directory"
+        )
+    return found
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     """Autocommit: every statement is on disk when it returns."""
     db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
     try:
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if found > SCHEMA_VERSION:
-            raise StoreVersionError(
-                f"{path.parent} was written by a newer Stageline (schema {found}, this one knows {SCHEMA_VERSION}): "
-                "upgrade, or use another data directory"
-            )
+        found = check_version(db, path.parent)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if found < SCHEMA_VERSION:

@@ -42,6 +42,11 @@ class Following:
         """Models whose blobs are being copied."""
         return len(self._waiting)
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The manifests of those."""
+        return tuple(manifest_of(row) for row in self._waiting.values())
+
     def received(self, message: Followed) -> list[StoreRow]:
         """The rows that became ours. A message that does not follow the last one is ignored: it is asked for again."""
         if message.after != self.since or not 0 <= message.upto < NO_TERM_FROM:
@@ -64,7 +69,7 @@ class Following:
     def copied(self, manifest: str, complete: bool, now: float) -> list[StoreRow]:
         """All blobs of a manifest are here, or cannot be had now; the rows that became ours by it."""
         rows = [row for row in self._waiting.values() if manifest_of(row) == manifest]
-        if not complete:
+        if not complete or not all(map(self._whole, rows)):
             self._again |= {manifest: now + RETRY_S} if rows else {}
             return []
         for row in rows:

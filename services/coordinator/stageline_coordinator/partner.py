@@ -124,6 +124,11 @@ class Partner:
         """Models of its whose blobs are being copied."""
         return self._following.waiting
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The manifests of those."""
+        return self._following.wanted
+
     def stale(self, standing: Standing) -> bool:
         """Whether it may have been said before we started, or stood still. One of an older version does not tell."""
         return bool(standing.stamp) and standing.echo != self.stamp

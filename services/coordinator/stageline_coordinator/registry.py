@@ -30,15 +30,26 @@ def load_manifest(blobs: BlobStore, sha: str) -> ModelManifest:
 
 
 def check_model(blobs: BlobStore, sha: str) -> ModelManifest:
-    """The manifest, every blob of which is here. Raises as `load_manifest`, `BlobMissingError` naming what lacks."""
+    """The manifest, every blob of which is here, and counts as just used.
+
+    Raises as `load_manifest`, `BlobMissingError` naming what lacks.
+    """
     manifest = load_manifest(blobs, sha)
-    missing = [blob for blob in manifest.blobs() if not blobs.has(blob)]
+    missing = [blob for blob in manifest.blobs() if not _touch(blobs, blob)]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise BlobMissingError(
             f"model {manifest.name!r} lacks blob {missing[0]}{more}: upload every blob that the manifest names first"
         )
     return manifest
+
+
+def _touch(blobs: BlobStore, sha: str) -> bool:
+    try:
+        blobs.path(sha)
+    except BlobMissingError:
+        return False
+    return True
 
 
 def register_model(data_dir: Path, manifest_sha: str) -> ModelManifest:
@@ -57,7 +68,7 @@ def list_models(data_dir: Path) -> dict[str, str]:
 
 
 def remove_model(data_dir: Path, name: str) -> None:
-    """Forget the model; `ModelNotFoundError` if there is none of that name. Its blobs stay."""
+    """Forget the model; `ModelNotFoundError` if there is none of that name. A coordinator removes its blobs later."""
     with Store(data_dir) as store:
         if name not in store.models():
             raise ModelNotFoundError(f"no model {name!r} is registered: see `stageline models list`")

@@ -27,6 +27,7 @@ from . import partner as other
 from .authority import Authority
 from .blob_server import BlobThread
 from .cluster import Settings
+from .collector import Collector
 from .control import ControlSocket, Lost
 from .copier import Copier
 from .database import SCHEMA_VERSION
@@ -70,6 +71,8 @@ class Coordinator:
         stack.callback(self._blobs.stop)
         self._copier = Copier(sockets, store.blobs)
         stack.callback(self._copier.close)
+        self._collector = Collector(store, config.blob_keep_s, time.monotonic())
+        stack.callback(self._collector.close)
         self.metrics = Metrics()
         self._partner = Partner(store, sockets, self._control, self._copier, detector, self._standing)
         address = config.standby_of or store.partner()
@@ -210,6 +213,7 @@ class Coordinator:
         if self._leader is not None:
             self._leader.tick(now)
         self._news(self._partner.tick(now), now)
+        self._collector.tick(now, self._blobs.uploading_at, self._partner.wanted)
         row = self._partner.row()
         self.ready = self._readiness(row)
         self.metrics.partner(leads=self._leadership.leading, row=row, copied=self._copier.bytes_copied, term=self.term)

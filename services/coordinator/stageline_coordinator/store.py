@@ -122,6 +122,14 @@ class Store:
         self._set_meta("coordinator", str(taken))
         return taken
 
+    def revive(self) -> None:
+        """Go on from a backup: as a coordinator of its own and under a term of its own, since what this directory would
+        say next was perhaps said before, by itself. Join tokens serve no more: they may have been used since.
+        """
+        here = self.change_id()
+        self.take_term(next_term(self.remembered().promised, here, founder=False))
+        self._write("DELETE FROM tokens", ())
+
     def completed(self) -> None:
         """Everything that the partner had is here."""
         self._set_meta("complete", "1")

@@ -72,7 +72,7 @@ class Agent:
             registry(lambda: self.status),
             Guard(config.http_token_file),
         )
-        self._fetcher = Fetcher(sockets, self._store, config.name, log)
+        self._fetcher = Fetcher(sockets, self._store, config.name, log, config.cache_keep_s)
         self._prober = Prober(sockets, config.host, self._host, log)
         self._work = Work(self._fetcher, self._slot, self._control.send, log)
         self._keyring = sockets.keyring

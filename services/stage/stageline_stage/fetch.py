@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -62,15 +63,27 @@ class ProfileFailed:
     message: str
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """Remove from the cache what no stage here has used for long."""
+
+
+SWEEP_EVERY_S = 3600.0
+"""And not before, after a start: by then the plan has said what is needed again."""
+
 Fetched = Union[StagesFetched, StageFailed, ProfileFetched, ProfileFailed]
-Job = Union[Fetch, ProfileRequest]
+Job = Union[Fetch, ProfileRequest, Sweep]
 
 
 class Fetcher:
-    """`prepare`, `profile` and `pin` may be called from the agent's thread; `events` gives what came of them."""
+    """`prepare`, `profile` and `pin` may be called from the agent's thread; `events` gives what came of them.
 
-    def __init__(self, sockets: Sockets, store: BlobStore, name: str, log: Logger) -> None:
-        self._store = store
+    What was not used for `keep_s` seconds leaves the cache.
+    """
+
+    def __init__(self, sockets: Sockets, store: BlobStore, name: str, log: Logger, keep_s: float) -> None:
+        self._store, self._keep_s = store, keep_s
+        self._sweep_at = time.monotonic() + SWEEP_EVERY_S
         self._log = log
         self._changed = threading.Condition()
         self._prepare: Fetch | None = None
@@ -134,7 +147,11 @@ class Fetcher:
     def _next(self) -> Job | None:
         with self._changed:
             while not self._closed and self._prepare is None and not self._profiles:
-                self._changed.wait()
+                left_s = self._sweep_at - time.monotonic()
+                if left_s <= 0:
+                    self._current = Sweep()
+                    return self._current
+                self._changed.wait(left_s)
             if self._closed:
                 return None
             self._current = self._prepare if self._prepare is not None else self._profiles.popleft()
@@ -144,12 +161,25 @@ class Fetcher:
 
     def _run(self) -> None:
         while (job := self._next()) is not None:
+            if isinstance(job, Sweep):
+                self._sweep()
+                continue
             try:
                 outcome = self._fetch_stages(job) if isinstance(job, Fetch) else self._fetch_profile(job)
             except Interrupted:
                 continue
             self._events.append(outcome)
             os.eventfd_write(self._event, 1)
+
+    def _sweep(self) -> None:
+        self._sweep_at = time.monotonic() + SWEEP_EVERY_S
+        try:
+            files, freed = self._store.collect(time.time() - self._keep_s)
+        except OSError as error:
+            self._log.warning("the cache could not be swept", reason=error.strerror)
+            return
+        if files:
+            self._log.info("unused blobs removed from the cache", blobs=files, bytes=freed)
 
     def _fetch_stages(self, job: Fetch) -> Fetched:
         files: list[StageFiles] = []

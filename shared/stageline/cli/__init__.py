@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from stageline.cli.backups import backups
 from stageline.cli.bench import bench
 from stageline.cli.cluster import down, up
 from stageline.cli.completion import completion
@@ -43,7 +44,23 @@ def cli() -> None:
     """The root of all commands."""
 
 
-for command in (up, down, status, models, nodes, plan, infer, bench, keys, tokens, logs, demo, emulate, completion):
+for command in (
+    up,
+    down,
+    status,
+    backups,
+    models,
+    nodes,
+    plan,
+    infer,
+    bench,
+    keys,
+    tokens,
+    logs,
+    demo,
+    emulate,
+    completion,
+):
     cli.add_command(command)
 
 

@@ -41,7 +41,7 @@ class DirectoryCatalogue(Catalogue):
         return address
 
     def remove(self, name: str) -> None:
-        """Forgets it; its blobs stay."""
+        """Forgets it; the next coordinator removes its blobs when they have not been used for long."""
         registry.remove_model(self._dir, name)
 
     def wait(self, name: str, manifest: str, timeout_s: float, report: Report) -> ModelRow:

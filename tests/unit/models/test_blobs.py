@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stageline.blobs import BlobStore
+from stageline.blobs import SPARE_BYTES, BlobStore
 from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
 
 
@@ -134,3 +135,59 @@ def test_a_damaged_blob_is_mended_by_storing_it_again(tmp_path: Path) -> None:
     store.path(sha).write_bytes(b"wEights")
     assert not store.intact(sha)
     assert not store.has(sha)
+
+
+def aged(store: BlobStore, sha: str, mtime: float = 1000.0) -> str:
+    """That blob, or the download of it, last used then."""
+    for path in store.root.glob(f"*/{sha}"):
+        os.utime(path, (mtime, mtime))
+    return sha
+
+
+def test_what_is_unused_for_long_is_collected(store: BlobStore) -> None:
+    old, kept, pinned = (aged(store, store.put_bytes(bytes([i]) * 10)) for i in range(3))
+    fresh = store.put_bytes(b"fresh")
+    begun, going_on = sha_of(b"ab"), sha_of(b"cd")
+    for sha in (begun, going_on):
+        store.append(sha, 0, b"a")
+        aged(store, sha)
+    store.pin({pinned})
+    assert store.collect(2000.0, keep={kept, going_on}) == (2, 11)
+    assert [store.has(sha) for sha in (old, kept, pinned, fresh)] == [False, True, True, True]
+    assert (store.partial_size(begun), store.partial_size(going_on)) == (0, 1)
+    assert store.total_bytes == 26
+    assert store.collect(2000.0, keep={kept, going_on}) == (0, 0)
+
+
+def test_what_was_just_asked_for_is_not_collected(store: BlobStore) -> None:
+    asked, intact = (aged(store, store.put_bytes(bytes([i]))) for i in range(2))
+    store.path(asked)
+    assert store.intact(intact)
+    assert store.collect(2000.0) == (0, 0)
+
+
+def test_what_was_pinned_counts_as_used_until_then(store: BlobStore) -> None:
+    sha = aged(store, store.put_bytes(b"weights"))
+    store.pin({sha})
+    aged(store, sha)
+    store.pin(())
+    assert store.collect(2000.0) == (0, 0)
+    assert store.has(sha)
+
+
+def test_a_cache_makes_way_on_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, other = BlobStore(tmp_path / "cache", max_bytes=1 << 40), BlobStore(tmp_path / "other")
+    disk = shutil.disk_usage(tmp_path)
+    size = 200
+
+    def usage(path: Path) -> tuple[int, int, int]:
+        return disk._replace(free=SPARE_BYTES + size - cache.total_bytes)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    old, pinned = aged(cache, cache.put_bytes(b"a" * 100)), aged(cache, cache.put_bytes(b"b" * 100))
+    cache.pin({pinned})
+    new = cache.put_bytes(b"c" * 100)
+    assert [cache.has(sha) for sha in (old, pinned, new)] == [False, True, True]
+    cache.put_bytes(b"d" * 300)  # only the disk itself says that it is full
+    assert cache.has(pinned)
+    other.put_bytes(b"e" * 300)  # what may evict nothing does not ask

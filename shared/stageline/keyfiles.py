@@ -14,11 +14,13 @@ A service is given its own directory and needs nothing of the others: `keys_dir`
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from stageline.curve import KeyPair, read_pair, read_public, require_curve, write_pair, write_public
 from stageline.errors import ConfigError
+from stageline.jointoken import LONGEST_TOKEN_S, JoinToken
 from stageline.keyring import Keyring, Principal
 
 COORDINATOR, ADMIN, NODES, ADMINS = "coordinator", "admin", "nodes", "admins"
@@ -51,11 +53,18 @@ def add_node(directory: Path, name: str) -> list[Path]:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name[:80]!r} cannot be the name of a node with keys: want letters, digits, . _ and -")
-    here = directory / COORDINATOR
-    if not (here / COORDINATOR_KEY).exists():
-        raise ConfigError(f"{directory} holds no keys of a coordinator: run `stageline keys init {directory}` first")
-    public = read_pair(here / COORDINATOR_KEY)[0].public
-    return _make(directory / NODES / name, NODE_KEY, name, public, here / NODES)
+    public = read_pair(_coordinator_key(directory))[0].public
+    return _make(directory / NODES / name, NODE_KEY, name, public, directory / COORDINATOR / NODES)
+
+
+def coordinator_token(directory: Path, port: int, expires_s: float) -> str:
+    """A join token made beforehand, which serves from now on for so many seconds. `ConfigError` without the key."""
+    if not 0 < expires_s <= LONGEST_TOKEN_S:
+        raise ConfigError("a token serves for a year at most")
+    if not 0 < port <= 65535:
+        raise ConfigError(f"the join port must be between 1 and 65535, got {port}")
+    pair = read_pair(_coordinator_key(directory))[0]
+    return JoinToken.beforehand(pair, port, int(time.time() + expires_s)).text
 
 
 def remove_node(directory: Path, name: str) -> None:
@@ -66,6 +75,13 @@ def remove_node(directory: Path, name: str) -> None:
         known = ", ".join(sorted(path.stem for path in nodes.glob("*.pub"))) or "none"
         raise ConfigError(f"no key of {name[:80]!r} is let in by {directory}; there are: {known}")
     allowed.unlink()
+
+
+def _coordinator_key(directory: Path) -> Path:
+    key = directory / COORDINATOR / COORDINATOR_KEY
+    if not key.exists():
+        raise ConfigError(f"{directory} holds no keys of a coordinator: run `stageline keys init {directory}` first")
+    return key
 
 
 def _make(folder: Path, file: str, name: str, coordinator: bytes, allowed: Path) -> list[Path]:

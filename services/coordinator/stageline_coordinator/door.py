@@ -10,17 +10,16 @@ import zmq
 from stageline import logs
 from stageline.errors import ClusterError, ConfigError, RemoteProtocolError, StagelineError
 from stageline.gatekeeper import user_of
-from stageline.jointoken import JoinToken, hashed
+from stageline.jointoken import LONGEST_TOKEN_S, JoinToken, hashed
 from stageline.keyring import Keyring
 from stageline.messages import JOIN, Done, ErrorReply, Join, Joined, MakeToken, RevokeKey, TokenMade
 from stageline.sockets import Socket
 from stageline.wire import Decoder, Message, encode
 
 from .store import Store
-from .tokens import ANY_NUMBER, Key, Token, judge
+from .tokens import ANY_NUMBER, Key, Token, judge, made_beforehand
 
 BURST = 16
-LONGEST_S = 366 * 86400.0
 MAX_USES = 100_000
 _decode: Decoder[Join] = Decoder(JOIN.to_binder, max_bytes=4096)
 
@@ -34,11 +33,12 @@ class Door:
         self,
         socket: Socket,
         store: Store,
+        keyring: Keyring,
         owners: Callable[[], dict[str, Key]],
         refusal: Callable[[], Message | None],
         changed: Callable[[], None],
     ) -> None:
-        self.socket, self._changed = socket, changed
+        self.socket, self._keyring, self._changed = socket, keyring, changed
         self._store, self._owners, self._refusal = store, owners, refusal
         self._log = logs.get(service="coordinator", part="join")
 
@@ -62,7 +62,9 @@ class Door:
 
     def _answer(self, join: Join, key: str) -> Message:
         name = join.name[:100]
-        found = judge(join, key, self._store.token(join.token[:40]), self._owners().get(name), time.time())
+        identity = join.token[:40]
+        token = made_beforehand(identity, self._keyring.own.secret) or self._store.token(identity)
+        found = judge(join, key, token, self._owners().get(name), time.time())
         if not isinstance(found, Token):
             self._log.warning("refused to let join", name=name, key=key[:16], reason=found.message)
             return found
@@ -90,7 +92,7 @@ class KeyRequests:
     def _token(self, request: MakeToken) -> TokenMade:
         if self._keyring is None:
             raise ClusterError("this cluster has no keys, so nobody needs a token: see `stageline keys init`")
-        if not 0 <= request.uses <= MAX_USES or not 0 < request.expires_s <= LONGEST_S:
+        if not 0 <= request.uses <= MAX_USES or not 0 < request.expires_s <= LONGEST_TOKEN_S:
             raise ConfigError(f"a token is for 1 to {MAX_USES} uses, or any number, and for a year at most")
         token = JoinToken.fresh(self._keyring.coordinator, self._port)
         uses = request.uses or ANY_NUMBER

@@ -62,7 +62,9 @@ class Coordinator:
         publisher, door = bound[PLAN.name][0], bound.get(JOIN.name)
         self._authority = Authority(config.keys_dir, sockets.keyring, store.keys)
         self._door = (
-            Door(door[0], store, self._authority.owners, self._elsewhere, self._authority.read) if door else None
+            Door(door[0], store, sockets.keyring, self._authority.owners, self._elsewhere, self._authority.read)
+            if door and sockets.keyring
+            else None
         )
         requests = KeyRequests(store, sockets.keyring, self._authority.owners, port_of(door[1]) if door else 0)
         keyed = sockets.keyring is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from stageline.jointoken import proves
+from stageline.jointoken import BEFOREHAND, hashed, proves, secret_of
 from stageline.keyfiles import NAME
 from stageline.messages import Join, Refused
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
@@ -32,6 +32,12 @@ class Key:
     name: str
     public: str
     revoked: bool = False
+
+
+def made_beforehand(identity: str, key: bytes) -> Token | None:
+    """The token of that name that was made from the coordinator's secret `key`; None for the name of another kind."""
+    found = BEFOREHAND.fullmatch(identity)
+    return Token(identity, hashed(secret_of(identity, key)), ANY_NUMBER, float(int(found[1], 16))) if found else None
 
 
 def judge(join: Join, key: str, token: Token | None, owner: Key | None, now: float) -> Refused | Token:

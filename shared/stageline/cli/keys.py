@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from stageline.cli.jointokens import seconds_of
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, note
-from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, init_keys, remove_node
+from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, coordinator_token, init_keys, remove_node
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -66,6 +67,29 @@ def add(directory: Path, name: str, as_json: bool) -> None:
         emit_json({"name": name, "made": [str(path) for path in made]})
     else:
         click.echo(f"made {made[0]}" if made else f"{name} has its keys")
+
+
+@keys.command("token")
+@click.argument("directory", type=DIRECTORY)
+@click.option("--expires", default="1d", show_default=True, help="How long it may be used: 30m, 12h, 7d.")
+@click.option("--port", type=int, default=7703, show_default=True, help="The coordinator's join port.")
+@json_option
+def token(directory: Path, expires: str, port: int, as_json: bool) -> None:
+    """Print a token with which any number of workers and gateways join, from the coordinator's key alone.
+
+    For where the coordinator does not run yet, as `docker stack deploy`; otherwise `stageline nodes token` makes
+    tokens for one use. It cannot be taken back before it expires.
+
+    \b
+    Example:
+      stageline keys token ./keys --expires 2h | docker secret create stageline-join-token -
+    """
+    expires_s = seconds_of(expires)
+    made = coordinator_token(directory, port, expires_s)
+    if as_json:
+        emit_json({"token": made, "expires_s": expires_s})
+    else:
+        click.echo(made)
 
 
 @keys.command("revoke")

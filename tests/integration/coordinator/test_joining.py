@@ -14,6 +14,7 @@ import pytest
 from stageline.admin import AdminClient
 from stageline.cli import run
 from stageline.config import StageConfig, load
+from stageline.curve import read_pair
 from stageline.embedded.processes import read_stat
 from stageline.errors import ClusterError, ConfigError
 from stageline.joining import join, node_keyring
@@ -101,6 +102,16 @@ def test_a_bad_or_expired_token_and_a_taken_name_say_so(keyed: Process) -> None:
         node_keyring(config(keyed, "late", short))
     with pytest.raises(ConfigError, match="not whole"):
         node_keyring(config(keyed, "box-2", made.text[:-3]))
+
+
+def test_a_token_made_beforehand_lets_in_any_number(keyed: Process, capsys: pytest.CaptureFixture[str]) -> None:
+    port, files = read_token(token_of(keyed)).port, keyed.data_dir / "keys"
+    assert run(["keys", "token", str(files), "--port", str(port)]) == 0
+    token = capsys.readouterr().out.strip()
+    assert all(greets(keyed, config(keyed, name, token)) for name in ("box-1", "box-2"))
+    expired = JoinToken.beforehand(read_pair(files / "coordinator/coordinator.key")[0], port, expires=1)
+    with pytest.raises(ClusterError, match="expired"):
+        node_keyring(config(keyed, "late", expired.text))
 
 
 def test_a_token_of_another_cluster_says_so(keyed: Process, tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from stageline.curve import KeyPair
 from stageline.errors import ConfigError
 from stageline.jointoken import JoinToken, hashed, read_token
 from stageline.messages import Join, Refused
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
-from stageline_coordinator.tokens import ANY_NUMBER, CLOCK_S, Key, Token, judge
+from stageline_coordinator.tokens import ANY_NUMBER, CLOCK_S, Key, Token, judge, made_beforehand
 
 NOW = 1_000_000.0
 SECRET = b"s" * 20
@@ -58,6 +59,24 @@ def test_each_reason_is_said() -> None:
 
 def test_a_revoked_name_may_be_taken_by_a_new_key() -> None:
     assert isinstance(judge(JOIN, KEY, TOKEN, Key("box", "cd" * 32, revoked=True), NOW), Token)
+
+
+def test_a_token_made_beforehand_needs_nothing_but_the_key() -> None:
+    pair = KeyPair.fresh()
+    made = JoinToken.beforehand(pair, 7703, expires=int(NOW) + 60)
+    assert read_token(made.text) == made and made.coordinator == pair.public
+    join = msgspec.structs.replace(JOIN, token=made.id, secret=made.secret)
+    found = made_beforehand(made.id, pair.secret)
+    assert found is not None and judge(join, KEY, found, None, NOW) == found
+    assert "the join token expired 40 s ago" in why(join, found, now=NOW + 100)
+    longer = msgspec.structs.replace(join, token=f"kfffffff-{made.id[-12:]}")
+    for other, key in ((longer, pair.secret), (join, KeyPair.fresh().secret)):
+        assert "not one of this coordinator's" in why(other, made_beforehand(other.token, key))
+
+
+def test_names_of_other_tokens_are_looked_up() -> None:
+    for name in (JoinToken.fresh(b"k" * 32, 7703).id, "k-" + "0" * 12, "k1-" + "0" * 11, "K1-" + "0" * 12, "k" * 40):
+        assert made_beforehand(name, b"s" * 32) is None
 
 
 def test_a_token_is_text_that_must_be_whole() -> None:

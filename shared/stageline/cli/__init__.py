@@ -12,6 +12,7 @@ from stageline.cli.bench import bench
 from stageline.cli.cluster import down, up
 from stageline.cli.completion import completion
 from stageline.cli.demo import demo
+from stageline.cli.deploying import deploy
 from stageline.cli.emulate import emulate
 from stageline.cli.infer import infer
 from stageline.cli.inspect import status
@@ -49,6 +50,7 @@ for command in (
     down,
     status,
     backups,
+    deploy,
     models,
     nodes,
     plan,

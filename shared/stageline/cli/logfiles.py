@@ -41,7 +41,7 @@ def logs(name: str | None, data_dir: Path | None, follow: bool, as_json: bool) -
         for process, path in files.items():
             lines, offsets[process] = _read_from(path, offsets[process])
             for line in lines:
-                click.echo(_as_json(process, line) if as_json else f"{process}: {line}" if len(files) > 1 else line)
+                click.echo(as_json_line(process, line) if as_json else f"{process}: {line}" if len(files) > 1 else line)
         if not follow:
             return
         time.sleep(FOLLOW_S)
@@ -68,7 +68,7 @@ def _read_from(path: Path, offset: int) -> tuple[Iterator[str], int]:
     return iter(lines[1:] if offset < 0 and start > 0 else lines), end - len(rest)
 
 
-def _as_json(process: str, line: str) -> str:
+def as_json_line(process: str, line: str) -> str:
     """What a service logged, with its process; anything else, such as a traceback, as `text`."""
     try:
         found = json.loads(line)

@@ -1,0 +1,147 @@
+"""Docker's SDK, as far as reaching an engine goes: addresses, TLS, SSH, and errors of one line that name the engine.
+
+Over SSH the connection is the system's own `ssh`, with the user's keys, agent and `known_hosts`, which forwards a Unix
+socket to the engine's: the SDK's way would need another SSH library, and would read none of that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from stageline.errors import ClusterError, ConfigError
+
+SOCKET = "/var/run/docker.sock"
+TIMEOUT_S = 120
+"""Of a request to an engine; making or loading something may take so long."""
+
+SSH_S = 20.0
+LOOK_S = 0.02
+PLAIN_PORT = 2375
+CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
+
+
+@contextmanager
+def one_line(engine: str) -> Iterator[None]:
+    """What the engine refuses, or an engine that is gone, as a `ClusterError` that names it."""
+    import requests
+    import urllib3
+    from docker.errors import DockerException
+
+    try:
+        yield
+    except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        text = getattr(error, "explanation", None) or error
+        raise ClusterError(f"Docker at {engine}: {' '.join(str(text).split())}") from None
+
+
+@contextmanager
+def connected(url: str = "", tls: Path | None = None) -> Iterator[Any]:
+    """A `docker.DockerClient` of the engine at `url`: ``unix:///PATH``, ``tcp://HOST:PORT``, ``ssh://USER@HOST``, or
+    as the environment says (`DOCKER_HOST`), else this machine's. `tls`: the directory with ca.pem, cert.pem, key.pem.
+
+    Raises `ConfigError` without the SDK, for an address that is none, or TCP without TLS; `ClusterError` when no engine
+    answers there.
+    """
+    sdk = _sdk()
+    named = url or os.environ.get("DOCKER_HOST", "") or f"unix://{SOCKET}"
+    with ExitStack() as stack:
+        options = _options(sdk, named, tls or _usual_certificates(url))
+        if named.startswith("ssh://"):
+            options["base_url"] = stack.enter_context(_forwarded(named))
+        try:
+            with one_line(named):
+                client = sdk.DockerClient(timeout=TIMEOUT_S, **options)
+                stack.callback(client.close)
+                client.version()
+        except ClusterError as error:
+            why = error.message.removeprefix(f"Docker at {named}: ")
+            raise ClusterError(f"no Docker engine answers at {named}: is dockerd running there? ({why})") from None
+        yield client
+
+
+def _sdk() -> Any:
+    try:
+        import docker
+    except ModuleNotFoundError:
+        raise ConfigError("this needs Docker's SDK: pip install 'stageline[cluster]'") from None
+    return docker
+
+
+def _usual_certificates(url: str) -> Path | None:
+    """As the `docker` command finds them, for the engine that the environment names."""
+    found = os.environ.get("DOCKER_CERT_PATH", "")
+    return Path(found) if found and not url and os.environ.get("DOCKER_TLS_VERIFY") else None
+
+
+def _options(sdk: Any, url: str, tls: Path | None) -> dict[str, Any]:
+    scheme, port = _scheme_and_port(url)
+    if scheme not in ("unix", "tcp", "ssh"):
+        raise ConfigError(f"{url!r} is no address of a Docker engine: want unix:///PATH, tcp://HOST:2376 or ssh://HOST")
+    if scheme != "tcp":
+        return {"base_url": url}
+    if tls is None:
+        raise ConfigError(
+            f"{url} would be reached without encryption, and who reaches it is root there: use ssh://, or name the "
+            f"directory with {', '.join(CERTIFICATES)} as tls"
+        )
+    if port is None or port == PLAIN_PORT:
+        raise ConfigError(f"{url} names no port for TLS: it is usually 2376")
+    missing = [name for name in CERTIFICATES if not (tls / name).is_file()]
+    if missing:
+        raise ConfigError(f"{tls} lacks {missing[0]}: the directory must hold {', '.join(CERTIFICATES)}")
+    ca, cert, key = (str(tls / name) for name in CERTIFICATES)
+    with one_line(url):
+        return {"base_url": url, "tls": sdk.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True)}
+
+
+def _scheme_and_port(url: str) -> tuple[str, int | None]:
+    try:
+        found = urlsplit(url)
+        return found.scheme, found.port
+    except ValueError:
+        raise ConfigError(f"{url!r} is no address of a Docker engine") from None
+
+
+@contextmanager
+def _forwarded(url: str) -> Iterator[str]:
+    """A socket here that leads to the engine of the host in ``ssh://[USER@]HOST[:PORT]``."""
+    found = urlsplit(url)
+    if not found.hostname or found.hostname.startswith("-") or (found.username or "").startswith("-"):
+        raise ConfigError(f"{url!r} names no host: want ssh://USER@HOST")
+    where = f"{found.username}@{found.hostname}" if found.username else found.hostname
+    with tempfile.TemporaryDirectory(prefix="stageline-ssh-") as folder:
+        local = Path(folder) / "docker.sock"
+        command = ["ssh", "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes", "-o", "ConnectTimeout=10"]
+        command += ["-o", "ServerAliveInterval=15", *(["-p", str(found.port)] if found.port else [])]
+        command += ["-L", f"{local}:{found.path or SOCKET}", "--", where]
+        with Path(folder, "said").open("w+b") as said, _child(command, said) as ssh:
+            deadline = time.monotonic() + SSH_S
+            while not local.exists():
+                if ssh.poll() is not None or time.monotonic() > deadline:
+                    said.seek(0)
+                    lines = said.read().decode(errors="replace").split("\n")
+                    last = next((one.strip() for one in reversed(lines) if one.strip()), "it said nothing")
+                    raise ClusterError(f"ssh to {where} failed: {last} (try `ssh {where} docker info`)")
+                time.sleep(LOOK_S)
+            yield f"unix://{local}"
+
+
+@contextmanager
+def _child(command: list[str], said: Any) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+    except FileNotFoundError:
+        raise ConfigError(f"{command[0]} is not installed: ssh:// addresses need it") from None
+    try:
+        yield child
+    finally:
+        child.terminate()
+        child.wait()

@@ -166,7 +166,8 @@ class NodeProfile(Part, frozen=True):
 class NodeRow(Part, frozen=True):
     """A node, for listings. `standbys`: those of its stages that it serves only when others cannot.
 
-    `duty`, `labels`: what users want of it.
+    `duty`, `labels`: what users want of it. `unreached`: addresses that it tells others where the coordinator did not
+    get through, with the problem.
     """
 
     node: str
@@ -184,16 +185,18 @@ class NodeRow(Part, frozen=True):
     degraded: bool = False
     duty: str = "open"
     labels: dict[str, str] = msgspec.field(default_factory=dict)
+    unreached: tuple[str, ...] = ()
 
 
 class GatewayRow(Part, frozen=True):
-    """A gateway, for listings."""
+    """A gateway, for listings. `unreached`: as of a node."""
 
     name: str
     state: str
     pid: int = 0
     client_address: str = ""
     http: str = ""
+    unreached: tuple[str, ...] = ()
 
 
 # --- control: joining and heartbeats ------------------------------------------------------------------------
@@ -204,6 +207,7 @@ class Hello(Message, frozen=True):
 
     `probe`: where a worker or gateway answers link measurements. `term`: the highest that it was welcomed under.
     `data_key`: the public key that it shows to other workers and gateways until it ends (empty: it has none).
+    `data`: where a gateway takes results. `features`: messages of later versions that it understands (`REACHED`).
     """
 
     role: Role
@@ -220,6 +224,7 @@ class Hello(Message, frozen=True):
     probe: Endpoint | None = None
     term: int = 0
     data_key: bytes = b""
+    data: Endpoint | None = None
 
 
 class Welcome(Message, frozen=True):
@@ -239,6 +244,23 @@ class Refused(Message, frozen=True):
     code: str
     message: str
     leader: str = ""
+
+
+class Tried(Part, frozen=True):
+    """An address that a peer tells others, as the coordinator found it; no `problem`: it was reached there."""
+
+    address: str
+    problem: str = ""
+
+
+REACHED = "reached"
+
+
+class Reached(Message, frozen=True):
+    """What the coordinator saw when it tried the addresses that we tell others; `came_from`: where it sees us."""
+
+    tried: tuple[Tried, ...]
+    came_from: str = ""
 
 
 class Rejoin(Message, frozen=True):
@@ -804,7 +826,7 @@ ToCoordinator = Union[
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
-    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit, TokenMade,
+    PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit, TokenMade, Reached,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message, recv_monitor_message
@@ -14,6 +14,7 @@ from stageline.gatekeeper import FAILED
 Socket = zmq.Socket[bytes]
 
 _LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
+_WATCHED = _LINK_EVENTS | FAILED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _LINKS = (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED, zmq.EVENT_CONNECT_RETRIED)
 _monitors: weakref.WeakKeyDictionary[Socket, Socket] = weakref.WeakKeyDictionary()
 
@@ -47,9 +48,9 @@ def read_monitor(monitor: Socket) -> Iterator[tuple[bool | None, int]]:
         yield None if failed else event["event"] == zmq.EVENT_ACCEPTED, int(event["value"])
 
 
-def watch(socket: Socket) -> None:
-    """Give a socket that will be connected a `link_monitor`."""
-    _monitors[socket] = socket.get_monitor_socket(_LINK_EVENTS | FAILED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+def watch(socket: Socket, *, tried: bool = False) -> None:
+    """Give a socket that will be connected a `link_monitor`; `tried`: for `progress`, which wants more of it."""
+    _monitors[socket] = socket.get_monitor_socket(zmq.EVENT_CONNECTED | _WATCHED if tried else _WATCHED)
 
 
 def refusal(socket: Socket) -> str:
@@ -65,6 +66,17 @@ def refusal(socket: Socket) -> str:
         elif event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             why = ""
     return why
+
+
+def progress(socket: Socket) -> Iterator[Literal["connected", "through"]]:
+    """How far a socket that is tried has come since the last look: somebody took it; it was whom we meant."""
+    monitor = _monitors[socket]
+    while monitor.poll(0):
+        event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
+        if event["event"] == zmq.EVENT_CONNECTED:
+            yield "connected"
+        elif event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            yield "through"
 
 
 def link_monitor(socket: Socket) -> Socket:

@@ -136,8 +136,12 @@ class Sockets:
             ipc = ""
         return socket, Endpoint(tcp=tcp, ipc=with_key(ipc, key), host=host_key() if ipc else "", checksum=asked)
 
-    def connect(self, channel: Channel, address: str, *, identity: bytes = b"", watched: bool = False) -> Socket:
+    def connect(
+        self, channel: Channel, address: str, *, identity: bytes = b"", watched: bool = False, tried: bool = False
+    ) -> Socket:
         """A connected socket; `watched`: it has heartbeats and a `link_monitor`, and nothing should be sent on it.
+
+        `tried`: the same without heartbeats, and `monitors.progress` tells how far it has come.
 
         With keys, a connection to a coordinator has a monitor too, see `monitors.refusal`.
         Raises `ConfigError` for a malformed address, or an identity that is too long.
@@ -150,8 +154,8 @@ class Sockets:
         if watched:
             socket.setsockopt(zmq.HEARTBEAT_IVL, WATCH_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, WATCH_SILENCE_MS)
-        if watched or (channel in (CONTROL, JOIN) and self.keyring is not None):
-            monitors.watch(socket)
+        if watched or tried or (channel in (CONTROL, JOIN) and self.keyring is not None):
+            monitors.watch(socket, tried=tried)
         if identity:
             socket.setsockopt(zmq.IDENTITY, identity)
         try:

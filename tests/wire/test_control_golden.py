@@ -36,6 +36,7 @@ from stageline.messages import (
     ProbeReply,
     ProbeRequest,
     ProblemReply,
+    Reached,
     Refused,
     RemoveNode,
     Retire,
@@ -49,6 +50,7 @@ from stageline.messages import (
     ToBlobs,
     ToCoordinator,
     TokenMade,
+    Tried,
     Welcome,
 )
 from stageline.plan import Crash, Digest, Endpoint, ModelPlan, NodeView, Plan, PlanStage, Replica, Signature, StageKey
@@ -108,7 +110,8 @@ GOLDEN: list[tuple[object, Message, str]] = [
     (
         ToCoordinator,
         Hello(role="gateway", name="g", incarnation="i", data_key=b"kk"),
-        "85a174a548656c6c6fa4726f6c65a767617465776179a46e616d65a167ab696e6361726e6174696f6ea169a8646174615f6b6579c4026b6b",
+        "de0005a174a548656c6c6fa4726f6c65a767617465776179a46e616d65a167ab696e6361726e6174696f6ea169a8646174615f6b6579c402"
+        "6b6b",
     ),
     (
         JOIN.to_binder,
@@ -164,6 +167,11 @@ GOLDEN: list[tuple[object, Message, str]] = [
         "87a174a8466f6c6c6f776564a87374616e64696e6785ab636f6f7264696e61746f7209a7636c7573746572a0a6736368656d"
         "6103a761646472657373a161a5626c6f6273a162a5616674657201a47570746f02a46c61737403a4726f77739185a46b696e"
         "64a56d6f64656ca36b6579a16da47465726d01a66e756d62657202a4676f6e65c3a875706c6f6164656491a173",
+    ),
+    (
+        FromCoordinator,
+        Reached(tried=(Tried(address="a", problem="p"),), came_from="c"),
+        "83a174a752656163686564a574726965649182a761646472657373a161a770726f626c656da170a963616d655f66726f6da163",
     ),
     (
         FromCoordinator,

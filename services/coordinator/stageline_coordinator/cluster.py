@@ -13,6 +13,7 @@ from typing import Any
 
 from stageline.manifest import ModelManifest
 from stageline.messages import (
+    REACHED,
     ExecutorDown,
     ExecutorUp,
     Farewell,
@@ -23,6 +24,7 @@ from stageline.messages import (
     PrepareFailed,
     Probed,
     Profiled,
+    Reached,
     Rejoin,
     Welcome,
 )
@@ -32,6 +34,7 @@ from stageline.wishes import Wishes
 
 from .course import Course
 from .events import (
+    AddressesTried,
     Event,
     ForgetNode,
     Heard,
@@ -207,6 +210,18 @@ class Cluster:
         if peer.liveness == "gone" or peer.disconnected:
             self.measuring.lost(peer)
 
+    def _tried(self, event: AddressesTried, now: float) -> Iterator[Instruction]:
+        peer = self.members.find(event.peer)
+        if peer is None:
+            return
+        before, peer.unreached = peer.unreached, tuple(f"{t.address}: {t.problem}" for t in event.tried if t.problem)
+        if before == peer.unreached:
+            return
+        fields = {"peer": peer.identity, "came_from": event.came_from, "problems": list(peer.unreached)}
+        yield Note("addresses not reached" if peer.unreached else "addresses reached", fields)
+        if REACHED in peer.hello.features:
+            yield Send(event.peer, Reached(tried=event.tried, came_from=event.came_from))
+
     def _leaving(self, peer: Peer) -> Iterator[Instruction]:
         peer.leaving = True
         yield Note("leaving", {"peer": peer.identity})
@@ -292,6 +307,7 @@ class Cluster:
 _HANDLERS: dict[type[Any], Callable[[Cluster, Any, float], Iterator[Instruction]]] = {
     Heard: Cluster._heard,
     PeerChanged: Cluster._changed,
+    AddressesTried: Cluster._tried,
     ModelAdded: Cluster._added,
     ModelRemoved: Cluster._removed,
     NodeRemoved: Cluster._node_removed,

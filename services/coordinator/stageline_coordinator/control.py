@@ -44,6 +44,11 @@ class ControlSocket:
         self.monitor = peer_monitor(socket)
         self._log = logs.get(service="coordinator", part="control")
         self._peers: dict[int, str] = {}
+        self._origins: dict[int, str] = {}
+
+    def origin(self, peer: str) -> str:
+        """The address that the peer's connection comes from; empty: not known."""
+        return next((self._origins.get(fd, "") for fd, name in self._peers.items() if name == peer), "")
 
     def send(self, peer: str, message: Message) -> bool:
         """False when the peer is not connected or does not read."""
@@ -73,6 +78,7 @@ class ControlSocket:
             if message is not None:
                 found.append((peer, message))
         for fd in late:
+            self._origins.pop(fd, None)
             lost = self._peers.pop(fd, None)
             if lost is not None:
                 found.append(Lost(lost))
@@ -95,6 +101,8 @@ class ControlSocket:
             identity, *rest = frames
             try:
                 fd = int(frames[-1].get(zmq.SRCFD))
+                if fd not in self._peers:  # a new connection
+                    self._origins[fd] = str(frames[-1].get("Peer-Address"))
                 user = user_of(frames[-1]) if self._refusal else ""
                 found.append((fd, user, identity.bytes.decode(), [frame.bytes for frame in rest]))
             except UnicodeDecodeError:

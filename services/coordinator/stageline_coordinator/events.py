@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from stageline.manifest import ModelManifest
-from stageline.messages import Hello
+from stageline.messages import Hello, Tried
 from stageline.nodewishes import NodeWishes
 from stageline.plan import Digest, Plan
 from stageline.wire import Message
@@ -43,6 +43,15 @@ class PeerChanged:
     state: PeerState
     disconnected: bool = False
     returned: bool = False
+
+
+@dataclass(frozen=True)
+class AddressesTried:
+    """The addresses that a peer offers others were tried; `came_from`: where it is seen to be."""
+
+    peer: str
+    tried: tuple[Tried, ...]
+    came_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,8 +122,8 @@ class Tick:
 
 
 Event = Union[
-    Heard, PeerChanged, ModelAdded, ModelRemoved, NodeRemoved, NodeSet, WishesSet, ObjectiveSet, Solved, SolveFailed,
-    Tick,
+    Heard, PeerChanged, AddressesTried, ModelAdded, ModelRemoved, NodeRemoved, NodeSet, WishesSet, ObjectiveSet, Solved,
+    SolveFailed, Tick,
 ]  # fmt: skip
 
 # --- instructions out ---------------------------------------------------------------------------------------

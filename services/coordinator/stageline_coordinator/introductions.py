@@ -45,9 +45,13 @@ class _Waiting:
 
 
 class Introductions:
-    """`peers` everywhere: the identities of those who are here, with whom all of this is for."""
+    """`peers` everywhere: the identities of those who are here, with whom all of this is for.
 
-    def __init__(self) -> None:
+    `own`: the key of the coordinator itself, which tries who can be reached.
+    """
+
+    def __init__(self, own: bytes = b"") -> None:
+        self._own = own
         self._version = 0
         self._keys: dict[str, bytes] = {}
         self._revoked: dict[str, bytes] = {}
@@ -112,7 +116,8 @@ class Introductions:
         return [Tell(peer, message) for peer in sorted(receivers)]
 
     def _message(self) -> Admit:
-        keys, revoked = tuple(sorted(self._keys.values())), tuple(sorted(self._revoked.values()))
+        own = (self._own,) if self._own else ()
+        keys, revoked = tuple(sorted((*self._keys.values(), *own))), tuple(sorted(self._revoked.values()))
         return Admit(version=self._version, keys=keys, beside=self._beside, revoked=revoked)
 
     def _ready(self) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stageline import logs
 from stageline.coordinators import number_of
@@ -23,7 +23,7 @@ from stageline.messages import (
 )
 from stageline.nodewishes import OPEN
 from stageline.plan import Digest, Plan
-from stageline.sockets import Socket
+from stageline.sockets import Socket, Sockets
 from stageline.wire import Message, encode
 from stageline.wishes import NONE
 
@@ -39,6 +39,7 @@ from .introductions import Introductions, Step, Tell
 from .journal import manifest_of
 from .metrics import Metrics
 from .planner_process import PlannerProcess
+from .reaching import Reaching
 from .recall import recall
 from .registry import load_manifest
 from .store import Store
@@ -60,6 +61,12 @@ class Tools:
     safely: Callable[[str, Message, float], None]
     standby: Callable[[], StandbyRow | None]
     keys: KeyRequests
+    sockets: Sockets
+
+    @property
+    def data_key(self) -> bytes:
+        """What we show to workers and gateways; empty without keys."""
+        return self.sockets.keyring.data.public if self.sockets.keyring is not None else b""
 
 
 class Leader:
@@ -72,14 +79,16 @@ class Leader:
         self.planner = PlannerProcess()
         self.planner.warm()  # who takes over may have to plan around a death at once
         self._cluster = Cluster(settings, recall(tools.store), now)
-        self._introductions = Introductions()
+        self._introductions = Introductions(tools.data_key)
+        self._reaching = Reaching(tools.sockets)
         self._admin = AdminRequests(self._cluster, tools.store, tools.standby)
         self.metrics = tools.metrics
         self._next_plan = self._next_digest = now
 
     def close(self) -> None:
-        """End the planner."""
+        """End the planner, and what is being tried."""
         self.planner.close()
+        self._reaching.close()
 
     @property
     def peers(self) -> list[str]:
@@ -147,6 +156,7 @@ class Leader:
         recorded = [one.address for one in (*members.nodes.values(), *members.gateways.values())]
         beside = self._cluster.resuming
         self._introduce(self._introductions.tick(recorded, self.peers, now, beside=beside), now)
+        self._reach(now)
         self._handle(events.Tick(), now)
         if now >= self._next_plan:
             self._next_plan = now + PLAN_EVERY_S
@@ -155,6 +165,12 @@ class Leader:
         if now >= self._next_digest and not self._cluster.resuming:
             self._next_digest = now + DIGEST_EVERY_S
             self._publish(self._cluster.digest())
+
+    def _reach(self, now: float) -> None:
+        members = self._cluster.members
+        here = [one for one in (*members.nodes.values(), *members.gateways.values()) if one.liveness == "alive"]
+        for found in self._reaching.tick({one.address: one.offers() for one in here}, now):
+            self._handle(replace(found, came_from=self._control.origin(found.peer)), now)
 
     def answers(self, found: Iterable[events.Solved | events.SolveFailed]) -> None:
         """The planner's."""
@@ -225,7 +241,8 @@ class Leader:
             persist(self._store, instruction)
 
     def _note(self, note: events.Note) -> None:
-        self._log.info(note.event, **note.fields)
+        log = self._log.warning if note.event == "addresses not reached" else self._log.info
+        log(note.event, **note.fields)
         if note.event == "committed":
             self.metrics.replans.inc()
         elif note.event in ("node drifted", "link drifted", "link broken", "link stalled"):

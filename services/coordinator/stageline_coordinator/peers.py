@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from stageline.errors import LocalProtocolError
-from stageline.messages import ExecutorInfo, Hello, NodeInfo, Progress, Refused, control_identity
-from stageline.plan import Crash, Epoch, NodeState, NodeView, StageKey
+from stageline.messages import DATA, PROBE, ExecutorInfo, Hello, NodeInfo, Progress, Refused, control_identity
+from stageline.plan import Crash, Endpoint, Epoch, NodeState, NodeView, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
 
 Liveness = Literal["alive", "suspect", "gone"]
@@ -38,9 +38,20 @@ UPKEEP_STEP, MOST_UPKEEP = 0.02, 0.9
 """Changes of a node's speed below this are noise; a node that says it has less left than a tenth is not believed."""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """An address, and the channel (by name) that is to be reached there."""
+
+    channel: str
+    address: str
+
+
 @dataclass
 class Peer:
-    """What a node and a gateway have in common. `address`: the identity of the DEALER that it said hello with."""
+    """What a node and a gateway have in common. `address`: the identity of the DEALER that it said hello with.
+
+    `unreached`: what it offers others and the coordinator does not get through to, with the problem.
+    """
 
     hello: Hello
     liveness: Liveness = "alive"
@@ -49,6 +60,7 @@ class Peer:
     farewell: bool = False
     gone_at: float = 0.0
     address: str = ""
+    unreached: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,6 +74,16 @@ class Peer:
     def quiet(self, now: float) -> bool:
         """Whether no requests pass through it."""
         raise NotImplementedError
+
+    def data_endpoints(self) -> tuple[Endpoint, ...]:
+        """Where it takes activations."""
+        raise NotImplementedError
+
+    def offers(self) -> tuple[Offer, ...]:
+        """The addresses by which others are to reach it."""
+        probe = self.hello.probe
+        data = [Offer(DATA.name, endpoint.tcp) for endpoint in self.data_endpoints()]
+        return tuple(offer for offer in (*data, *([Offer(PROBE.name, probe.tcp)] if probe else ())) if offer.address)
 
     @property
     def state(self) -> NodeState:
@@ -86,6 +108,10 @@ class Gateway(Peer):
     def quiet(self, now: float) -> bool:
         """Whether nothing was in flight by its last pong."""
         return self.oldest is None
+
+    def data_endpoints(self) -> tuple[Endpoint, ...]:
+        """Where it takes results."""
+        return (self.hello.data,) if self.hello.data is not None else ()
 
     def has_left(self, until: Epoch) -> bool:
         """Whether nothing of it depends on plans before `until`."""
@@ -163,6 +189,10 @@ class Node(Peer):
         """Whether a plan may rely on it."""
         stays = self.present and not (self.leaving or self.drained)
         return stays and bool(self.executors) and bool(self.info.fingerprint) and now >= self.excluded_until
+
+    def data_endpoints(self) -> tuple[Endpoint, ...]:
+        """Of its executors."""
+        return tuple(one.endpoint for one in self.executors.values())
 
     def runs(self, executor: str, stage: StageKey) -> bool:
         """Whether that very executor runs here and has the stage loaded."""

@@ -59,6 +59,7 @@ def node_rows(cluster: Cluster) -> tuple[NodeRow, ...]:
                 degraded=node.degraded,
                 duty=cluster.wanted.node(name).duty,
                 labels=cluster.wanted.node(name).labels,
+                unreached=node.unreached,
                 profile=_profile(
                     cluster, node, links.get(node.identity, ()), len(links) - 1 if node.identity in links else 0
                 ),
@@ -117,6 +118,7 @@ def gateway_rows(cluster: Cluster) -> tuple[GatewayRow, ...]:
             pid=gateway.hello.pid,
             client_address=gateway.hello.client_address,
             http=gateway.hello.http,
+            unreached=gateway.unreached,
         )
         for gateway in gateways
     )

@@ -90,6 +90,7 @@ class Coordinator:
             self._partner.when_safe,
             self._partner.row,
             requests,
+            sockets,
         )
         self._leader: Leader | None = None
         self._awake = time.monotonic()

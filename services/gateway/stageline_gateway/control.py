@@ -18,6 +18,7 @@ from stageline.logs import Logger
 from stageline.messages import (
     CONTROL,
     PLAN,
+    REACHED,
     Admit,
     Admitted,
     GetPlan,
@@ -26,6 +27,7 @@ from stageline.messages import (
     Ping,
     PlanReply,
     Pong,
+    Reached,
     Refused,
     Rejoin,
     StageTime,
@@ -34,6 +36,7 @@ from stageline.messages import (
 )
 from stageline.monitors import refusal
 from stageline.plan import Digest, Endpoint, Epoch, Plan
+from stageline.reached import complaint
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
 from stageline_gateway.readers import Reader
@@ -66,6 +69,7 @@ class Addresses:
     client: str
     http: str
     probe: Endpoint | None
+    data: Endpoint | None = None
 
 
 class ControlLink:
@@ -157,6 +161,8 @@ class ControlLink:
                 probe=here.probe,
                 term=self._coordinators.term,
                 data_key=self._keyring.data.public if self._keyring is not None else b"",
+                data=here.data,
+                features=(REACHED,),
             )
         )
 
@@ -218,11 +224,20 @@ class ControlLink:
         elif isinstance(message, Admit) and self._keyring is not None:
             self._keyring.admit(message)
             self._send(Admitted(version=message.version))
+        elif isinstance(message, Reached):
+            self._reached(message)
         elif isinstance(message, Refused) and message.code == NOT_LEADING:
             self._stands_by(message)
         elif isinstance(message, Refused):
             self.refused = message.message
             self._log.error("the coordinator refuses this gateway", code=message.code, reason=message.message)
+
+    def _reached(self, message: Reached) -> None:
+        problem = complaint(message)
+        if problem:
+            self._log.warning("this gateway is not reached", reason=problem)
+        else:
+            self._log.info("the coordinator reaches this gateway at every address that others are told")
 
     def _stands_by(self, refused: Refused) -> None:
         self.refused = refused.message

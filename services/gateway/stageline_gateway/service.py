@@ -136,7 +136,7 @@ class Gateway:
             loop,
             self._sockets,
             Coordinators(read_addresses(config.coordinator)),
-            Addresses(config.name, client, http, probe),
+            Addresses(config.name, client, http, probe, self._data.endpoint),
             on_plan=self._from_coordinator,
             beat=self._beat,
             log=self._log,

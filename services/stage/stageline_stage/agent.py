@@ -25,6 +25,7 @@ from stageline.errors import ClusterError, ConfigError
 from stageline.http import Guard, StatusServer
 from stageline.lifecycle import StopSignals
 from stageline.logs import Logger
+from stageline.reached import complaint
 from stageline.service_main import announce
 from stageline.sockets import Sockets, host_key
 from stageline.wire import Message
@@ -160,6 +161,7 @@ class Agent:
             messages.ProfileRequest: lambda m, _: self._work.profile(m),
             messages.ProbeRequest: lambda m, _: self._prober.probe(m),
             messages.Farewell: lambda *_: self._departure.farewell(),
+            messages.Reached: lambda m, _: self._on_reached(m),
             messages.Admit: lambda m, _: self._admission.admit(m, executor_up=self._slot.up),
         }
         handler = handlers.get(type(message))
@@ -195,6 +197,13 @@ class Agent:
         self._cluster = message.cluster
         self._log.info("joined", cluster=message.cluster, term=message.term)
         self._work.welcomed()
+
+    def _on_reached(self, message: messages.Reached) -> None:
+        problem = complaint(message)
+        if problem:
+            self._log.warning("this worker is not reached", reason=problem)
+        else:
+            self._log.info("the coordinator reaches this worker at every address that others are told")
 
     def _on_refused(self, message: messages.Refused, now: float) -> None:
         if message.code == NOT_LEADING:
@@ -250,6 +259,7 @@ class Agent:
             probe=None if self._config.data_address else self._prober.endpoint,  # a proxy's way is another one
             term=self._coordinators.term,
             data_key=self._keyring.data.public if self._keyring is not None else b"",
+            features=(messages.REACHED,),
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

@@ -158,4 +158,4 @@ def state_of(node: NodeRow) -> str:
     words = ["drained" if node.state == "draining" and node.duty == "drained" and not loaded else node.state]
     if node.duty != "open" and words[0] not in ("drained", "draining"):
         words.append(node.duty)
-    return ", ".join(words + ["degraded"] * node.degraded)
+    return ", ".join(words + ["degraded"] * node.degraded + ["not reached"] * bool(node.unreached))

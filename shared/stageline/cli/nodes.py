@@ -102,6 +102,7 @@ def _details(node: NodeRow, serves: list[dict[str, Any]]) -> list[tuple[str, str
     return [
         ("state", state_of(node)),
         ("labels", shown(node.labels)),
+        *(("not reached at", problem) for problem in node.unreached),
         ("device", node.device),
         ("cpu", node.cpu),
         ("memory", size(node.memory_bytes)),
@@ -124,6 +125,7 @@ def node_json(node: NodeRow) -> dict[str, Any]:
         "duty": node.duty,
         "labels": dict(node.labels),
         "degraded": node.degraded,
+        "unreached": list(node.unreached),
         "incarnation": node.incarnation,
         "device": node.device,
         "cpu": node.cpu,

@@ -48,6 +48,11 @@ def test_a_newcomer_waits_until_all_let_it_in_and_it_them() -> None:
     assert introduced(made.admitted("b", message.version)) == ["c"]
 
 
+def test_the_coordinators_own_key_is_let_in_too() -> None:
+    steps = Introductions(b"z" * 32).hello("a", hello("a"), [], 0.0, beside=False)
+    assert told(steps)["a"].keys == (b"a" * 32, b"z" * 32)
+
+
 def test_an_older_list_is_no_answer_to_a_newer_one() -> None:
     made = cluster("a")
     version = told(made.hello("b", hello("b"), ["a"], 1.0, beside=False))["a"].version

@@ -18,8 +18,17 @@ ARGS ?=
 demo: $(READY)
 	$(BIN)/stageline demo $(ARGS)
 
+# Without ARGS: first what needs nothing but processors, on all of them; then what starts clusters, one after the other.
+PURE := tests/unit tests/wire tests/fuzz tests/explore
 test: $(READY)
+ifeq ($(strip $(ARGS)),)
+	failed=0; \
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PURE) || failed=1; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE)) || failed=1; \
+	exit $$failed
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 # TARGET: one of tests/fuzz/targets.py, or all one after the other; RUNS: inputs for each
 fuzz: TARGET ?= all

@@ -40,6 +40,8 @@ from stageline.messages import (
     MakeToken,
     ModelList,
     ModelRow,
+    NextKey,
+    NextKeyIs,
     NodeList,
     PlanReply,
     ProblemReply,
@@ -49,15 +51,18 @@ from stageline.messages import (
     RemoveModel,
     RemoveNode,
     RevokeKey,
+    RotateCoordinator,
+    RotateKey,
     SetNode,
     SetObjective,
     SetWishes,
     TokenMade,
     Welcome,
 )
-from stageline.monitors import refusal
+from stageline.monitors import STRANGER, refusal
 from stageline.nodewishes import Duty
 from stageline.plan import Plan
+from stageline.rotation import Rotation
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
 from stageline.wishes import Wishes
@@ -69,6 +74,7 @@ QUERY_BLOBS = 10_000
 """Blobs asked about in one message."""
 
 UPLOAD_RETRIES = 3
+LOOK_S = 0.2
 R = TypeVar("R")
 _control: Decoder[Any] = Decoder(FromCoordinator)
 _blobs: Decoder[Any] = Decoder(FromBlobs)
@@ -92,6 +98,7 @@ class AdminClient:
         self._ids = itertools.count(1)
         self._name = f"cli-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._sockets = Sockets(keyring=read_keyring(keys))
+        self._rotation = Rotation(self._sockets.keyring)
         self._blob_socket: Socket | None = None
         try:
             self._addresses = read_addresses(address)
@@ -111,6 +118,7 @@ class AdminClient:
     def close(self) -> None:
         """Close the connection."""
         self._sockets.close()
+        self._rotation.settle()
 
     # --- control --------------------------------------------------------------------------------------------
 
@@ -160,6 +168,16 @@ class AdminClient:
     def make_token(self, uses: int = 1, expires_s: float = 86400.0) -> str:
         """A token with which so many workers and gateways may join (0: any number). `ClusterError` without keys."""
         return self._ask(MakeToken(id=next(self._ids), uses=uses, expires_s=expires_s), TokenMade).token
+
+    def rotate_key(self, name: str, overlap_s: float) -> None:
+        """Have a worker or gateway change its key; the old one is let in for so many seconds more. `ClusterError`."""
+        self._ask(RotateKey(id=next(self._ids), name=name, overlap_s=overlap_s), Done)
+
+    def rotate_coordinator(self, overlap_s: float) -> bytes:
+        """Have the coordinator change its own key in so many seconds. Returns the public half of the new one."""
+        public = self._ask(RotateCoordinator(id=next(self._ids), overlap_s=overlap_s), NextKeyIs).public
+        self._rotation.announced(NextKey(public=public))
+        return public
 
     def revoke_key(self, name: str) -> None:
         """Let a worker or gateway in no more. Raises `ClusterError` if it is not let in."""
@@ -228,17 +246,17 @@ class AdminClient:
 
     def _greet(self) -> tuple[Socket, Welcome]:
         """Ask all of them at once, and again and again, for the one that leads."""
-        identity = f"admin:{self._name}".encode()
-        asked = [self._sockets.connect(CONTROL, address, identity=identity) for address in self._addresses]
         hello = encode(Hello(role="admin", name=self._name, incarnation=uuid.uuid4().hex, pid=os.getpid()))
-        poller, refused, deadline = zmq.Poller(), "", time.monotonic() + self._timeout_s
-        for socket in asked:
-            poller.register(socket, zmq.POLLIN)
-            socket.send(hello)
-        while ready := poller.poll(max(0, int(1000 * (deadline - time.monotonic())))):
+        refused, deadline = "", time.monotonic() + self._timeout_s
+        asked = self._knock(hello)
+        while (left_s := deadline - time.monotonic()) > 0:
+            ready = zmq.select(asked, [], [], min(left_s, LOOK_S))[0]
+            if not ready and self._mistaken(asked):
+                asked = self._knock(hello)
             for socket in asked:
-                reply = _control(socket.recv()) if (socket, zmq.POLLIN) in ready else None
+                reply = _control(socket.recv()) if socket in ready else None
                 if isinstance(reply, Welcome):
+                    self._rotation.welcomed()
                     self._leader = self._addresses[asked.index(socket)]
                     for other in asked:
                         if other is not socket:
@@ -251,6 +269,23 @@ class AdminClient:
                     time.sleep(ASK_AGAIN_S)
                     socket.send(hello)
         raise NoClusterError(refused or self._refusal(asked) or self._silent())
+
+    def _knock(self, hello: bytes) -> list[Socket]:
+        identity = f"admin:{self._name}".encode()
+        asked = [self._sockets.connect(CONTROL, address, identity=identity) for address in self._addresses]
+        for socket in asked:
+            socket.send(hello)
+        return asked
+
+    def _mistaken(self, asked: Sequence[Socket]) -> bool:
+        """Whether the coordinator has its next key; then that is expected from now on, and these are closed."""
+        keyring = self._sockets.keyring
+        if keyring is None or not keyring.successor or STRANGER not in [refusal(socket) for socket in asked]:
+            return False
+        self._rotation.refused(STRANGER)
+        for socket in asked:
+            self._sockets.release(socket)
+        return True
 
     def _refusal(self, asked: Sequence[Socket]) -> str:
         if self._sockets.keyring is None:

@@ -7,6 +7,8 @@
     DIR/coordinator/nodes/NAME.pub      workers and gateways that are let in
     DIR/admin/admin.key                 of an administrator, beside coordinator.pub
     DIR/nodes/NAME/node.key             of a worker or gateway, beside coordinator.pub
+    DIR/nodes/NAME/node.key.next        the one that will take its place, while it is being changed
+    DIR/…/coordinator.key.next, .pub.next   the same of the coordinator
 
 A service is given its own directory and needs nothing of the others: `keys_dir`.
 """
@@ -25,7 +27,8 @@ from stageline.keyring import Keyring, Principal
 
 COORDINATOR, ADMIN, NODES, ADMINS = "coordinator", "admin", "nodes", "admins"
 COORDINATOR_KEY, ADMIN_KEY, NODE_KEY = "coordinator.key", "admin.key", "node.key"
-COORDINATOR_PUBLIC = "coordinator.pub"
+NODE_KEY_NEXT, COORDINATOR_KEY_NEXT = "node.key.next", "coordinator.key.next"
+COORDINATOR_PUBLIC, COORDINATOR_PUBLIC_NEXT = "coordinator.pub", "coordinator.pub.next"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -112,7 +115,9 @@ def read_keyring(directory: Path | None) -> Keyring | None:
     own, name = read_pair(directory / found[0])
     if found[0] == COORDINATOR_KEY:
         return Keyring(own, own.public, name, principals=read_principals(directory, own.public))
-    return Keyring(own, read_public(directory / COORDINATOR_PUBLIC), name)
+    public, coming = read_public(directory / COORDINATOR_PUBLIC), directory / COORDINATOR_PUBLIC_NEXT
+    successor = read_public(coming) if coming.exists() else b""
+    return Keyring(own, public, name, directory=directory, successor=successor)
 
 
 def read_principals(directory: Path, coordinator: bytes) -> dict[bytes, Principal]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from stageline.curve import KeyPair
@@ -27,7 +28,7 @@ who is told 400 does not try again for seconds."""
 
 @dataclass(frozen=True)
 class Principal:
-    """Who a key belongs to. Over ZeroMQ it is named by its text."""
+    """Who a key belongs to. Over ZeroMQ it is named by its text, then # and the key."""
 
     role: Role
     name: str
@@ -37,8 +38,8 @@ class Principal:
 
     @staticmethod
     def parse(text: str) -> Principal | None:
-        """The principal of that text; None for any other."""
-        role, _, name = text.partition(":")
+        """The principal of that text, with a key or without; None for any other."""
+        role, _, name = text.partition("#")[0].partition(":")
         return Principal(role, name) if role in ("admin", "node", "coordinator") else None  # type: ignore[arg-type]
 
 
@@ -46,6 +47,8 @@ class Principal:
 class Keyring:
     """`own` and `coordinator` are for talking with the coordinator, `data` for everything else.
 
+    `directory`: where `own` was read. `own` and `coordinator` may change while the process runs: sockets made later
+    are for the new ones. `successor`: the key that the coordinator will have, or had until lately.
     `principals` and `peers` are replaced whole, never changed: other threads read them.
     """
 
@@ -56,6 +59,8 @@ class Keyring:
     principals: Mapping[bytes, Principal] = field(default_factory=dict)
     peers: frozenset[bytes] = frozenset()
     revoked: frozenset[str] = frozenset()
+    directory: Path | None = None
+    successor: bytes = b""
 
     def pair(self, channel: Channel) -> KeyPair:
         """What a socket of the channel shows."""
@@ -81,4 +86,11 @@ class Keyring:
         if domain in PEERS:
             return (b"200", key.hex()) if key in self.peers or key == self.data.public else (LATER, "")
         found = self.principals.get(key)
-        return (b"200", str(found)) if found is not None else (UNKNOWN, "")
+        return (b"200", f"{found}#{key.hex()}") if found is not None else (UNKNOWN, "")
+
+    def knows(self, user: str) -> Principal | None:
+        """Whose key a message of `user` came under, if that is let in now; a connection may be older than a change."""
+        owner, (_, mark, digits) = Principal.parse(user), user.partition("#")
+        if mark:
+            return owner if self.principals.get(bytes.fromhex(digits)) == owner else None
+        return owner if owner in self.principals.values() else None

@@ -207,7 +207,7 @@ class Hello(Message, frozen=True):
 
     `probe`: where a worker or gateway answers link measurements. `term`: the highest that it was welcomed under.
     `data_key`: the public key that it shows to other workers and gateways until it ends (empty: it has none).
-    `data`: where a gateway takes results. `features`: messages of later versions that it understands (`REACHED`).
+    `data`: where a gateway takes results. `features`: what of later versions it understands (`REACHED`, `ROTATES`).
     """
 
     role: Role
@@ -284,6 +284,32 @@ class Admitted(Message, frozen=True):
     """The keys of `Admit` `version` are let in from now on."""
 
     version: int
+
+
+ROTATES = "rotates"
+
+
+class MakeKey(Message, frozen=True):
+    """Make a new key of your own, and answer `KeyMade`."""
+
+
+class KeyMade(Message, frozen=True):
+    """The public half of the sender's next key (32 bytes), which is on its disk; or why there is none."""
+
+    public: bytes = b""
+    error: str = ""
+
+
+class KeyTaken(Message, frozen=True):
+    """That key of yours is let in, and the one of before for a while: show the new one from now on."""
+
+    public: bytes
+
+
+class NextKey(Message, frozen=True):
+    """The sender will have this key (32 bytes): whoever has it is to be taken for it, too."""
+
+    public: bytes
 
 
 class Ping(Message, frozen=True):
@@ -551,6 +577,28 @@ class TokenMade(Message, frozen=True):
 
     id: int
     token: str
+
+
+class RotateKey(Message, frozen=True):
+    """Have a worker or gateway change its key; the old one is let in for `overlap_s` more seconds."""
+
+    id: int
+    name: str
+    overlap_s: float
+
+
+class RotateCoordinator(Message, frozen=True):
+    """Announce a new key of the coordinator's own, and take it in `overlap_s` seconds; answered with `NextKeyIs`."""
+
+    id: int
+    overlap_s: float
+
+
+class NextKeyIs(Message, frozen=True):
+    """The public half of the key that the coordinator will have."""
+
+    id: int
+    public: bytes
 
 
 class RevokeKey(Message, frozen=True):
@@ -822,11 +870,13 @@ class Channel:
 ToCoordinator = Union[
     Hello, Pong, Leaving, Prepared, PrepareFailed, ExecutorUp, ExecutorDown, Profiled, Probed,
     GetPlan, ListModels, ListNodes, GetProblem, PutModel, RemoveModel, RemoveNode, SetWishes, SetObjective, Follow,
-    Admitted, MakeToken, RevokeKey, SetNode,
+    Admitted, MakeToken, RevokeKey, SetNode, RotateKey, KeyMade,
+    RotateCoordinator,
 ]  # fmt: skip
 FromCoordinator = Union[
     Welcome, Refused, Rejoin, Ping, Farewell, Prepare, Retire, ProfileRequest, ProbeRequest,
     PlanReply, ModelList, NodeList, ProblemReply, Done, ErrorReply, Followed, Admit, TokenMade, Reached,
+    MakeKey, KeyTaken, NextKey, NextKeyIs,
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]

@@ -13,6 +13,8 @@ from stageline.gatekeeper import FAILED
 
 Socket = zmq.Socket[bytes]
 
+UNKNOWN_KEY = "it does not know our key"
+STRANGER = "it is not the one whose key we have, or has none"
 _LINK_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED
 _WATCHED = _LINK_EVENTS | FAILED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 _LINKS = (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_DISCONNECTED, zmq.EVENT_CONNECT_RETRIED)
@@ -60,9 +62,9 @@ def refusal(socket: Socket) -> str:
     while monitor.poll(0):
         event: Any = recv_monitor_message(monitor, zmq.NOBLOCK)
         if event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            why = "it does not know our key"
+            why = UNKNOWN_KEY
         elif event["event"] & FAILED:
-            why = "it is not the one whose key we have, or has none"
+            why = STRANGER
         elif event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             why = ""
     return why

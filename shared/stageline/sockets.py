@@ -94,6 +94,11 @@ class Sockets:
         self._open: list[Socket] = []
         self._gatekeeper: Gatekeeper | None = None
 
+    @property
+    def introduction(self) -> object:
+        """Changes when a connection to the coordinator that is made now has other keys than one of before."""
+        return (self.keyring.own, self.keyring.coordinator) if self.keyring is not None else None
+
     def bind(self, channel: Channel, address: str) -> tuple[Socket, str]:
         """A bound socket and the address it really has (port 0 picks a free one).
 

@@ -43,6 +43,7 @@ class Transfer:
         self._decode: Decoder[FromBlobs] = Decoder(FromBlobs)
         self._socket: Socket | None = None
         self._connected_to = ""
+        self._shown: object = None
         self._next_id = 1
 
     def get(self, sizes: Mapping[str, int | None]) -> None:
@@ -62,7 +63,7 @@ class Transfer:
                 raise Interrupted
             if now - progress > GIVE_UP_S:
                 raise ConnectionLostError("the coordinator sends no blobs: is its blob port reachable?")
-            if self._socket is None or self._connected_to != self.address or now - heard > SILENT_S:
+            if self._outdated() or now - heard > SILENT_S:
                 self._reconnect()
                 unsent.clear()
                 download.lost({sha: self._store.partial_size(sha) for sha in have})
@@ -94,9 +95,13 @@ class Transfer:
                 return 0
         return have
 
+    def _outdated(self) -> bool:
+        """Whether there is no connection, or one to another address, or under a key of before."""
+        return self._socket is None or self._connected_to != self.address or self._shown != self._sockets.introduction
+
     def _reconnect(self) -> None:
         self.close()
-        self._connected_to = self.address
+        self._connected_to, self._shown = self.address, self._sockets.introduction
         self._socket = self._sockets.connect(BLOBS, self.address, identity=self._identity)
 
     def _exchange(self, download: Download, unsent: deque[BlobGet], damaged: dict[str, int]) -> bool:

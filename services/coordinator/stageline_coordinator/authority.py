@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from stageline.keyring import Keyring, Principal
 from stageline.messages import ErrorReply, Follow, GetPlan, Refused
 from stageline.wire import Message
 
-from .tokens import Key
+from .tokens import Key, OldKey
 
 LOOK_S = 0.5
 
@@ -24,9 +25,15 @@ class Authority:
     """Asked about every message. Without a keyring everybody on this machine may say anything."""
 
     def __init__(
-        self, directory: Path | None, keyring: Keyring | None, joined: Callable[[], Iterable[Key]] = lambda: ()
+        self,
+        directory: Path | None,
+        keyring: Keyring | None,
+        joined: Callable[[], Iterable[Key]] = lambda: (),
+        old: Callable[[], Iterable[OldKey]] = lambda: (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._directory, self._keyring, self._joined = directory, keyring, joined
+        self._old, self._clock = old, clock
         self._log = logs.get(service="coordinator", part="keys")
         self._quiet = Quiet()
         self._look_at = 0.0
@@ -39,7 +46,8 @@ class Authority:
         if not why:
             return None
         if self._quiet((user, why)):
-            self._log.warning("refused", peer=identity[:80], key_of=user, message=type(message).__name__, reason=why)
+            key_of = user.partition("#")[0]
+            self._log.warning("refused", peer=identity[:80], key_of=key_of, message=type(message).__name__, reason=why)
         number = getattr(message, "id", None)
         if isinstance(number, int):
             return ErrorReply(id=number, code=ForbiddenError.code, message=why)
@@ -47,9 +55,10 @@ class Authority:
 
     def blobs(self, user: str) -> tuple[bool, bool]:
         """Whether the owner of that key may read blobs, and whether they may store some."""
-        owner = Principal.parse(user)
-        known = self._keyring is None or owner in self._keyring.principals.values()
-        return known, known and (owner is None or owner.role == "admin")
+        if self._keyring is None:
+            return True, True
+        owner = self._keyring.knows(user)
+        return owner is not None, owner is not None and owner.role == "admin"
 
     def changed(self, now: float) -> bool:
         """Whether who is let in has changed since this was last asked; then it holds from now on."""
@@ -69,22 +78,38 @@ class Authority:
         return True
 
     def read(self) -> None:
-        """Let in whom the files name and who joined with a token, but nobody whose key was revoked."""
+        """Let in whom the files name and who joined with a token, but nobody whose key was revoked or is too old."""
         if self._keyring is None or self._directory is None:
             return
         found = read_principals(self._directory, self._keyring.coordinator)
+        lost = {old.name for old in self._old() if old.filed and not self.filed(old.name)}
         for key in self._joined():
-            if key.revoked:
+            if key.revoked or key.name in lost:
                 found.pop(bytes.fromhex(key.public), None)
             else:
                 found = {public: one for public, one in found.items() if one != Principal("node", key.name)}
                 found[bytes.fromhex(key.public)] = Principal("node", key.name)
+        now = self._clock()
+        for old in self._old():
+            if now < old.until and old.name not in lost:
+                found[bytes.fromhex(old.public)] = Principal("node", old.name)
+            else:
+                found.pop(bytes.fromhex(old.public), None)
         self._keyring.principals = found
+
+    def filed(self, name: str) -> bool:
+        """Whether a file names a worker or gateway."""
+        return self._directory is not None and (self._directory / NODES / f"{name}.pub").exists()
 
     def owners(self) -> dict[str, Key]:
         """Whose each node's name is."""
         principals = self._keyring.principals if self._keyring is not None else {}
-        found = {one.name: Key(one.name, key.hex()) for key, one in principals.items() if one.role == "node"}
+        old = {one.public for one in self._old()}
+        found = {
+            one.name: Key(one.name, key.hex())
+            for key, one in principals.items()
+            if one.role == "node" and key.hex() not in old
+        }
         return {**found, **{key.name: key for key in self._joined()}}
 
     def knows(self, name: str) -> bool:
@@ -96,14 +121,15 @@ class Authority:
             return ()
         files = [path for part in (NODES, ADMINS) for path in (self._directory / part).glob("*.pub")]
         stamps = sorted((str(path), path.stat().st_mtime_ns) for path in files if path.exists())
-        return stamps, tuple(self._joined())
+        now = self._clock()
+        return stamps, tuple(self._joined()), tuple((old, now < old.until) for old in self._old())
 
     def _why(self, user: str, identity: str, message: Message) -> str:
         if self._keyring is None:
             return ""
-        owner = Principal.parse(user)
-        if owner is None or owner not in self._keyring.principals.values():
-            return f"the key of {user or 'nobody'} is let in no more"
+        owner = self._keyring.knows(user)
+        if owner is None:
+            return f"the key of {user.partition('#')[0] or 'nobody'} is let in no more"
         role, _, rest = identity.partition(":")
         name = rest.rpartition("/")[0] or rest
         if owner.role == "node":

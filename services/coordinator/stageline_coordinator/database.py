@@ -16,7 +16,7 @@ from stageline.errors import StoreError, StoreVersionError
 
 from . import journal
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 LOCK_FILE, DATABASE = "coordinator.lock", "coordinator.sqlite3"
 
 _SCHEMA_1 = (
@@ -43,7 +43,12 @@ _SCHEMA_5 = (
     *journal.triggers("key"),
     *journal.triggers("token"),
 )
-_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA, _SCHEMA_4, _SCHEMA_5)
+_SCHEMA_6 = (
+    "CREATE TABLE old_keys (public TEXT PRIMARY KEY, name TEXT NOT NULL, until REAL NOT NULL,"
+    " filed INTEGER NOT NULL) WITHOUT ROWID",
+    *journal.triggers("old_key"),
+)
+_STEPS = (_SCHEMA_1, _SCHEMA_2, journal.SCHEMA, _SCHEMA_4, _SCHEMA_5, _SCHEMA_6)
 """What makes each version of the schema out of the one before."""
 
 

@@ -8,19 +8,22 @@ from collections.abc import Callable
 import zmq
 
 from stageline import logs
+from stageline.addresses import KEY_BYTES
 from stageline.errors import ClusterError, ConfigError, RemoteProtocolError, StagelineError
 from stageline.gatekeeper import user_of
 from stageline.jointoken import LONGEST_TOKEN_S, JoinToken, hashed
 from stageline.keyring import Keyring
-from stageline.messages import JOIN, Done, ErrorReply, Join, Joined, MakeToken, RevokeKey, TokenMade
+from stageline.messages import JOIN, Done, ErrorReply, Join, Joined, MakeToken, RevokeKey, RotateKey, TokenMade
 from stageline.sockets import Socket
 from stageline.wire import Decoder, Message, encode
 
+from .authority import Authority
 from .store import Store
-from .tokens import ANY_NUMBER, Key, Token, judge, made_beforehand
+from .tokens import ANY_NUMBER, Key, OldKey, Token, judge, made_beforehand
 
 BURST = 16
 MAX_USES = 100_000
+OVERLAP_S = (5.0, 30 * 86400.0)
 _decode: Decoder[Join] = Decoder(JOIN.to_binder, max_bytes=4096)
 
 
@@ -74,11 +77,18 @@ class Door:
         return Joined(name=name, cluster=self._store.cluster)
 
 
+def check_overlap(seconds: float) -> None:
+    """Raises `ConfigError` unless two keys may be valid beside each other for so long."""
+    least, most = OVERLAP_S
+    if not least <= seconds <= most:
+        raise ConfigError(f"overlap: must be between {least:g} s and {most / 86400:g} days")
+
+
 class KeyRequests:
     """Answers administrators. Without a keyring there is nothing to ask for."""
 
-    def __init__(self, store: Store, keyring: Keyring | None, owners: Callable[[], dict[str, Key]], port: int) -> None:
-        self._store, self._keyring, self._owners, self._port = store, keyring, owners, port
+    def __init__(self, store: Store, keyring: Keyring | None, authority: Authority, port: int) -> None:
+        self._store, self._keyring, self._authority, self._port = store, keyring, authority, port
 
     def answer(self, request: MakeToken | RevokeKey) -> Message:
         """What is refused is answered with `ErrorReply`."""
@@ -88,6 +98,30 @@ class KeyRequests:
             return self._token(request)
         except StagelineError as error:
             return ErrorReply(id=request.id, code=error.code, message=error.message)
+
+    def check_rotation(self, request: RotateKey) -> None:
+        """Raises `ClusterError` without keys, `ConfigError` for an overlap that cannot be."""
+        if self._keyring is None:
+            raise ClusterError("this cluster has no keys, so there are none to change: see `stageline keys init`")
+        check_overlap(request.overlap_s)
+
+    def rotate(self, request: RotateKey, public: bytes) -> None:
+        """Let the new key in under the name, and the one of before until the overlap is over. On disk on return.
+
+        Raises `ClusterError` for a key that is none, or somebody's already.
+        """
+        owner = self._authority.owners().get(request.name)
+        if owner is None or owner.revoked:
+            raise ClusterError(f"no key of {request.name[:80]!r} is let in any more")
+        if owner.public == public.hex():
+            return
+        known = self._keyring.principals if self._keyring is not None else {}
+        if len(public) != KEY_BYTES or public in known:
+            raise ClusterError(f"{request.name} made a key that cannot be: try again")
+        until = time.time() + request.overlap_s
+        old = OldKey(owner.public, request.name, until, filed=self._authority.filed(request.name))
+        self._store.rotate_key(Key(request.name, public.hex()), old)
+        self._authority.read()
 
     def _token(self, request: MakeToken) -> TokenMade:
         if self._keyring is None:
@@ -100,9 +134,10 @@ class KeyRequests:
         return TokenMade(id=request.id, token=token.text)
 
     def _revoke(self, request: RevokeKey) -> Done:
-        owner = self._owners().get(request.name)
+        owners = self._authority.owners()
+        owner = owners.get(request.name)
         if owner is None or owner.revoked:
-            known = ", ".join(sorted(name for name, key in self._owners().items() if not key.revoked)) or "none"
+            known = ", ".join(sorted(name for name, key in owners.items() if not key.revoked)) or "none"
             raise ClusterError(f"no key of {request.name[:80]!r} is let in; there are: {known}")
         self._store.put_key(Key(owner.name, owner.public, revoked=True))
         return Done(id=request.id)

@@ -36,6 +36,7 @@ TABLES = {
     "wish": Table("wishes", ("subject",)),
     "key": Table("keys", ("name",)),
     "token": Table("tokens", ("id",)),
+    "old_key": Table("old_keys", ("public",)),
 }
 FIRST = ("model", "profile", "link", "node", "plan")
 """Tables of the schema that the journal came with; `triggers` are for those that came later."""

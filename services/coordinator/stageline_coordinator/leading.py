@@ -8,16 +8,23 @@ from dataclasses import dataclass, replace
 
 from stageline import logs
 from stageline.coordinators import number_of
-from stageline.errors import ForbiddenError, StagelineError
+from stageline.errors import ClusterError, ForbiddenError, StagelineError
 from stageline.messages import (
+    ROTATES,
     TOPIC_DIGEST,
     TOPIC_PLAN,
     Admitted,
+    ErrorReply,
     Hello,
+    KeyMade,
     MakeToken,
+    NextKey,
+    NextKeyIs,
     Pong,
     Refused,
     RevokeKey,
+    RotateCoordinator,
+    RotateKey,
     StandbyRow,
     StoreRow,
 )
@@ -32,7 +39,7 @@ from .admin_requests import REQUESTS, AdminRequests
 from .cluster import Cluster, Settings
 from .control import ControlSocket
 from .detector import DetectorConfig, PeerState
-from .door import KeyRequests
+from .door import KeyRequests, check_overlap
 from .figures import FigureKey
 from .heartbeats import Heartbeats
 from .introductions import Introductions, Step, Tell
@@ -42,7 +49,9 @@ from .planner_process import PlannerProcess
 from .reaching import Reaching
 from .recall import recall
 from .registry import load_manifest
+from .rotations import Rotations
 from .store import Store
+from .succession import Succession
 
 PLAN_EVERY_S = 1.0
 REVOKED = Refused(code=ForbiddenError.code, message="the key of this worker or gateway was revoked")
@@ -62,6 +71,7 @@ class Tools:
     standby: Callable[[], StandbyRow | None]
     keys: KeyRequests
     sockets: Sockets
+    succession: Succession
 
     @property
     def data_key(self) -> bytes:
@@ -81,6 +91,7 @@ class Leader:
         self._cluster = Cluster(settings, recall(tools.store), now)
         self._introductions = Introductions(tools.data_key)
         self._reaching = Reaching(tools.sockets)
+        self._rotations = Rotations(tools.keys, tools.control.send, tools.safely)
         self._admin = AdminRequests(self._cluster, tools.store, tools.standby)
         self.metrics = tools.metrics
         self._next_plan = self._next_digest = now
@@ -112,6 +123,15 @@ class Leader:
         if isinstance(message, MakeToken | RevokeKey):
             self._tools.safely(peer, self._tools.keys.answer(message), now)
             return
+        if isinstance(message, RotateKey):
+            self._rotations.ask(peer, message, self._cluster.members, now)
+            return
+        if isinstance(message, RotateCoordinator):
+            self._succeed(peer, message)
+            return
+        if isinstance(message, KeyMade):
+            self._rotations.made(peer, message, now)
+            return
         if not isinstance(message, REQUESTS):
             self._handle(events.Heard(peer, message), now)
             return
@@ -133,6 +153,25 @@ class Leader:
                 self._handle(gone, now)
                 self._introduce(self._introductions.revoke(one.address, self.peers, beside=self._cluster.resuming), now)
 
+    def _succeed(self, admin: str, request: RotateCoordinator) -> None:
+        try:
+            check_overlap(request.overlap_s)
+            if self._tools.standby() is not None:
+                raise ClusterError("two coordinators share a key: stop the one that stands by, and copy the key to it")
+            public = self._tools.succession.begin(request.overlap_s)
+        except StagelineError as error:
+            self._control.send(admin, ErrorReply(id=request.id, code=error.code, message=error.message))
+            return
+        for peer in (*self._cluster.members.nodes.values(), *self._cluster.members.gateways.values()):
+            self._announce(peer.address, peer.hello)
+        self._control.send(admin, NextKeyIs(id=request.id, public=public))
+
+    def _announce(self, peer: str, hello: Hello) -> None:
+        """Say which key we will have."""
+        public = self._tools.succession.public
+        if public and ROTATES in hello.features:
+            self._control.send(peer, NextKey(public=public))
+
     def _introduce(self, steps: Iterable[Step], now: float) -> None:
         for step in steps:
             if isinstance(step, Tell):
@@ -141,6 +180,7 @@ class Leader:
             if step.silent:
                 self._log.warning("admitted before all have its key", peer=step.peer, silent=step.silent)
             self._handle(events.Heard(step.peer, step.hello), now)
+            self._announce(step.peer, step.hello)
 
     def lost(self, peer: str, now: float) -> None:
         """A connection broke."""
@@ -157,6 +197,7 @@ class Leader:
         beside = self._cluster.resuming
         self._introduce(self._introductions.tick(recorded, self.peers, now, beside=beside), now)
         self._reach(now)
+        self._rotations.tick(now)
         self._handle(events.Tick(), now)
         if now >= self._next_plan:
             self._next_plan = now + PLAN_EVERY_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any
 
 import zmq
@@ -38,6 +39,7 @@ from .leading import Leader, Tools
 from .metrics import Metrics
 from .partner import Partner
 from .store import Store
+from .succession import Succession, take_next
 
 STOOD_STILL_S = 0.8
 """After so long without a look at the sockets others may have gone to the partner: they do so after a second."""
@@ -60,13 +62,14 @@ class Coordinator:
         bound = _bind_all(config, sockets, store)
         self.control_address, self.plan_address, self.blobs_address = (bound[c.name][1] for c in (CONTROL, PLAN, BLOBS))
         publisher, door = bound[PLAN.name][0], bound.get(JOIN.name)
-        self._authority = Authority(config.keys_dir, sockets.keyring, store.keys)
+        self._authority = Authority(config.keys_dir, sockets.keyring, store.keys, store.old_keys)
         self._door = (
             Door(door[0], store, sockets.keyring, self._authority.owners, self._elsewhere, self._authority.read)
             if door and sockets.keyring
             else None
         )
-        requests = KeyRequests(store, sockets.keyring, self._authority.owners, port_of(door[1]) if door else 0)
+        port = port_of(door[1]) if door else 0
+        requests = KeyRequests(store, sockets.keyring, self._authority, port)
         keyed = sockets.keyring is not None
         self._control = ControlSocket(bound[CONTROL.name][0], self._authority.refusal if keyed else None)
         self._blobs = BlobThread(bound[BLOBS.name][0], store.blobs, self._authority.blobs if keyed else None)
@@ -81,6 +84,7 @@ class Coordinator:
         if address:
             self._partner.connect(address, time.monotonic(), START_PATIENCE_S)
         self._leadership = Leadership(store.remembered(), partner=bool(address))
+        self._succession = Succession(config.keys_dir, store)
         self._tools = Tools(
             store,
             self._control,
@@ -91,6 +95,7 @@ class Coordinator:
             self._partner.row,
             requests,
             sockets,
+            self._succession,
         )
         self._leader: Leader | None = None
         self._awake = time.monotonic()
@@ -115,10 +120,10 @@ class Coordinator:
         return False, {**told, "reason": "the other coordinator's state has not been copied yet, or it is not heard"}
 
     def run(self, stop: StopSignals, turned: Callable[[], None]) -> None:
-        """Serve until `stop.requested`; `turned` is called with each tick."""
+        """Serve until `stop.requested`, or another key is to be taken; `turned` is called with each tick."""
         self._log.info("coordinator up", control=self.control_address, leads=self._leadership.leading)
         next_tick = time.monotonic()
-        while not stop.requested:
+        while not stop.requested and not self._succession.due:
             self._wait(stop, max(0.0, next_tick - time.monotonic()))
             now = time.monotonic()
             if now >= next_tick:
@@ -321,9 +326,16 @@ def _bind(sockets: Sockets, channel: Channel, host: str, port: int, last: dict[s
 def run(config: CoordinatorConfig) -> None:
     """Serve until SIGTERM or SIGINT."""
     logs.configure(service="coordinator", level=config.log_level, style=config.log_format)
+    with StopSignals() as stop:
+        while not stop.requested:
+            config = _serve(config, stop)
+
+
+def _serve(config: CoordinatorConfig, stop: StopSignals) -> CoordinatorConfig:
+    """Serve until a signal, or until another key is to be taken; then again with what is returned."""
     with ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
         store = stack.enter_context(Store(config.data_dir, founding=not config.standby_of))
+        take_next(config.keys_dir, store)
         keyring = read_keyring(config.keys_dir)
         if keyring is not None and keyring.own.public != keyring.coordinator:
             raise ConfigError(f"{config.keys_dir} holds the keys of {keyring.name!r}, not of a coordinator")
@@ -337,3 +349,4 @@ def run(config: CoordinatorConfig) -> None:
         addresses = {"plan": coordinator.plan_address, "blobs": coordinator.blobs_address, "http": http.address}
         announce(config.ready_file, {"control": coordinator.control_address, **addresses})
         coordinator.run(stop, http.turned)
+        return replace(config, http_port=port_of(http.address))

@@ -32,7 +32,7 @@ from .figures import Figure, FigureKey
 from .journal import Journal
 from .leadership import Remembered
 from .network import Link
-from .tokens import Key, Token
+from .tokens import Key, OldKey, Token
 
 BLOBS_DIR = "blobs"
 T = TypeVar("T")
@@ -152,6 +152,15 @@ class Store:
             if applied != self.applied(coordinator):
                 self._set_meta(f"applied:{coordinator}", str(applied))
             return taken
+
+    # --- our own key ----------------------------------------------------------------------------------------
+
+    def key_due(self) -> float:
+        """When this coordinator takes its next key (Unix seconds); 0: there is none."""
+        return float(self._meta("key_due") or 0)
+
+    def save_key_due(self, at: float) -> None:
+        self._set_meta("key_due", repr(at))
 
     # --- ports ----------------------------------------------------------------------------------------------
 
@@ -276,11 +285,27 @@ class Store:
             return tuple(Key(name, public, bool(revoked)) for name, public, revoked in rows)
 
     def put_key(self, key: Key, used: Token | None = None) -> None:
-        """Keep whose key it is, and the token that was used for it, as it is afterwards."""
+        """Keep whose key it is, and the token that was used for it, as it is afterwards.
+
+        Whose key is revoked, or joins anew, is let in under none of before.
+        """
         with self._transaction():
+            self._write("UPDATE old_keys SET until = 0, filed = 0 WHERE name = ?", (key.name,))
             self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", (key.name, key.public, int(key.revoked)))
             if used is not None:
                 self._write("UPDATE tokens SET uses = ? WHERE id = ?", (used.uses, used.id))
+
+    def old_keys(self) -> tuple[OldKey, ...]:
+        """Those that others took the place of."""
+        with disk_errors():
+            rows = self._db.execute("SELECT public, name, until, filed FROM old_keys ORDER BY public")
+            return tuple(OldKey(public, name, until, bool(filed)) for public, name, until, filed in rows)
+
+    def rotate_key(self, key: Key, old: OldKey) -> None:
+        """Both at once, or neither."""
+        with self._transaction():
+            self._write("INSERT OR REPLACE INTO old_keys VALUES (?, ?, ?, ?)", astuple(old))
+            self._write("INSERT OR REPLACE INTO keys VALUES (?, ?, 0)", (key.name, key.public))
 
     def token(self, identity: str) -> Token | None:
         """What is kept of a join token."""

@@ -40,6 +40,19 @@ def made_beforehand(identity: str, key: bytes) -> Token | None:
     return Token(identity, hashed(secret_of(identity, key)), ANY_NUMBER, float(int(found[1], 16))) if found else None
 
 
+@dataclass(frozen=True)
+class OldKey:
+    """A key that another took the place of; let in under `name` until then (Unix seconds), and never again.
+
+    `filed`: a file let that name in, so that it goes when the file does, whatever key it has by then.
+    """
+
+    public: str
+    name: str
+    until: float
+    filed: bool = False
+
+
 def judge(join: Join, key: str, token: Token | None, owner: Key | None, now: float) -> Refused | Token:
     """Why it is not let in, or the token as it is afterwards.
 

@@ -19,10 +19,15 @@ from stageline.messages import (
     CONTROL,
     PLAN,
     REACHED,
+    ROTATES,
     Admit,
     Admitted,
     GetPlan,
     Hello,
+    KeyMade,
+    KeyTaken,
+    MakeKey,
+    NextKey,
     Passage,
     Ping,
     PlanReply,
@@ -37,6 +42,7 @@ from stageline.messages import (
 from stageline.monitors import refusal
 from stageline.plan import Digest, Endpoint, Epoch, Plan
 from stageline.reached import complaint
+from stageline.rotation import Rotation
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
 from stageline_gateway.readers import Reader
@@ -101,6 +107,9 @@ class ControlLink:
         self._plan_address = ""
         self._plan_socket: Socket | None = None
         self._plan_reader: Reader | None = None
+        self._plan_shown: object = None
+        self._rotation = Rotation(sockets.keyring)
+        self._old: tuple[Reader, Socket] | None = None
         self._requests = 0
         self._heard = self._greeted = loop.time()
         self._ask_again_at: float | None = None
@@ -131,6 +140,8 @@ class ControlLink:
         if self._moving is not None:
             self._moving.cancel()
         self._reader.close()
+        if self._old is not None:
+            self._old[0].close()
         if self._plan_reader is not None:
             self._plan_reader.close()
 
@@ -139,7 +150,24 @@ class ControlLink:
         self._socket = self._sockets.connect(CONTROL, self._coordinators.current, identity=identity)
         self._reader = Reader(self._loop, self._socket, self._received, copy=True)
 
-    def _send(self, message: Hello | GetPlan | Pong | Admitted) -> None:
+    def _renew(self) -> None:
+        """Connect with the key that we show now; the connection of before goes when we are welcomed over this one.
+
+        So the coordinator, for which the newer one of a name counts, sees no connection break.
+        """
+        self._drop_old()
+        self._old = (self._reader, self._socket)
+        self._connect()
+        self._say_hello()
+
+    def _drop_old(self) -> None:
+        if self._old is not None:
+            reader, socket = self._old
+            self._old = None
+            reader.close()
+            self._sockets.release(socket)
+
+    def _send(self, message: Hello | GetPlan | Pong | Admitted | KeyMade) -> None:
         self._socket.send(encode(message))
         self._loop.call_soon(self._reader.drain)
 
@@ -162,12 +190,14 @@ class ControlLink:
                 term=self._coordinators.term,
                 data_key=self._keyring.data.public if self._keyring is not None else b"",
                 data=here.data,
-                features=(REACHED,),
+                features=(REACHED, ROTATES),
             )
         )
 
     def _look(self) -> None:
         now = self._loop.time()
+        for made in self._rotation.answers():
+            self._send(made)
         if min(now - self._heard, now - self._greeted) >= SILENCE_S:
             self._coordinators.go_on()
             self._greet_anew()
@@ -182,6 +212,7 @@ class ControlLink:
         """
         if self._coordinators.several or self._keyring is not None:
             self._why_refused()
+            self._drop_old()
             self._reader.close()
             self._sockets.release(self._socket)
             self._connect()
@@ -189,6 +220,7 @@ class ControlLink:
 
     def _why_refused(self) -> None:
         why = refusal(self._socket) if self._keyring is not None else ""
+        self._rotation.refused(why)
         told = f"no connection to the coordinator at {self._coordinators.current}: {why}" if why else ""
         if told and told != self.refused:
             self.refused = told
@@ -226,6 +258,13 @@ class ControlLink:
             self._send(Admitted(version=message.version))
         elif isinstance(message, Reached):
             self._reached(message)
+        elif isinstance(message, MakeKey):
+            self._rotation.make()
+        elif isinstance(message, NextKey):
+            self._rotation.announced(message)
+        elif isinstance(message, KeyTaken) and self._rotation.taken(message):
+            self._log.info("shows a new key from now on", key=message.public.hex()[:16])
+            self._loop.call_soon(self._renew)
         elif isinstance(message, Refused) and message.code == NOT_LEADING:
             self._stands_by(message)
         elif isinstance(message, Refused):
@@ -252,10 +291,12 @@ class ControlLink:
             self._ask_again_at = self._loop.time() + ASK_AGAIN_S
             return
         self._heard = self._loop.time()
+        self._rotation.welcomed()
+        self._loop.call_soon(self._drop_old)
         self.refused = ""
         self._log.info("joined", cluster=welcome.cluster, term=welcome.term)
         plan = reachable(welcome.plan, self._coordinators.current)
-        if plan != self._plan_address:
+        if plan != self._plan_address or self._plan_shown != self._sockets.introduction:
             self._subscribe(plan)
         self.fetch_plan()
 
@@ -268,7 +309,7 @@ class ControlLink:
         except ConfigError as error:
             self._log.error("bad plan address", error=error.message)
             return
-        self._plan_address = address
+        self._plan_address, self._plan_shown = address, self._sockets.introduction
         self._plan_reader = Reader(self._loop, self._plan_socket, self._broadcast, copy=True)
 
     def _broadcast(self, frames: list[bytes]) -> None:

@@ -26,6 +26,7 @@ from stageline.http import Guard, StatusServer
 from stageline.lifecycle import StopSignals
 from stageline.logs import Logger
 from stageline.reached import complaint
+from stageline.rotation import Rotation
 from stageline.service_main import announce
 from stageline.sockets import Sockets, host_key
 from stageline.wire import Message
@@ -63,7 +64,9 @@ class Agent:
         self._store = BlobStore(config.cache_dir, config.cache_max_bytes)
         self._coordinators = Coordinators(read_addresses(config.coordinator))
         self._chosen = True
-        self._control = ControlLink(sockets, self._coordinators, config.name, self._incarnation, log)
+        self._rotation = Rotation(sockets.keyring)
+        failed = self._rotation.refused
+        self._control = ControlLink(sockets, self._coordinators, config.name, self._incarnation, log, failed)
         self._slot = self._make_slot(sockets, now)
         self.status = Status()
         self._http = StatusServer(
@@ -125,7 +128,7 @@ class Agent:
             self._handle(message, now)
         for event in self._fetcher.events():
             self._work.fetched(event)
-        for result in self._prober.results():
+        for result in (*self._prober.results(), *self._rotation.answers()):
             self._control.send(result)
         for happening in (*self._slot.received(now), *self._slot.watch(now)):
             if isinstance(happening, messages.ExecutorHello):
@@ -162,6 +165,9 @@ class Agent:
             messages.ProbeRequest: lambda m, _: self._prober.probe(m),
             messages.Farewell: lambda *_: self._departure.farewell(),
             messages.Reached: lambda m, _: self._on_reached(m),
+            messages.MakeKey: lambda *_: self._rotation.make(),
+            messages.NextKey: lambda m, _: self._rotation.announced(m),
+            messages.KeyTaken: lambda m, _: self._on_key_taken(m),
             messages.Admit: lambda m, _: self._admission.admit(m, executor_up=self._slot.up),
         }
         handler = handlers.get(type(message))
@@ -190,6 +196,7 @@ class Agent:
             self._membership.stands_by(now, elsewhere=False)
             return
         self._membership.welcomed(now)
+        self._rotation.welcomed()
         self._departure.welcomed()
         self._fetcher.transfer.address = reachable(message.blobs, self._coordinators.current)
         if self._cluster not in ("", message.cluster):
@@ -197,6 +204,15 @@ class Agent:
         self._cluster = message.cluster
         self._log.info("joined", cluster=message.cluster, term=message.term)
         self._work.welcomed()
+
+    def _on_key_taken(self, message: messages.KeyTaken) -> None:
+        if not self._rotation.taken(message):
+            return
+        self._log.info("shows a new key from now on", key=message.public.hex()[:16])
+        hello = self._work.hello
+        if hello is not None:  # else there is nothing to say yet, and the connection of before will do
+            self._control.renew()
+            self._control.send(self._hello(hello))
 
     def _on_reached(self, message: messages.Reached) -> None:
         problem = complaint(message)
@@ -259,7 +275,7 @@ class Agent:
             probe=None if self._config.data_address else self._prober.endpoint,  # a proxy's way is another one
             term=self._coordinators.term,
             data_key=self._keyring.data.public if self._keyring is not None else b"",
-            features=(messages.REACHED,),
+            features=(messages.REACHED, messages.ROTATES),
         )
 
     def _memory_bytes(self, hello: messages.ExecutorHello) -> int:

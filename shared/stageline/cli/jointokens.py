@@ -13,11 +13,11 @@ from stageline.errors import ConfigError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def seconds_of(text: str) -> float:
+def seconds_of(text: str, option: str = "--expires") -> float:
     """``90s``, ``30m``, ``12h`` or ``7d`` in seconds. Raises `ConfigError` for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
     if found is None or float(found[1]) == 0:
-        raise ConfigError(f"--expires must look like 30m, 12h or 7d, got {text!r}")
+        raise ConfigError(f"{option} must look like 30m, 12h or 7d, got {text!r}")
     return float(found[1]) * UNITS[found[2]]
 
 

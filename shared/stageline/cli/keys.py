@@ -9,6 +9,7 @@ import click
 from stageline.cli.jointokens import seconds_of
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, note
+from stageline.errors import ConfigError
 from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, coordinator_token, init_keys, remove_node
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -90,6 +91,54 @@ def token(directory: Path, expires: str, port: int, as_json: bool) -> None:
         emit_json({"token": made, "expires_s": expires_s})
     else:
         click.echo(made)
+
+
+@keys.command("rotate")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--all", "everybody", is_flag=True, help="All workers and gateways that are here, one after the other.")
+@click.option("--coordinator-key", "own", is_flag=True, help="The coordinator's own, when the overlap is over.")
+@click.option("--overlap", default="10m", show_default=True, help="How long the old key is let in, too: 30s, 10m, 1d.")
+@location_options
+@json_option
+def rotate(names: tuple[str, ...], everybody: bool, own: bool, overlap: str, where: Where, as_json: bool) -> None:
+    """Have workers and gateways change their keys while they run and serve; no request is lost.
+
+    Each makes a new pair, which is let in beside the old one before it is shown. The secret half never leaves it. The
+    coordinator's own key is announced at once and taken when the overlap is over: who was here meanwhile knows both.
+
+    \b
+    Example:
+      stageline keys rotate box-2 --overlap 10m
+      stageline keys rotate --all
+      stageline keys rotate --coordinator-key --overlap 1d
+    """
+    overlap_s = seconds_of(overlap, "--overlap")
+    if [bool(names), everybody, own].count(True) != 1:
+        raise ConfigError("name the workers and gateways whose keys are to change, or give --all or --coordinator-key")
+    if own:
+        _rotate_coordinator(where, overlap_s, overlap, as_json)
+        return
+    with connect(where()) as admin:
+        if everybody:
+            listing = admin.nodes()
+            here = [row.node for row in listing.nodes if row.state != "gone"]
+            names = (*here, *(row.name for row in listing.gateways if row.state != "gone"))
+        for name in names:
+            admin.rotate_key(name, overlap_s)
+            if not as_json:
+                click.echo(f"{name} has a new key; the old one is let in for {overlap} more")
+    if as_json:
+        emit_json({"rotated": list(names), "overlap_s": overlap_s})
+
+
+def _rotate_coordinator(where: Where, overlap_s: float, overlap: str, as_json: bool) -> None:
+    with connect(where()) as admin:
+        public = admin.rotate_coordinator(overlap_s)
+    if as_json:
+        emit_json({"coordinator": public.hex(), "overlap_s": overlap_s})
+        return
+    click.echo(f"the coordinator has the key {public.hex()} in {overlap}")
+    note("who does not connect until then, and other administrators, need it in their coordinator.pub; tokens are void")
 
 
 @keys.command("revoke")

@@ -12,10 +12,12 @@ import zmq
 
 from stageline.admin import AdminClient
 from stageline.curve import KeyPair, read_pair
+from stageline.embedded.processes import read_stat
 from stageline.errors import ForbiddenError, NoClusterError
 from stageline.keyfiles import COORDINATOR, COORDINATOR_KEY, NODES, remove_node
 from stageline.keyring import Keyring
-from stageline.messages import CONTROL, DATA, FromCoordinator, Hello, PutModel, Refused
+from stageline.messages import CONTROL, DATA, FromCoordinator, Hello, NodeInfo, PutModel, Refused
+from stageline.monitors import refusal
 from stageline.sockets import Sockets
 from stageline.wire import Decoder, encode
 
@@ -59,6 +61,75 @@ def test_a_restarted_coordinator_finds_everybody_again(keyed: Bench) -> None:
     after = load.answered()
     wait_until("answers go on", lambda: load.answered() > after + 100)
     keyed.check(load.stop())
+
+
+def test_keys_change_under_load_and_no_answer_is_lost(keyed: Bench) -> None:
+    """Old and new are let in for a while, then the new one alone; who starts anew has it."""
+    names, folder = ["stage-0", "stage-1", "stage-2", "gateway"], Path(keyed.cluster.state.keys) / NODES
+    old = {name: read_pair(folder / name / "node.key")[0] for name in names}
+    load = keyed.load()
+    keyed.admin.rotate_key("stage-0", overlap_s=6.0)
+    assert answers(keyed, old["stage-0"]), "the old key is let in, too"
+    for name in names[1:]:
+        keyed.admin.rotate_key(name, overlap_s=6.0)
+    for name in names:
+        wait_until(f"{name} has its key", lambda name=name: read_pair(folder / name / "node.key")[0] != old[name])
+    wait_until("the old key is let in no more", lambda: not answers(keyed, old["stage-0"]))
+    assert answers(keyed, read_pair(folder / "stage-0" / "node.key")[0])
+    after = load.answered()
+    wait_until("answers go on", lambda: load.answered() > after + 100)
+    assert all(row.state == "alive" for row in keyed.nodes().values())
+    victim = keyed.victim()
+    signal_worker(victim, signal.SIGKILL)
+    wait_until("a plan without it", lambda: keyed.serving_without(victim.node))
+    keyed.join(victim.node)
+    wait_until("it is back, with its new key", lambda: keyed.nodes()[victim.node].state == "alive")
+    the_coordinators_changes(keyed)
+    after = load.answered()
+    wait_until("answers go on", lambda: load.answered() > after + 100)
+    keyed.check(load.stop())
+    secrets = [read_pair(path)[0].secret.hex() for path in folder.rglob("node.key")]
+    assert not [one for one in secrets for text in logs(keyed).values() if one in text]
+
+
+def the_coordinators_changes(keyed: Bench) -> None:
+    """Everybody who was here when it was announced knows it by its new key, and by that alone."""
+    before, term = coordinator_key(keyed), keyed.admin.plan().term
+    new = keyed.admin.rotate_coordinator(5.0)
+    keyed.admin.close()
+    pid = keyed.cluster.state.process("coordinator")
+    wait_until("it has its new key", lambda: coordinator_key(keyed) == new)
+    keyed.admin = AdminClient(keyed.cluster.state.coordinator, timeout_s=60.0, keys=keyed.cluster.state.admin_keys)
+    wait_until("it leads again", lambda: keyed.admin.plan().term > term)
+    wait_until("all are here", lambda: all(row.state == "alive" for row in keyed.nodes().values()))
+    wait_until("the tower is served", lambda: keyed.plan().status == "serving")
+    assert pid is not None and lives(pid.pid) and before != new
+    for name in ("stage-0", "gateway"):
+        told = Path(keyed.cluster.state.keys) / NODES / name / "coordinator.pub"
+        wait_until(f"{name} has it on disk", lambda told=told: told.read_text().strip() == new.hex())
+
+
+def lives(pid: int) -> bool:
+    """Whether the process is there."""
+    stat = read_stat(pid)
+    return stat is not None and not stat.dead
+
+
+def answers(bench: Bench, pair: KeyPair) -> bool:
+    """Whether the coordinator speaks with who has this key of stage-0's, and claims to be a second one of that name."""
+    made = Sockets(keyring=Keyring(pair, coordinator_key(bench), "stage-0"))
+    try:
+        socket = made.connect(CONTROL, bench.cluster.state.coordinator, identity=b"agent:stage-0/other")
+        info = NodeInfo(memory_bytes=1, fingerprint="f", device="cpu", host="h")
+        socket.send(encode(Hello(role="agent", name="stage-0", incarnation="other", node=info)))
+        for _ in range(WAIT_MS // 50):
+            if socket.poll(50):
+                return True
+            if refusal(socket):
+                return False
+        return False
+    finally:
+        made.close()
 
 
 def serves_later(bench: Bench, term: int) -> bool:

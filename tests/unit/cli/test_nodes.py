@@ -70,3 +70,20 @@ def test_what_a_worker_serves_is_read_from_the_plan() -> None:
     plan = Plan(term=1, version=1, models=(model,))
     assert [(one["start"], one["end"], one["standby"]) for one in served(plan, "b")] == [(0, 2, True), (2, 3, False)]
     assert served(plan, "c") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "or give --all"),
+        (["box-1", "--all"], "or give --all"),
+        (["--all", "--coordinator-key"], "or give --all"),
+        (["box-1", "--overlap", "soon"], "--overlap must look like"),
+    ],
+)
+def test_keys_rotate_says_what_it_needs(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["keys", "rotate", *arguments]) == EXIT_USAGE
+    shown = capsys.readouterr().err
+    assert expected in shown and len(shown.strip().splitlines()) == 1

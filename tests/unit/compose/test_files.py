@@ -86,7 +86,7 @@ def test_services_run_with_as_little_as_possible(services: dict[str, Any], name:
 @pytest.mark.parametrize("name", ["coordinator", "gateway", "stage"])
 def test_a_service_has_its_own_keys_and_nobody_elses(services: dict[str, Any], name: str) -> None:
     mounted = [volume for volume in services[name]["volumes"] if "keys" in volume]
-    assert mounted == [f"{name}-keys:/etc/stageline/keys:ro"]
+    assert mounted == [f"{name}-keys:/etc/stageline/keys"]  # writable, for `keys rotate`
     made = [volume.split(":")[0] for volume in services["keys"]["volumes"]]
     assert f"{name}-keys" in made
     assert services[name]["depends_on"] == {"keys": {"condition": "service_completed_successfully"}}

@@ -178,6 +178,7 @@ def summed(records: Sequence[Record]) -> dict[str, Any]:
 @click.command()
 @click.option("--trials", default=50, show_default=True, help="Problems of each kind in SEIFER's setting.")
 @click.option("--others", default=10, show_default=True, help="Problems of each kind in the other settings.")
+@click.option("--setting", multiple=True, help="Only problems of this setting; as often as wanted.")
 @click.option("--nodes", default=sys.maxsize, help="Only problems of at most so many nodes.")
 @click.option("--jobs", default=1, show_default=True, help="Processes that solve problems side by side.")
 @click.option("--minutes", default=math.inf, help="End this sitting after so long; 0: only sum up.")
@@ -188,6 +189,7 @@ def summed(records: Sequence[Record]) -> dict[str, Any]:
 def main(
     trials: int,
     others: int,
+    setting: tuple[str, ...],
     nodes: int,
     jobs: int,
     minutes: float,
@@ -202,6 +204,7 @@ def main(
     (`pip install 'stageline[bench]'`) and are left out without it.
     """
     chosen = cases(2, 2, QUICK_NODES) if quick else cases(trials, others, nodes)
+    chosen = [case for case in chosen if not setting or case.setting in setting]
     book = opened(records, again)
     with progress("planner", len(chosen)) as tick:
         if minutes > 0:

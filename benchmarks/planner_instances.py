@@ -16,13 +16,16 @@ MB = 1_000_000
 MEBIBIT = 2**20 / 8  # bytes: SEIFER counts transfers and bandwidths in units of 2^20 bits
 TABLES = json.loads((Path(__file__).parent / "data/cut_tables.json").read_text())["models"]
 SEIFER = "SEIFER"
-SEIFER_MODELS = tuple(TABLES)
+GPT2 = "GPT-2"
+MODELS = (*TABLES, GPT2)
 SEIFER_NODES = (5, 10, 15, 20, 50)
 SEIFER_CAPACITIES_MB = (64, 128, 256, 512)
 SMALL_CAPACITIES_MB = (16, 32)
-"""Not SEIFER's: from 128 MB on all three models fit one node whole, and nothing is left to place."""
+"""Not SEIFER's: from 128 MB on all but GPT-2, whose tables these nodes cannot hold, fit one node whole."""
 
-UNEQUAL_MODELS = (*SEIFER_MODELS, "GPT-2")
+SEIFER_TOKENS = 64
+"""Of GPT-2 in SEIFER's setting: with more of them its head, as SEIFER counts, takes more than 64 MB."""
+
 UNEQUAL_NODES = (5, 10, 15, 20, 50)
 BANDWIDTHS = (1, 8, 50)
 GFLOPS, MEMORY_MB = (2.0, 20.0), (64, 256)
@@ -41,8 +44,9 @@ class Case:
 def seifer(trials: int, most_nodes: int) -> Iterator[Case]:
     """Equal capacities, links by distance, no compute and no gateway: what crosses the links is all that counts."""
     for capacity in (*SMALL_CAPACITIES_MB, *SEIFER_CAPACITIES_MB):
-        setting = SEIFER if capacity in SEIFER_CAPACITIES_MB else f"{SEIFER}, smaller capacities"
-        for name in SEIFER_MODELS:
+        published = capacity in SEIFER_CAPACITIES_MB
+        setting = SEIFER if published else f"{SEIFER}, smaller capacities"
+        for name in MODELS if published else TABLES:
             for nodes in (n for n in SEIFER_NODES if n <= most_nodes):
                 for trial in range(trials):
                     labels = {"model": name, "nodes": nodes, "capacity_mb": capacity, "trial": trial}
@@ -51,7 +55,7 @@ def seifer(trials: int, most_nodes: int) -> Iterator[Case]:
 
 def unequal(trials: int, most_nodes: int) -> Iterator[Case]:
     """2 to 20 GFLOP/s, 64 to 256 MB, SEIFER's links, the same 8 and 50 times faster; the gateway's links are free."""
-    for name in UNEQUAL_MODELS:
+    for name in MODELS:
         for factor in BANDWIDTHS:
             for nodes in (n for n in UNEQUAL_NODES if n <= most_nodes):
                 for trial in range(trials):
@@ -75,7 +79,7 @@ def _bind(make: Callable[..., Problem], *arguments: Any) -> Callable[[], Problem
 
 def _seifer_problem(rng: random.Random, name: str, nodes: int, capacity_mb: int, trial: int) -> Problem:
     """SEIFER's sums as published: a cut is 8 bytes per element and consumer over 1.44, memory as `_published_bytes`."""
-    table = TABLES[name]
+    table = gpt2(tokens=SEIFER_TOKENS) if name == GPT2 else TABLES[name]
     blocks = tuple(Block(b["name"], _published_bytes(b), 0, (0.0,) * nodes) for b in table["blocks"])
     cuts = [table["input_elements"], *(max(1, b["fan_out"]) * b["out_elements"] for b in table["blocks"])]
     model = Model(name, blocks, tuple(round(elements * 8 / 1.44) for elements in cuts))
@@ -91,7 +95,7 @@ def _published_bytes(block: dict[str, Any]) -> int:
 def _unequal_problem(rng: random.Random, name: str, nodes: int, factor: float, trial: int) -> Problem:
     speeds = [rng.uniform(*GFLOPS) * 1e9 for _ in range(nodes)]
     boxes = tuple(Node(f"n{i}", rng.randint(*MEMORY_MB) * MB) for i in range(nodes))
-    table = gpt2() if name == "GPT-2" else TABLES[name]
+    table = gpt2() if name == GPT2 else TABLES[name]
     blocks = tuple(
         Block(b["name"], b["weight_bytes"], b["max_activation_bytes"], tuple(b["flops"] / s for s in speeds))
         for b in table["blocks"]
@@ -119,15 +123,19 @@ def gpt2(layers: int = 12, width: int = 768, vocabulary: int = 50257, tokens: in
     """GPT-2 (117M) on `tokens` tokens in the form of the cut tables: embedding, attention and MLP of 12 layers, head.
 
     Weights in float32; the head shares the embedding's but holds them itself. A multiplication and addition count 2.
+    What crosses a cut goes to the next norm, and past it to the addition behind (`fan_out`).
     """
     stream, heads = tokens * width, 12
 
-    def block(name: str, parameters: int, flops: int, widest: int, out: int = stream) -> dict[str, Any]:
+    def block(
+        name: str, parameters: int, flops: int, widest: int, out: int = stream, fan_out: int = 2
+    ) -> dict[str, Any]:
         return {
             "name": name,
             "weight_bytes": 4 * parameters,
             "max_activation_bytes": 4 * widest,
             "out_elements": out,
+            "fan_out": fan_out,
             "flops": flops,
         }
 
@@ -143,7 +151,8 @@ def gpt2(layers: int = 12, width: int = 768, vocabulary: int = 50257, tokens: in
             block(f"mlp.{layer}", 2 * projections + 5 * width + norm, 4 * tokens * projections, 5 * stream)
         )  # fmt: skip
     logits = tokens * vocabulary
-    blocks.append(block("head", vocabulary * width + norm, 2 * logits * width, logits + stream, logits))
+    blocks[-1]["fan_out"] = 1
+    blocks.append(block("head", vocabulary * width + norm, 2 * logits * width, logits + stream, logits, 0))
     return {"input_elements": 2 * tokens, "blocks": blocks}
 
 

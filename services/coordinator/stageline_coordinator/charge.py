@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
-def stage_bytes(weights: Iterable[int], workspaces: Iterable[int], buffer_bytes: int) -> int:
-    """Bytes of a stage, from those of its blocks: all weights, the largest workspace, what is in flight.
+def stage_bytes(weights: int, workspaces: Iterable[int], buffer_bytes: int) -> int:
+    """Bytes of a stage: of all its weights (each once), the largest workspace of its blocks, what is in flight."""
+    return weights + max(workspaces, default=0) + buffer_bytes
 
-    A tensor that several blocks share is charged to each of them, as the planner adds blocks up one by one: too
-    much for a stage that holds two of these, never too little.
-    """
-    return sum(weights) + max(workspaces, default=0) + buffer_bytes
+
+def counted_again(shared: Iterable[tuple[Collection[int], int]], blocks: Collection[int]) -> int:
+    """Bytes that the sum over these blocks counts more than once: `shared` are blocks and the bytes common to them."""
+    return sum(size * max(0, sum(block in blocks for block in holders) - 1) for holders, size in shared)

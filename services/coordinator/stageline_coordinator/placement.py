@@ -155,13 +155,30 @@ def _model(
         "name": name,
         "blocks": blocks,
         "cuts_bytes": cuts,
-        "buffer_bytes": BUFFERED_ITEMS * max(cuts),
+        "buffer_bytes": _buffer_bytes(manifest),
+        "shared": _shared(manifest),
         "tolerance": manifest.tolerance.rtol,
         "codecs": [
             {"name": codec.name, "ratio": codec.ratio, "error": codec.error, "byte_s": CODING_S_PER_BYTE[codec.name]}
             for codec in CODECS.values()
         ],
     }
+
+
+def _shared(manifest: ModelManifest) -> list[dict[str, Any]]:
+    """Tensors that several blocks have, such as tied embeddings, as bytes by these blocks: a node loads them once."""
+    holders: dict[str, list[int]] = {}
+    sizes: dict[str, int] = {}
+    for number, block in enumerate(manifest.blocks):
+        own = {tensor.sha256: tensor.nbytes for tensor in block.tensors}
+        sizes |= own
+        for sha in own:
+            holders.setdefault(sha, []).append(number)
+    together: dict[tuple[int, ...], int] = {}
+    for sha, blocks in holders.items():
+        if len(blocks) > 1 and sizes[sha]:
+            together[tuple(blocks)] = together.get(tuple(blocks), 0) + sizes[sha]
+    return [{"blocks": list(blocks), "bytes": size} for blocks, size in together.items()]
 
 
 def _workspace(block: BlockSpec, book: FigureBook) -> int:
@@ -274,7 +291,9 @@ def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int
 
 def slot_bytes(manifest: ModelManifest, slot: Slot, book: FigureBook) -> int:
     """What the planner charges a node for the stage."""
-    model = _model("", manifest, (), book)
-    run = model["blocks"][slot.start : slot.end]
-    weights, workspaces = ([block[what] for block in run] for what in ("weight_bytes", "workspace_bytes"))
-    return charge.stage_bytes(weights, workspaces, model["buffer_bytes"])
+    workspaces = (_workspace(block, book) for block in manifest.blocks[slot.start : slot.end])
+    return charge.stage_bytes(stage_bytes(manifest, slot.start, slot.end), workspaces, _buffer_bytes(manifest))
+
+
+def _buffer_bytes(manifest: ModelManifest) -> int:
+    return BUFFERED_ITEMS * max(manifest.cut_bytes(cut) for cut in range(len(manifest.blocks) + 1))

@@ -100,7 +100,7 @@ class _View:
                     end=end,
                     first_block=model.blocks[start].name,
                     last_block=model.blocks[end - 1].name,
-                    weight_bytes=sum(block.weight_bytes for block in model.blocks[start:end]),
+                    weight_bytes=model.weight_bytes(range(start, end)),
                     compute_s=spent.compute_s,
                     hosts=tuple(self._host(node, share) for node, share in spent.shares.items()),
                     hop_in=self._hop(model, number),

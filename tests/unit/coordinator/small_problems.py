@@ -18,6 +18,7 @@ from stageline_coordinator.planner import (
     Port,
     Problem,
     Running,
+    Shared,
     StageAssignment,
 )
 from stageline_coordinator.planner.evaluate import evaluate
@@ -66,6 +67,18 @@ def with_codecs(rng: random.Random, model: Model) -> Model:
     """Two codecs, of which the second may be too coarse."""
     codecs = (Codec("fp16", 0.5, 0.001, rng.choice([0, 0.125])), Codec("int8", 0.25, 0.01, rng.choice([0, 0.25])))
     return replace(model, codecs=codecs, tolerance=rng.choice([0.001, 0.01]))
+
+
+def with_shared(rng: random.Random, model: Model) -> Model:
+    """Blocks that have some of their weights in common, so that a stage of several takes less than their sum."""
+    left = [block.weight_bytes for block in model.blocks]
+    found = []
+    for _ in range(rng.randint(1, 2)):
+        blocks = rng.sample(range(len(left)), rng.randint(min(2, len(left)), len(left)))
+        size = min(left[block] for block in blocks)
+        left = [rest - size * (block in blocks) for block, rest in enumerate(left)]
+        found.append(Shared(tuple(blocks), size))
+    return replace(model, shared=tuple(found))
 
 
 def with_media(rng: random.Random, problem: Problem, count: int) -> Problem:

@@ -73,10 +73,14 @@ def random_model(rng: random.Random, name: str, ids: list[str]) -> dict[str, Any
             {"name": "fp16", "ratio": 0.5, "error": 0.001, "byte_s": 0.002},
             {"name": "int8", "ratio": 0.25, "error": 0.1},
         ],
+        "shared": [
+            {"blocks": rng.sample(range(blocks), rng.randint(1, blocks)), "bytes": rng.randint(1, 4)}
+            for _ in range(rng.choice([0, 0, 1, 2]))
+        ],
         "blocks": [
             {
                 "name": f"b{b}",
-                "weight_bytes": rng.randint(1, 12),
+                "weight_bytes": rng.randint(8, 20),
                 "workspace_bytes": rng.choice([0, 5, 9]),
                 "seconds": [None if rng.random() < 0.03 else rng.choice([0.0, 0.1, 0.3]) for _ in ids],
             }

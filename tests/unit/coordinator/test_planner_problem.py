@@ -24,6 +24,7 @@ from stageline_coordinator.planner import (
     Problem,
     Replan,
     Running,
+    Shared,
     Solution,
     StageAssignment,
 )
@@ -50,6 +51,7 @@ GOOD: dict[str, Any] = {
             "batch": 4,
             "source": "n0",
             "required": ["n0"],
+            "shared": [{"blocks": [0, 1], "bytes": 6}],
             "max_replicas": 2,
             "tolerance": 0.01,
             "codecs": [
@@ -71,7 +73,8 @@ def test_reads_what_the_schema_says() -> None:
     assert problem.nodes == (Node("n0", 100, 7, False, True, 1e-5, 1e-9), Node("n1", 200, excluded=True))
     blocks = (Block("b0", 10, 1, (0.1, math.inf)), Block("b1", 20, 5, (0.2, 0.3)))
     codecs = (Codec("fp16", 0.5, 1e-3, 2e-10), Codec("int8", 0.25, 0.02))
-    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3, 4, "n0", 2, 0.01, codecs, ("n0",)),)
+    shared = (Shared((0, 1), 6),)
+    assert problem.models == (Model("m", blocks, (4, 0, 2), 2.0, None, 3, 4, "n0", 2, 0.01, codecs, ("n0",), shared),)
     assert problem.models[0].allowed_codecs() == codecs[:1]
     assert problem.links == Links(((0, 1e9), (1e9, 0)), ((0, 0.1), (0.1, 0)))
     assert problem.egress == Port((math.inf, 0), (0, 0))
@@ -104,7 +107,7 @@ def test_an_objective_for_each_number_of_models() -> None:
 
 def test_stage_memory() -> None:
     model = Problem.from_json(GOOD).models[0]
-    assert model.stage_bytes(0, 2) == 10 + 20 + 5 + 3
+    assert model.stage_bytes(0, 2) == 10 + 20 - 6 + 5 + 3
     assert model.stage_bytes(0, 1) == 10 + 1 + 3
 
 
@@ -134,6 +137,11 @@ BAD: list[tuple[str, Any, str]] = [
     ("models[0].source", "n9", "models[0].source: no node 'n9'"),
     ("models[0].required", ["n9"], "models[0].required[0]: no node 'n9'"),
     ("models[0].required", "n0", "models[0].required: must be a list"),
+    ("models[0].shared[0].bytes", 11, "models[0].shared[0].bytes: block 0 has fewer weight_bytes than it shares"),
+    ("models[0].shared[0].bytes", -1, "models[0].shared[0].bytes: must be between"),
+    ("models[0].shared[0].blocks[1]", 2, "models[0].shared[0].blocks[1]: must be one of the model's blocks, 0 to 1"),
+    ("models[0].shared[0].blocks[1]", 0, "models[0].shared[0].blocks[1]: block 0 is named twice"),
+    ("models[0].shared", 5, "models[0].shared: must be a list"),
     ("models[0].tolerance", -1, "models[0].tolerance: must be 0 or more"),
     ("models[0].codecs[1].name", "fp16", "models[0].codecs[1].name: 'fp16' is used twice"),
     ("models[0].codecs[1].name", "none", "models[0].codecs[1].name: 'none' is always there"),
@@ -203,6 +211,8 @@ REQUIRED = [
     "egress.bandwidth_bytes_per_s",
     "models[0].codecs[0].name",
     "models[0].codecs[0].ratio",
+    "models[0].shared[0].blocks",
+    "models[0].shared[0].bytes",
     "media[0].nodes",
     "media[0].bandwidth_bytes_per_s",
     "current.m[0].nodes",

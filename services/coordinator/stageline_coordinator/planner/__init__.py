@@ -4,7 +4,7 @@ Pure: a `Problem` goes in, a `Solution` comes out; nothing here reads a clock or
 child process in which the coordinator runs it, so that planning never delays a heartbeat.
 """
 
-from .problem import Block, Codec, Links, Medium, Model, Node, Port, Problem, Replan, Running
+from .problem import Block, Codec, Links, Medium, Model, Node, Port, Problem, Replan, Running, Shared
 from .solution import ModelSolution, Move, Solution, StageAssignment
 from .solve import solve
 
@@ -21,6 +21,7 @@ __all__ = [
     "Problem",
     "Replan",
     "Running",
+    "Shared",
     "Solution",
     "StageAssignment",
     "solve",

@@ -30,7 +30,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Chain:
-    """A model. `seconds[b][i]`: block b, node i; `codecs`: (ratio, CPU seconds per byte) of those within tolerance."""
+    """A model. `seconds[b][i]`: block b, node i; `codecs`: (ratio, CPU seconds per byte) of those within tolerance.
+
+    `shared`: blocks, and how many bytes of weights they have in common.
+    """
 
     name: str
     weights: list[int]
@@ -44,10 +47,16 @@ class Chain:
     max_replicas: int
     codecs: dict[str, tuple[float, float]]
     required: list[str]
+    shared: list[tuple[set[int], int]]
 
     def need(self, start: int, end: int) -> int:
         """Bytes of blocks [start, end), the node's base left out."""
-        return sum(self.weights[start:end]) + max(self.workspaces[start:end]) + self.buffer
+        return self.load(set(range(start, end))) + max(self.workspaces[start:end]) + self.buffer
+
+    def load(self, blocks: set[int]) -> int:
+        """Bytes of these blocks' weights, those that several of them share counted for one."""
+        own = sum(self.weights[block] for block in blocks)
+        return own - sum(size * (len(here) - 1) for holders, size in self.shared if (here := holders & blocks))
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def _box(item: Field) -> Box:
 
 def _chain(item: Field) -> Chain:
     blocks, codecs, source = item.key("blocks").items(), item.optional("codecs"), item.optional("source")
-    required = item.optional("required")
+    required, shared = item.optional("required"), item.optional("shared")
     tolerance = _number(item, "tolerance", 0.0)
     return Chain(
         name=item.key("name").text(),
@@ -178,7 +187,12 @@ def _chain(item: Field) -> Chain:
             if _number(one, "error", 0.0) <= tolerance
         },
         required=[one.text() for one in required.items()] if required else [],
+        shared=[_common(one) for one in shared.items()] if shared else [],
     )
+
+
+def _common(item: Field) -> tuple[set[int], int]:
+    return {one.integer() for one in item.key("blocks").items()}, item.key("bytes").integer()
 
 
 def _stages(item: Field) -> list[Stage]:

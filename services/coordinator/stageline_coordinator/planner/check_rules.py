@@ -96,20 +96,17 @@ def memory_faults(case: Case, placed: Mapping[str, list[Stage]]) -> Iterator[str
 
 
 def expected_moves(case: Case, placed: Mapping[str, list[Stage]]) -> dict[tuple[str, str], int]:
-    """Bytes by (model, node) of the weights that the node lacks; none where no plan runs."""
+    """Bytes by (model, node) of the weights that the node lacks, each once; none where no plan runs."""
     found: dict[tuple[str, str], int] = defaultdict(int)
     for name, stages in placed.items() if case.current else ():
-        held = {
-            (node, block)
-            for start, end, nodes in case.current.get(name, [])
-            for node in nodes
-            for block in range(start, end)
-        }
+        held: dict[str, set[int]] = defaultdict(set)
+        for start, end, nodes in case.current.get(name, []):
+            for node in nodes:
+                held[node].update(range(start, end))
         for stage in stages:
             for node in stage.nodes:
-                for block in range(stage.start, stage.end):
-                    if (node, block) not in held:
-                        found[name, node] += case.chains[name].weights[block]
+                both, load = held[node] | set(range(stage.start, stage.end)), case.chains[name].load
+                found[name, node] += load(both) - load(held[node])
     return {key: count for key, count in found.items() if count}
 
 
@@ -123,11 +120,11 @@ def _spans(stages: Mapping[str, list[tuple[int, int, str]]], node: str) -> Spans
 
 
 def _held(case: Case, spans: Spans) -> int:
-    """Bytes of these stages: weights of a block once, workspace and buffers of every stage."""
+    """Bytes of these stages: weights of a block once, what blocks share once, workspace and buffers of every stage."""
     total = 0
     for name, here in spans.items():
         chain = case.chains[name]
         blocks = {block for start, end in here for block in range(start, min(end, len(chain.weights)))}
-        total += sum(chain.weights[block] for block in blocks)
+        total += chain.load(blocks)
         total += sum(max(chain.workspaces[start:end], default=0) + chain.buffer for start, end in here)
     return total

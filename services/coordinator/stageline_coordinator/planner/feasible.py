@@ -1,8 +1,8 @@
 """Whether a plan may run at all: its stages cover each model, links exist, memory suffices, also during the move.
 
 Coming from a running plan, a node holds the stages that it serves now until the new ones serve. Weights of a block that
-is in both are held once; workspace and buffers of both stages count, unless it is the very same stage. A node that
-has nothing to load needs no memory for it.
+is in both, and what several of these blocks share, are held once; workspace and buffers of both stages count, unless it
+is the very same stage. A node that has nothing to load needs no memory for it.
 """
 
 from __future__ import annotations
@@ -63,14 +63,9 @@ def held_bytes(models: Iterable[Model], *hosted: Hosted) -> int:
     for model in models:
         runs = {run for one in hosted for run in one.get(model.name, ())}
         blocks = {block for start, end in runs for block in range(start, end)}
-        total += sum(model.blocks[block].weight_bytes for block in blocks)
-        total += sum(model.stage_bytes(*run) - weight_bytes(model, run) for run in runs)
+        total += model.weight_bytes(blocks)
+        total += sum(model.stage_bytes(*run) - model.weight_bytes(range(*run)) for run in runs)
     return total
-
-
-def weight_bytes(model: Model, run: Run) -> int:
-    """Bytes of the weights of blocks [run)."""
-    return sum(block.weight_bytes for block in model.blocks[run[0] : run[1]])
 
 
 def _model_faults(

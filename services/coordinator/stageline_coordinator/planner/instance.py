@@ -13,6 +13,7 @@ from .alike import alike
 from .hops import Hops, Network, free_hops, hops
 from .parts import Model, Node
 from .quanta import FORBIDDEN, Ints, Quanta, distinct
+from .shared import weight_table
 
 __all__ = ["FORBIDDEN", "Instance", "Ints", "build", "stage_needs"]
 
@@ -123,12 +124,12 @@ def build(
 def stage_needs(model: Model) -> Ints:
     """`[a, b]`: bytes of the stage [a, b), the node's base not included; FORBIDDEN where a ≥ b."""
     size = len(model.blocks)
-    weights = np.cumsum([0] + [block.weight_bytes for block in model.blocks])
+    weights = weight_table(model)
     workspace = np.array([block.workspace_bytes for block in model.blocks], dtype=np.int64)
     need = np.full((size + 1, size + 1), FORBIDDEN, dtype=np.int64)
     for a in range(size):
         largest = np.maximum.accumulate(workspace[a:])
-        need[a, a + 1 :] = weights[a + 1 :] - weights[a] + largest + model.buffer_bytes
+        need[a, a + 1 :] = weights[a, a + 1 :] + largest + model.buffer_bytes
     return need
 
 

@@ -7,9 +7,10 @@ says otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from stageline_coordinator.charge import stage_bytes
+from stageline_coordinator.charge import counted_again, stage_bytes
 
 NO_CODEC = "none"
 
@@ -39,6 +40,17 @@ class Block:
     weight_bytes: int
     workspace_bytes: int
     seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """So many of the weights' `bytes` are the same ones in each of these `blocks` (indices), such as tied embeddings.
+
+    Each block's `weight_bytes` has them; a node that holds several of the blocks holds them once.
+    """
+
+    blocks: tuple[int, ...]
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -76,12 +88,17 @@ class Model:
     tolerance: float = 0.0
     codecs: tuple[Codec, ...] = ()
     required: tuple[str, ...] = ()
+    shared: tuple[Shared, ...] = ()
+
+    def weight_bytes(self, blocks: Collection[int]) -> int:
+        """Of these blocks' weights together, what they share counted once."""
+        each = sum(self.blocks[block].weight_bytes for block in blocks)
+        return each - (counted_again(((one.blocks, one.bytes) for one in self.shared), blocks) if self.shared else 0)
 
     def stage_bytes(self, start: int, end: int) -> int:
         """Memory of blocks [start, end) on a node, its `base_bytes` not included."""
-        run = self.blocks[start:end]
-        weights, workspaces = [block.weight_bytes for block in run], [block.workspace_bytes for block in run]
-        return stage_bytes(weights, workspaces, self.buffer_bytes)
+        workspaces = (block.workspace_bytes for block in self.blocks[start:end])
+        return stage_bytes(self.weight_bytes(range(start, end)), workspaces, self.buffer_bytes)
 
     def stage_seconds(self, start: int, end: int, node: int) -> float:
         """Compute seconds of blocks [start, end) on the node with that index."""

@@ -13,7 +13,7 @@ from stageline.errors import ConfigError
 
 from . import problem_json
 from .fields import Field
-from .parts import Block, Codec, Links, Medium, Model, Node, Port, Replan, Running
+from .parts import Block, Codec, Links, Medium, Model, Node, Port, Replan, Running, Shared
 from .problem_checks import check_current, check_links, check_media, check_model, check_nodes, check_replan
 from .problem_limits import check_limits
 
@@ -29,6 +29,7 @@ __all__ = [
     "Problem",
     "Replan",
     "Running",
+    "Shared",
     "VERSION",
 ]
 

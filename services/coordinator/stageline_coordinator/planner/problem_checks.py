@@ -41,6 +41,7 @@ def check_model(model: Model, ids: Collection[str], path: str, earlier: Sequence
     for j, node in enumerate(model.required):
         _check_id(node, ids, f"{path}.required[{j}]")
     _check_codecs(model.codecs, path)
+    _check_shared(model, path)
 
 
 def check_links(links: Links | None, ports: Mapping[str, Port | None], nodes: int) -> None:
@@ -112,6 +113,22 @@ def _check_codecs(codecs: Sequence[Codec], path: str) -> None:
         check_number(codec.ratio, f"{path}.codecs[{i}].ratio", positive=True)
         check_number(codec.error, f"{path}.codecs[{i}].error")
         check_number(codec.byte_s, f"{path}.codecs[{i}].byte_s")
+
+
+def _check_shared(model: Model, path: str) -> None:
+    """Blocks of the model, each at most once in an entry, that have the bytes that they share."""
+    left = [block.weight_bytes for block in model.blocks]
+    for i, one in enumerate(model.shared):
+        where = f"{path}.shared[{i}]"
+        check_bytes(one.bytes, f"{where}.bytes")
+        for j, block in enumerate(one.blocks):
+            if not 0 <= block < len(left):
+                raise ConfigError(f"{where}.blocks[{j}]: must be one of the model's blocks, 0 to {len(left) - 1}")
+            if block in one.blocks[:j]:
+                raise ConfigError(f"{where}.blocks[{j}]: block {block} is named twice")
+            left[block] -= one.bytes
+            if left[block] < 0:
+                raise ConfigError(f"{where}.bytes: block {block} has fewer weight_bytes than it shares")
 
 
 def _check_id(node: str, ids: Collection[str], path: str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from .fields import Field
-from .parts import NO_CODEC, Block, Codec, Links, Medium, Model, Node, Port, Replan, Running
+from .parts import NO_CODEC, Block, Codec, Links, Medium, Model, Node, Port, Replan, Running, Shared
 
 
 def read_node(item: Field) -> Node:
@@ -26,7 +26,7 @@ def read_node(item: Field) -> Node:
 
 def read_model(item: Field) -> Model:
     rate, source, codecs = (item.optional(name) for name in ("rate_per_s", "source", "codecs"))
-    required = item.optional("required")
+    required, shared = item.optional("required"), item.optional("shared")
     return Model(
         name=item.key("name").text(),
         blocks=tuple(_read_block(one) for one in item.key("blocks").items()),
@@ -40,6 +40,7 @@ def read_model(item: Field) -> Model:
         tolerance=_number(item, "tolerance", 0.0),
         codecs=tuple(_read_codec(one) for one in codecs.items()) if codecs else (),
         required=tuple(one.text() for one in required.items()) if required else (),
+        shared=tuple(_read_shared(one) for one in shared.items()) if shared else (),
     )
 
 
@@ -69,8 +70,9 @@ def read_current(item: Field) -> dict[str, tuple[Running, ...]]:
 def write_model(model: Model) -> dict[str, object]:
     blocks = [{**vars(block), "seconds": _null_for_inf(block.seconds)} for block in model.blocks]
     codecs = [vars(codec).copy() for codec in model.codecs]
-    lists = {"cuts_bytes": list(model.cuts_bytes), "codecs": codecs, "required": list(model.required)}
-    return {**vars(model), "blocks": blocks, **lists}
+    shared = [{"blocks": list(one.blocks), "bytes": one.bytes} for one in model.shared]
+    lists = {"cuts_bytes": list(model.cuts_bytes), "required": list(model.required)}
+    return {**vars(model), "blocks": blocks, **lists, "codecs": codecs, "shared": shared}
 
 
 def write_links(links: Links) -> dict[str, object]:
@@ -95,6 +97,10 @@ def _read_block(item: Field) -> Block:
         workspace_bytes=item.key("workspace_bytes").integer(),
         seconds=_numbers_or_inf(item.key("seconds")),
     )
+
+
+def _read_shared(item: Field) -> Shared:
+    return Shared(tuple(one.integer() for one in item.key("blocks").items()), item.key("bytes").integer())
 
 
 def _read_codec(item: Field) -> Codec:

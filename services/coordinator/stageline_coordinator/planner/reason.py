@@ -81,7 +81,7 @@ def _missing(problem: Problem, model: Model, others: Others) -> str:
 
 
 def _too_large(problem: Problem, model: Model, usable: Sequence[int], others: Others) -> str:
-    weights = sum(block.weight_bytes for block in model.blocks)
+    weights = model.weight_bytes(range(len(model.blocks)))
     room = sum(max(0, _room(problem, model, i, others)) for i in usable)
     return f"model '{model.name}': no plan found for {megabytes(weights)} in {megabytes(room)} free on all nodes"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .evaluate import evaluate
-from .feasible import malformed, running_on, weight_bytes
+from .feasible import malformed, running_on
 from .labels import NOTHING, TIE, Step, value_of
 from .media import whole as busiest
 from .parts import Model
@@ -65,7 +65,10 @@ def moves(problem: Problem, stages: Mapping[str, Sequence[StageAssignment]]) -> 
         for stage in stages.get(model.name, ()):
             for node in stage.nodes:
                 held = {b for start, end in running_on(problem, node).get(model.name, []) for b in range(start, end)}
-                found += [Move(model.name, node, run, weight_bytes(model, run)) for run in _gaps(stage.blocks, held)]
+                for run in _gaps(stage.blocks, held):
+                    again = held | set(range(*run))
+                    found.append(Move(model.name, node, run, model.weight_bytes(again) - model.weight_bytes(held)))
+                    held = again
     return tuple(found)
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .costs import PLAIN, link_bandwidth, port_bandwidth, share_of
 from .feasible import Run, held_bytes, running_on
+from .groups import groups_of, shared_out
 from .parts import Codec, Model, Port
 from .problem import Problem
+from .shared import weight_table
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,9 +29,6 @@ NO_LINK = 1e200
 
 LONGEST_S = 1e150
 """Whatever takes longer is impossible."""
-
-MAX_CELLS = 30_000_000
-"""Of the largest array; groups of replicas are left out beyond it."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +92,17 @@ def build_space(
     replicas: bool = True,
     only: Sequence[tuple[int, ...]] | None = None,
 ) -> Space:
-    """`complete` is false where groups of replicas were left out that might matter: there are too many, a required
-    node would do nothing in them, or `only` some were asked for.
-    """
+    """`complete` is false where groups of replicas were left out: there are too many, or `only` some were asked for."""
     codecs = (PLAIN, *model.allowed_codecs())
     share = share_of(problem, model)
     busy = _busy(problem, model, codecs, others)
-    groups, complete = (only, False) if only else _groups(model, busy, model.max_replicas if replicas else 1)
+    groups, complete = (only, False) if only else groups_of(busy, model.max_replicas if replicas else 1)
     members = np.array([[*group, *[group[0]] * (max(map(len, groups)) - len(group))] for group in groups])
     mask = np.array([sum(1 << node for node in group) for group in groups], dtype=np.int64)
     wire = np.outer([codec.ratio for codec in codecs], model.cuts_bytes)
-    links = share * _over_links(problem, wire)
-    parts, busiest, idle = _replicated(busy, groups, members.shape[1])
+    links = _over_links(problem, wire, share)
+    idle = required != 0 or any(node.required for node in problem.nodes)
+    parts, busiest = shared_out(busy, groups, members.shape[1], idle=idle)
     stage = _stage_s(problem, model, others, share, groups, busiest, parts)
     before = np.zeros_like(mask) if only else _before(problem, busy, links, others, groups, required)
     return Space(
@@ -122,7 +119,7 @@ def build_space(
         links_s=links,
         loads_s=others.links_s,
         required=required,
-        complete=complete and not (required and idle),
+        complete=complete,
     )
 
 
@@ -153,19 +150,15 @@ def _seconds(model: Model, node: int) -> Floats:
 
 def shortage(problem: Problem, model: Model, node: int, others: Others) -> Ints:
     """`[a, b]`: bytes that the node lacks for the stage, also beside the running plan; 0 or less where it fits."""
-    box, size = problem.nodes[node], len(model.blocks)
+    box = problem.nodes[node]
     theirs, now = others.hosted.get(box.id, {}), running_on(problem, box.id)
     weights, rest = stage_bytes(model)
     lacking = weights + rest - (box.memory_bytes - box.base_bytes - held_bytes(problem.models, theirs))
     if not now:
         return lacking
     here = now.get(model.name, [])
-    kept = np.zeros(size, dtype=np.int64)
-    for start, end in here:
-        kept[start:end] = [block.weight_bytes for block in model.blocks[start:end]]
-    overlap = np.concatenate([[0], np.cumsum(kept)])
     room = box.memory_bytes - box.base_bytes - held_bytes(problem.models, theirs, now)
-    beside = weights + rest - (overlap[None, :] - overlap[:, None]) - room
+    beside = weight_table(model, {block for start, end in here for block in range(start, end)}) + rest - room
     settled = all(run in now.get(name, []) for name, runs in theirs.items() for run in runs)
     for start, end in here:
         beside[start, end] = 0 if settled else -room
@@ -175,50 +168,12 @@ def shortage(problem: Problem, model: Model, node: int, others: Others) -> Ints:
 
 def stage_bytes(model: Model) -> tuple[Ints, Ints]:
     """`[a, b]`: bytes of the weights, and of workspace and buffers, of the stage."""
-    total = np.concatenate([[0], np.cumsum([block.weight_bytes for block in model.blocks])])
+    weights = weight_table(model)
     space = np.array([block.workspace_bytes for block in model.blocks], dtype=np.int64)
-    rest = np.zeros((len(total), len(total)), dtype=np.int64)
+    rest = np.zeros_like(weights)
     for a in range(len(space)):
         rest[a, a + 1 :] = np.maximum.accumulate(space[a:])
-    return np.maximum(total[None, :] - total[:, None], 0), rest + model.buffer_bytes
-
-
-def _groups(model: Model, busy: Floats, replicas: int) -> tuple[list[tuple[int, ...]], bool]:
-    useful = [i for i in range(len(busy)) if np.isfinite(busy[i]).any()]
-    found: list[tuple[int, ...]] = [(i,) for i in useful] or [(0,)]
-    cells = busy[0].size if len(busy) else 1
-    for size in range(2, min(replicas, len(useful)) + 1):
-        if (len(found) + math.comb(len(useful), size)) * size * cells > MAX_CELLS:
-            return found, False
-        found += combinations(useful, size)
-    return found, True
-
-
-def _replicated(busy: Floats, groups: Sequence[tuple[int, ...]], most: int) -> tuple[Floats, Floats, bool]:
-    """Shares of the items by group and member, the seconds that each of its members is busy, and what is left out.
-
-    That is, whether there were groups of which one member takes no time and so the others would have nothing to do.
-    """
-    idle = False
-    parts = np.zeros((len(groups), most if most > 1 else 0, *busy.shape[1:]))
-    busiest = np.empty((len(groups), *busy.shape[1:]))
-    for g, group in enumerate(groups):
-        if len(group) == 1:
-            busiest[g] = busy[group[0]]
-            parts[g, :1] = np.isfinite(busiest[g])
-            continue
-        costs = busy[list(group)]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            even = 1 / (1 / costs).sum(axis=0)
-            split = even / costs
-        free = (costs == 0).all(axis=0)
-        split[:, free] = 1 / len(group)
-        able, usable = np.isfinite(costs).all(axis=0), free | (costs > 0).all(axis=0)
-        idle = idle or bool((able & ~usable).any())
-        usable &= able
-        busiest[g] = np.where(usable, even, math.inf)
-        parts[g, : len(group)] = np.where(usable, split, 0.0)
-    return parts, busiest, idle
+    return weights, rest + model.buffer_bytes
 
 
 def _stage_s(
@@ -250,11 +205,11 @@ def _port_s(port: Port | None, node: int, size: int) -> float:
     return (size / bandwidth if size else 0.0) if bandwidth else NO_LINK
 
 
-def _over_links(problem: Problem, wire: Floats) -> Floats:
+def _over_links(problem: Problem, wire: Floats, share: float) -> Floats:
     size = len(problem.nodes)
     rate = np.array([[link_bandwidth(problem, i, j) for j in range(size)] for i in range(size)]).reshape(size, size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Floats = wire / rate[:, :, None, None]
+        found: Floats = share * (wire / rate[:, :, None, None])
     found[rate == 0] = NO_LINK
     return found
 
@@ -272,8 +227,10 @@ def _before(
         load = (others.nodes_s[i], others.ingress_s[i], others.egress_s[i])
         now = repr(running_on(problem, node.id))
         same = keys.setdefault((busy[i].tobytes(), media, ports, load, now, required >> i & 1), [])
-        alike = [j for j in same if all(_swappable(matrix, i, j) for matrix in matrices)]
-        earlier[i] = 1 << alike[-1] if alike else 0
+        alike = np.array(same, dtype=np.intp)
+        for matrix in matrices if same else ():
+            alike = alike[_swappable(matrix, i, alike)]
+        earlier[i] = 1 << int(alike[-1]) if len(alike) else 0
         same.append(i)
     found = [0] * len(groups)
     for g, group in enumerate(groups):
@@ -289,7 +246,10 @@ def _matrices(problem: Problem, links: Floats, others: Others) -> list[Floats]:
     return [others.links_s, links[:, :, 0].max(axis=-1), np.array(problem.links.latency_s)]
 
 
-def _swappable(matrix: Floats, i: int, j: int) -> bool:
-    rest = [x for x in range(len(matrix)) if x not in (i, j)]
-    rows = np.array_equal(matrix[i, rest], matrix[j, rest]) and np.array_equal(matrix[rest, i], matrix[rest, j])
-    return bool(rows and matrix[i, j] == matrix[j, i])
+def _swappable(matrix: Floats, i: int, others: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """With which of the others i may change places: their rows are equal, and their columns, but for the two."""
+    differ = (matrix[others] != matrix[i]) | (matrix.T[others] != matrix.T[i])
+    differ[:, i] = False
+    differ[np.arange(len(others)), others] = False
+    found: NDArray[np.bool_] = ~differ.any(axis=1) & (matrix[i, others] == matrix[others, i])
+    return found

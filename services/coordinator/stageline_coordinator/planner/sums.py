@@ -10,6 +10,7 @@ from .costs import port_bandwidth, transfer_s
 from .feasible import running_on
 from .parts import Port
 from .relax import Costs
+from .shared import weight_table
 from .space import NO_LINK, Floats, Space
 
 _EACH = np.s_[:, None, None, None, None]
@@ -26,14 +27,10 @@ def effort_costs(space: Space) -> Costs:
 
 def moved_costs(space: Space) -> Costs:
     """Bytes of weights that the nodes do not hold; equally many: `effort_costs`, all of it less than a byte."""
-    blocks = space.model.blocks
     missing = np.empty((len(space.problem.nodes), space.blocks + 1, space.blocks + 1))
     for i, node in enumerate(space.problem.nodes):
-        weights = np.array([block.weight_bytes for block in blocks], dtype=np.float64)
-        for start, end in running_on(space.problem, node.id).get(space.model.name, []):
-            weights[start:end] = 0.0
-        total = np.concatenate([[0.0], np.cumsum(weights)])
-        missing[i] = total[None, :] - total[:, None]
+        here = running_on(space.problem, node.id).get(space.model.name, [])
+        missing[i] = weight_table(space.model, {block for start, end in here for block in range(start, end)})
     moved = np.zeros((len(space.mask), *missing.shape[1:]))
     for g, row in enumerate(space.members.tolist()):
         moved[g] = missing[list(dict.fromkeys(row))].sum(axis=0)

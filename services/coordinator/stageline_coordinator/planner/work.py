@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from .costs import share_of
-from .parts import Model
+from .parts import Model, Node
 from .problem import Problem
 
 ROUNDS = 400
@@ -22,14 +22,14 @@ ROUNDS = 400
 
 def total_work_s(problem: Problem, models: Iterable[Model]) -> float:
     """No plan that serves these models keeps its busiest node less busy; replicas may be as many as they like."""
-    rows = [
-        [
-            share_of(problem, model) * seconds if _fits(problem, model, b, i) else math.inf
-            for i, seconds in enumerate(row)
-        ]
-        for model in models
-        for b, row in enumerate(block.seconds for block in model.blocks)
-    ]
+    rooms = [_room(node) for node in problem.nodes]
+    rows: list[list[float]] = []
+    for model in models:
+        share = share_of(problem, model)
+        for b, block in enumerate(model.blocks):
+            need = model.stage_bytes(b, b + 1)
+            each = zip(block.seconds, rooms, strict=True)
+            rows.append([share * seconds if need <= room else math.inf for seconds, room in each])
     seconds = np.array(rows).reshape(len(rows), len(problem.nodes))
     if not seconds.size or not np.isfinite(seconds).any(axis=1).all():
         return 0.0
@@ -44,16 +44,18 @@ def own_peak_s(problem: Problem, model: Model) -> float:
 
 def own_work_s(problem: Problem, model: Model) -> float:
     """What one item of the model keeps nodes busy at least, hops aside: no latency is below it. inf: none can."""
+    rooms = [_room(node) for node in problem.nodes]
+    needs = [model.stage_bytes(b, b + 1) for b in range(len(model.blocks))]
     best = (
-        min((s for i, s in enumerate(block.seconds) if _fits(problem, model, b, i)), default=math.inf)
-        for b, block in enumerate(model.blocks)
+        min((s for s, room in zip(block.seconds, rooms, strict=True) if need <= room), default=math.inf)
+        for block, need in zip(model.blocks, needs, strict=True)
     )
     return math.fsum(best) * (1 - 1e-14 * len(model.blocks))
 
 
-def _fits(problem: Problem, model: Model, block: int, node: int) -> bool:
-    box = problem.nodes[node]
-    return not box.excluded and box.base_bytes + model.stage_bytes(block, block + 1) <= box.memory_bytes
+def _room(node: Node) -> int:
+    """Bytes for stages; less than none on a node that may host none."""
+    return -1 if node.excluded else node.memory_bytes - node.base_bytes
 
 
 def _best_prices(seconds: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:

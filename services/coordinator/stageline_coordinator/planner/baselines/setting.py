@@ -9,6 +9,7 @@ from functools import cached_property
 
 from stageline_coordinator.planner.parts import Model
 from stageline_coordinator.planner.problem import Problem
+from stageline_coordinator.planner.shared import weight_table
 
 Run = tuple[int, int, int]
 """Blocks [start, end) on the node with that index."""
@@ -38,7 +39,7 @@ class Setting:
 
     def need(self, start: int, end: int) -> int:
         """Bytes of the stage [start, end)."""
-        return self._weights[end] - self._weights[start] + self._peaks[start][end - start] + self.model.buffer_bytes
+        return self._weights[start][end] + self._peaks[start][end - start] + self.model.buffer_bytes
 
     def farthest(self, start: int, memory: int) -> int:
         """The largest end such that [start, end) needs at most `memory` bytes; `start` if not even one block does."""
@@ -62,11 +63,9 @@ class Setting:
         return max((_over(self.model.cuts_bytes[cut], self.bandwidth(a, b)) for cut, a, b in hops), default=0.0)
 
     @cached_property
-    def _weights(self) -> list[int]:
-        total = [0]
-        for block in self.model.blocks:
-            total.append(total[-1] + block.weight_bytes)
-        return total
+    def _weights(self) -> list[list[int]]:
+        found: list[list[int]] = weight_table(self.model).tolist()
+        return found
 
     @cached_property
     def _peaks(self) -> list[list[int]]:

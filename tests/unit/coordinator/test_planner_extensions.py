@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from small_problems import best_of_all, random_problem, with_codecs, with_media
+from small_problems import best_of_all, random_problem, with_codecs, with_media, with_shared
 
 from stageline_coordinator.planner import Problem, Solution, solve
 from stageline_coordinator.planner.check import check
@@ -73,6 +73,13 @@ def demanding(rng: random.Random, problem: Problem) -> Problem:
     return replace(problem, models=models)
 
 
+def tied(rng: random.Random, problem: Problem) -> Problem:
+    """Blocks that share weights, on nodes that hardly hold them."""
+    models = tuple(with_shared(rng, one) for one in problem.models)
+    nodes = tuple(replace(node, memory_bytes=rng.randint(4, 15)) for node in problem.nodes)
+    return replace(problem, models=models, nodes=nodes)
+
+
 def latency(rng: random.Random, problem: Problem) -> Problem:
     return replace(problem, objective="latency")
 
@@ -85,10 +92,13 @@ SINGLE: list[tuple[str, list[Change], int, int, int]] = [
     ("picky", [picky], 60, 3, 4),
     ("demanding", [demanding], 60, 3, 4),
     ("demanding, picky, latency", [demanding, picky, latency], 40, 3, 4),
+    ("tied", [tied], 60, 3, 5),
+    ("tied, latency", [tied, latency], 30, 3, 4),
     ("latency", [latency], 60, 3, 5),
     ("latency, codecs, picky", [latency, codecs, picky], 40, 3, 4),
     ("replicas, codecs, medium", [replicas, codecs, medium], 15, 3, 3),
     ("replicas, picky, latency", [replicas, picky, latency], 30, 3, 3),
+    ("replicas, picky, demanding", [replicas, picky, demanding], 30, 3, 3),
 ]
 
 
@@ -109,14 +119,13 @@ def test_one_model(changes: list[Change], cases: int, nodes: int, blocks: int) -
             proven += solution.status == "optimal"
             assert solution.objective_s == pytest.approx(best, rel=1e-9) or solution.status == "feasible"
     assert feasible > cases / 3
-    idle_replicas = {replicas, picky} <= set(changes)  # required nodes as replicas with nothing to do are not searched
-    assert proven == feasible or (idle_replicas and proven > 0.7 * feasible)
+    assert proven == feasible
 
 
 def test_the_chain_solver_and_the_label_search_agree() -> None:
     rng = random.Random(5)
     for _ in range(60):
-        problem = random_problem(rng, rng.randint(1, 4), rng.randint(1, 7))
+        problem = tied(rng, random_problem(rng, rng.randint(1, 4), rng.randint(1, 7)))
         chain, labels = solve(problem), solve(problem, algorithm="labels")
         assert chain.status == labels.status
         if chain.status == "optimal":
@@ -146,22 +155,22 @@ def weighted(rng: random.Random, problem: Problem) -> Problem:
         ([several, weighted], 3, 3),
         ([several, replicas], 3, 2),
         ([several, demanding], 3, 3),
+        ([several, picky, replicas], 3, 2),
+        ([several, tied, weighted], 3, 3),
     ],
-    ids=["throughput", "medium", "weighted", "replicas", "demanding"],
+    ids=["throughput", "medium", "weighted", "replicas", "demanding", "picky replicas", "tied"],
 )
 def test_two_models(changes: list[Change], nodes: int, blocks: int) -> None:
-    rng = random.Random(f"{len(changes)}{changes[-1].__name__}")
-    worse, feasible = 0, 0
+    """All plans of so small a problem are looked at: what is found is the best, and what is not found is not there."""
+    rng, feasible = random.Random(f"{len(changes)}{changes[-1].__name__}"), 0
     for _ in range(15):
         problem = random_problem(rng, rng.randint(2, nodes), rng.randint(1, blocks), models=2)
         for change in changes:
             problem = change(rng, problem)
         best, solution = best_of_all(problem), solve(problem)
-        if math.isfinite(best) and solution.status == "infeasible":
-            worse += 1  # placed one after another they do not always fit
-            continue
         assert_sound(problem, solution, best)
-        feasible += math.isfinite(best)
-        worse += math.isfinite(best) and (solution.objective_s or 0.0) > best * (1 + 1e-9)
+        if math.isfinite(best):
+            feasible += 1
+            assert solution.status == "optimal"
+            assert solution.objective_s == pytest.approx(best, rel=1e-9)
     assert feasible > 8
-    assert worse <= 2

@@ -78,7 +78,7 @@ NOTHING = Found(None, math.inf, 0.0)
 
 
 @dataclass
-class _Level:
+class Level:
     used: Ints
     group: Ints
     start: Ints
@@ -89,8 +89,8 @@ class _Level:
     best: Floats
     parent: Ints
 
-    def pick(self, rows: NDArray[np.intp]) -> _Level:
-        return _Level(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+    def pick(self, rows: NDArray[np.intp]) -> Level:
+        return Level(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 class Search:
@@ -148,7 +148,7 @@ class Search:
             return Found(None, math.inf, min(dropped, target))
         return Found(self._trace(levels, best[1], best[2]), best[0], min(dropped, best[0]))
 
-    def _first(self, target: float) -> _Level:
+    def _first(self, target: float) -> Level:
         space = self._space
         stage = self._costs.stage[:, 0, :, 0, :]  # [g, l, b]
         paid = self._relaxed.paid(space.mask)[:, None, None]
@@ -157,11 +157,11 @@ class Search:
         group, out, end = np.nonzero(keep)
         zero = np.zeros(len(group), dtype=np.int64)
         value = stage[group, out, end]
-        return _Level(space.mask[group], group, zero, end, zero, out, value, best[group, out, end], zero)
+        return Level(space.mask[group], group, zero, end, zero, out, value, best[group, out, end], zero)
 
     def _grow(
-        self, level: _Level, rows: NDArray[np.intp], target: float, bounds: tuple[int, Spending | None, Stop]
-    ) -> tuple[_Level, float]:
+        self, level: Level, rows: NDArray[np.intp], target: float, bounds: tuple[int, Spending | None, Stop]
+    ) -> tuple[Level, float]:
         """The labels with one stage more, and the best of what those could have become that were dropped."""
         width, spending, out_of_time = bounds
         grown, dropped = level.pick(np.zeros(0, dtype=np.intp)), math.inf
@@ -183,8 +183,8 @@ class Search:
         grown, lost = self._merge(parts, width, spending)
         return grown, min(dropped, lost)
 
-    def _merge(self, parts: list[_Level], width: int, spending: Spending | None) -> tuple[_Level, float]:
-        grown = _Level(*(np.concatenate([getattr(one, name) for one in parts]) for name in _Level.__dataclass_fields__))
+    def _merge(self, parts: list[Level], width: int, spending: Spending | None) -> tuple[Level, float]:
+        grown = Level(*(np.concatenate([getattr(one, name) for one in parts]) for name in Level.__dataclass_fields__))
         grown = grown.pick(self._undominated(grown))
         if len(grown.value) <= width:
             return grown, math.inf
@@ -199,7 +199,7 @@ class Search:
         group, out, end = np.nonzero(best < target * (1 - TIE))
         return group, out, end
 
-    def _extend(self, level: _Level, rows: NDArray[np.intp], heads: tuple[Ints, Ints, Ints], target: float) -> _Level:
+    def _extend(self, level: Level, rows: NDArray[np.intp], heads: tuple[Ints, Ints, Ints], target: float) -> Level:
         space, costs = self._space, self._costs
         group, out, end = heads
         c, k = int(level.end[rows[0]]), int(level.out[rows[0]])
@@ -213,7 +213,7 @@ class Search:
             best = best + self._relaxed.paid(used | space.mask[group])
         row, head = np.nonzero(free & (best < target * (1 - TIE)) & (busy <= self._limit))
         origin = rows[row]
-        return _Level(
+        return Level(
             level.used[origin] | space.mask[group[head]],
             group[head],
             np.full(len(row), c),
@@ -226,7 +226,7 @@ class Search:
         )
 
     def _hops(
-        self, level: _Level, rows: NDArray[np.intp], heads: tuple[Ints, Ints, Ints], c: int, k: int
+        self, level: Level, rows: NDArray[np.intp], heads: tuple[Ints, Ints, Ints], c: int, k: int
     ) -> tuple[Floats, Floats]:
         """`[label, head]`: what the hop between them costs, and how busy its busiest link is."""
         space, members = self._space, self._space.members
@@ -248,13 +248,13 @@ class Search:
                 busy = np.maximum(busy, part * space.links_s[:, :, k, c][pair] + space.loads_s[pair])
         return hop, busy
 
-    def _least(self, level: _Level, rows: NDArray[np.intp]) -> float:
+    def _least(self, level: Level, rows: NDArray[np.intp]) -> float:
         """What these labels have added up at least, the prices of their nodes included."""
         if not self._costs.additive:
             return 0.0
         return float((level.value[rows] + self._relaxed.paid(level.used[rows])).min()) + self._relaxed.all_prices
 
-    def _undominated(self, level: _Level) -> NDArray[np.intp]:
+    def _undominated(self, level: Level) -> NDArray[np.intp]:
         """The best of those that are alike from here on."""
         space = self._space
         size = space.blocks + 1
@@ -268,7 +268,7 @@ class Search:
         kept: NDArray[np.intp] = order[np.concatenate([[True], ~same])[: len(order)]]
         return kept
 
-    def _trace(self, levels: list[_Level], depth: int, row: int) -> tuple[Step, ...]:
+    def _trace(self, levels: list[Level], depth: int, row: int) -> tuple[Step, ...]:
         steps: list[Step] = []
         for level in levels[depth::-1]:
             nodes = tuple(dict.fromkeys(int(node) for node in self._space.members[level.group[row]]))
@@ -277,7 +277,7 @@ class Search:
         return tuple(steps[::-1])
 
 
-def _order(level: _Level, spending: Spending | None) -> NDArray[np.intp]:
+def _order(level: Level, spending: Spending | None) -> NDArray[np.intp]:
     """Most promising first; with `spending`, those that spent least beyond what was due."""
     rank = level.best
     if spending is not None:

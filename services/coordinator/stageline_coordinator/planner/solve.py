@@ -18,6 +18,7 @@ from .baselines import BASELINES, place
 from .beam import WORK
 from .costs import share_of
 from .evaluate import Evaluation, busiest_of, evaluate
+from .every import ALL_PLANS, best_of_every
 from .joint import Key, better, bound_alone, joint_bound, key_of, plans
 from .labels import LABELS
 from .parts import Model
@@ -65,7 +66,7 @@ def improve(
     work = WORK if out_of_time is None else math.inf
     for widths in (WIDTHS[:1], WIDTHS):
         effort = Effort(widths, over, algorithm is None, work)
-        for found in _states(problem, effort):
+        for found in _states(problem, effort, last):
             state = found if last is None else last.joined(found)
             if not told or last is None or state.better_than(last):
                 yield _solution(problem, state, effort)
@@ -101,17 +102,22 @@ def _known(problem: Problem, stages: Stages, name: str) -> _State:
 
 @dataclass(frozen=True)
 class _State:
-    """The best stages so far, by which algorithm each model's, and what each could have alone at best."""
+    """The best stages so far, by which algorithm each model's, and what each could have alone at best.
+
+    `proved`: no plan with all models and all that is required is below it.
+    """
 
     problem: Problem
     stages: Stages
     named: Mapping[str, str]
     alone: Mapping[str, float]
+    proved: float = 0.0
 
     @cached_property
     def bound_s(self) -> float:
         placed = [model for model in self.problem.models if model.name in self.stages]
-        return joint_bound(self.problem, placed, self.alone, enough=self.key.objective_s)
+        whole = self.proved if len(placed) == len(self.problem.models) else 0.0
+        return max(whole, joint_bound(self.problem, placed, self.alone, enough=self.key.objective_s))
 
     @cached_property
     def key(self) -> Key:
@@ -129,10 +135,11 @@ class _State:
     def joined(self, other: _State) -> _State:
         """The better of two plans, and the better bounds of both."""
         best = other if better(other.key, self.key) else self
-        return replace(best, alone={name: max(bound, other.alone[name]) for name, bound in self.alone.items()})
+        alone = {name: max(bound, other.alone[name]) for name, bound in self.alone.items()}
+        return replace(best, alone=alone, proved=max(self.proved, other.proved))
 
 
-def _states(problem: Problem, effort: Effort) -> Iterator[_State]:
+def _states(problem: Problem, effort: Effort, known: _State | None) -> Iterator[_State]:
     if len(problem.models) == 1:
         model = problem.models[0]
         found = respond(problem, {}, model, effort)
@@ -140,9 +147,28 @@ def _states(problem: Problem, effort: Effort) -> Iterator[_State]:
         yield _State(problem, stages, {model.name: found.algorithm}, _at_least(problem, {model.name: found.bound}))
         return
     alone = _at_least(problem, {model.name: bound_alone(problem, model, effort).bound for model in problem.models})
+    settled = _settled(problem, alone, known, effort) if len(effort.widths) > 1 else None
+    if settled is not None:
+        yield settled
+        if settled.proved:
+            return
     bound = joint_bound(problem, problem.models, alone)
     for stages, named in plans(problem, effort, bound):
         yield _State(problem, stages, named, alone)
+
+
+def _settled(problem: Problem, alone: Mapping[str, float], known: _State | None, effort: Effort) -> _State | None:
+    """What looking at all plans comes to, where these are not too many: a better plan, or that there is none."""
+    whole = known if known is not None and known.key.whole else None
+    target = whole.key.objective_s if whole else math.inf
+    found = best_of_every(problem, target, alone, effort.out_of_time)
+    if found is None or not (found.stages or whole):
+        return None
+    if found.stages is None:
+        assert whole is not None
+        return replace(whole, alone=alone, proved=target if found.complete else 0.0)
+    state = _State(problem, found.stages, dict.fromkeys(found.stages, ALL_PLANS), alone)
+    return replace(state, proved=state.key.objective_s) if found.complete else state
 
 
 def _at_least(problem: Problem, alone: Mapping[str, float]) -> dict[str, float]:

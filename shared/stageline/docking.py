@@ -1,4 +1,4 @@
-"""Docker's SDK, as far as reaching an engine goes: addresses, TLS, SSH, and errors of one line that name the engine.
+"""What all that use Docker's SDK share: reaching an engine by its address, TLS or SSH; errors of one line that name it.
 
 Over SSH the connection is the system's own `ssh`, with the user's keys, agent and `known_hosts`, which forwards a Unix
 socket to the engine's: the SDK's way would need another SSH library, and would read none of that.
@@ -6,19 +6,28 @@ socket to the engine's: the SDK's way would need another SSH library, and would 
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 import subprocess
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from stageline.errors import ClusterError, ConfigError
 
+HERE = "this machine"
+"""How errors call its engine."""
+
 SOCKET = "/var/run/docker.sock"
+UID = 10001
+"""Of the user that services are in our images."""
+
 TIMEOUT_S = 120
 """Of a request to an engine; making or loading something may take so long."""
 
@@ -30,7 +39,7 @@ CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
 
 @contextmanager
 def one_line(engine: str) -> Iterator[None]:
-    """What the engine refuses, or an engine that is gone, as a `ClusterError` that names it."""
+    """What the engine refuses, or an engine that is gone, as a `ClusterError` that names it; also a decorator."""
     import requests
     import urllib3
     from docker.errors import DockerException
@@ -56,6 +65,8 @@ def connected(url: str = "", tls: Path | None = None) -> Iterator[Any]:
         options = _options(sdk, named, tls or _usual_certificates(url))
         if named.startswith("ssh://"):
             options["base_url"] = stack.enter_context(_forwarded(named))
+        elif named.startswith("unix://"):
+            _knock(named)
         try:
             with one_line(named):
                 client = sdk.DockerClient(timeout=TIMEOUT_S, **options)
@@ -63,8 +74,42 @@ def connected(url: str = "", tls: Path | None = None) -> Iterator[Any]:
                 client.version()
         except ClusterError as error:
             why = error.message.removeprefix(f"Docker at {named}: ")
-            raise ClusterError(f"no Docker engine answers at {named}: is dockerd running there? ({why})") from None
+            raise ClusterError(f"no Docker engine answers at {named} ({why}): is dockerd running there?") from None
         yield client
+
+
+def _knock(url: str) -> None:
+    """Raise `ClusterError` where nobody answers: the SDK says it at length, and leaves the socket open."""
+    with socket.socket(socket.AF_UNIX) as knocking:
+        try:
+            knocking.connect(url.removeprefix("unix://"))
+        except OSError as error:
+            does = "is dockerd running there?"
+            if isinstance(error, PermissionError):
+                does = "join the group docker, or be root"
+            raise ClusterError(f"no Docker engine answers at {url} ({error.strerror or error}): {does}") from None
+
+
+def engine_here() -> str:
+    """The address of this machine's engine. Raises `ConfigError` where `DOCKER_HOST` names another's."""
+    named = os.environ.get("DOCKER_HOST", "")
+    if named and not named.startswith("unix://"):
+        raise ConfigError(f"this takes the Docker engine of this machine, and DOCKER_HOST is {named}: unset it")
+    return named or f"unix://{SOCKET}"
+
+
+def packed(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive of these for the services' user alone, their folders included."""
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w") as archive:
+        folders = {str(folder) for name in files for folder in PurePosixPath(name).parents} - {"."}
+        for name in [*sorted(folders), *files]:
+            entry = tarfile.TarInfo(name)
+            entry.uid = entry.gid = UID
+            entry.type, entry.mode = (tarfile.DIRTYPE, 0o700) if name in folders else (tarfile.REGTYPE, 0o600)
+            entry.size = len(files.get(name, b""))
+            archive.addfile(entry, io.BytesIO(files.get(name, b"")))
+    return into.getvalue()
 
 
 def _sdk() -> Any:

@@ -8,17 +8,14 @@ import posixpath
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 from stageline.deploying.planning import Found, Wanted
 from stageline.deploying.site import DATA, KEYS, ROLES, Role
-from stageline.docking import connected, one_line
+from stageline.docking import UID, connected, one_line, packed
 
 SITE, ROLE, BOX, DIGEST, IMAGE = (f"stageline.{name}" for name in ("site", "role", "box", "digest", "image"))
-UID = 10001
-"""Of the user that services are in our images."""
-
 COMMANDS: Mapping[Role, str] = {role: f"stageline-{role}" for role in ROLES}
 ASK = (
     "import http.client as h, json, os; "
@@ -120,14 +117,8 @@ class Engine:
 
     def put(self, container: str, files: Mapping[str, bytes]) -> None:
         """Into its volume, for the services' user alone."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            for folder in sorted({str(one) for name in files for one in PurePosixPath(name).parents} - {"."}):
-                archive.addfile(_entry(folder, 0, tarfile.DIRTYPE, 0o700))
-            for name, data in files.items():
-                archive.addfile(_entry(name, len(data), tarfile.REGTYPE, 0o600), io.BytesIO(data))
         with one_line(self.name):
-            self._docker.api.put_archive(container, DATA, packed.getvalue())
+            self._docker.api.put_archive(container, DATA, packed(files))
 
     def read(self, container: str, path: str) -> bytes:
         """A file of its, running or not; empty where there is none."""
@@ -224,10 +215,3 @@ def takes_part(role: Role, said: bytes) -> bool:
         return bool(status == 200 or (role == "gateway" and body.get("coordinator") == "connected"))
     except (ValueError, TypeError, AttributeError):
         return False
-
-
-def _entry(name: str, size: int, kind: bytes, mode: int) -> tarfile.TarInfo:
-    found = tarfile.TarInfo(name)
-    found.uid = found.gid = UID
-    found.size, found.type, found.mode = size, kind, mode
-    return found

@@ -12,6 +12,7 @@ from stageline.deploying import planning
 from stageline.deploying.engine import Engine
 from stageline.deploying.planning import BEFORE, Image, Seen, Wanted
 from stageline.deploying.site import KEYS, Service, Site
+from stageline.docking import HERE
 from stageline.errors import ClusterError, ConfigError
 from stageline.keyfiles import (
     ADMIN,
@@ -25,7 +26,6 @@ from stageline.keyfiles import (
     init_keys,
 )
 
-HERE = "this machine"
 DATABASE = "coordinator.sqlite3"
 KEPT = "before-update.sqlite3"
 """The coordinator's database as it was before an update, which may change its schema."""

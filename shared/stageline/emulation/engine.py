@@ -1,22 +1,16 @@
-"""Docker, as far as an emulation needs it: the one module that imports its SDK. Errors are one line each."""
+"""Docker, as far as an emulation needs it. Errors are one line each."""
 
 from __future__ import annotations
 
-import functools
-import io
-import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from stageline.errors import ClusterError, ConfigError
+from stageline.docking import HERE, UID, connected, engine_here, one_line, packed
+from stageline.errors import ConfigError
 
-UID = 10001
-"""Of the user that services are in our images."""
-
-TIMEOUT_S = 120
 LOG_LINES = 20
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -44,47 +38,22 @@ class Thing:
     labels: Mapping[str, str]
 
 
-def _said(method: F) -> F:
-    """What Docker refuses as a `ClusterError` of one line."""
-
-    @functools.wraps(method)
-    def wrapped(self: Engine, *arguments: Any, **more: Any) -> Any:
-        import requests
-        from docker.errors import DockerException
-
-        try:
-            return method(self, *arguments, **more)
-        except (DockerException, requests.RequestException) as error:
-            text = getattr(error, "explanation", None) or error
-            raise ClusterError(f"Docker: {' '.join(str(text).split())}") from None
-
-    return cast(F, wrapped)
-
-
 class Engine:
     """A connection to the Docker engine of this machine; a thread of its own needs one of its own."""
 
     def __init__(self) -> None:
         """Raises `ConfigError` without the SDK or for an engine elsewhere, `ClusterError` when none answers."""
-        try:
-            import docker
-        except ModuleNotFoundError:
-            raise ConfigError("an emulation needs Docker's SDK: pip install 'stageline[cluster]'") from None
-        try:
-            self._docker = docker.from_env(timeout=TIMEOUT_S)
+        self._stack = ExitStack()
+        self._docker = self._stack.enter_context(connected(engine_here()))
+        with one_line(HERE):
             about = self._docker.info()
-        except docker.errors.DockerException as error:
-            why = " ".join(str(error).split())
-            raise ClusterError(f"no Docker engine answers: start dockerd, or check DOCKER_HOST ({why})") from None
-        if not str(self._docker.api.base_url).startswith(("http+docker://", "http+unix://")):
-            raise ConfigError("an emulation takes the Docker engine of this machine: unset DOCKER_HOST")
         self.cpus, self.memory_mib = int(about["NCPU"]), int(about["MemTotal"]) >> 20
 
     def close(self) -> None:
         """Give the connection back."""
-        self._docker.close()
+        self._stack.close()
 
-    @_said
+    @one_line(HERE)
     def check_image(self, name: str, flag: str) -> None:
         """Raises `ConfigError` where the image is not on this machine: nothing is pulled."""
         from docker.errors import ImageNotFound
@@ -94,12 +63,12 @@ class Engine:
         except ImageNotFound:
             raise ConfigError(f"there is no image {name}: `make images` builds it, or name another by {flag}") from None
 
-    @_said
+    @one_line(HERE)
     def create_network(self, name: str, labels: Mapping[str, str]) -> None:
         """A bridge with no way out of this machine."""
         self._docker.networks.create(name, driver="bridge", internal=True, labels=dict(labels))
 
-    @_said
+    @one_line(HERE)
     def create(self, recipe: Recipe) -> str:
         """A container that has not started yet; its id. It can change nothing but its volumes and /tmp."""
         from docker.types import Mount
@@ -123,54 +92,45 @@ class Engine:
         )
         return str(container.id)
 
-    @_said
+    @one_line(HERE)
     def put(self, container: str, folder: str, files: Mapping[str, bytes]) -> None:
         """Files for the services' user alone, into a volume that is mounted at `folder`."""
-        packed = io.BytesIO()
-        with tarfile.open(fileobj=packed, mode="w") as archive:
-            parents = {str(parent) for name in files for parent in _parents(name)}
-            for name in [*sorted(parents), *files]:
-                entry = tarfile.TarInfo(name)
-                entry.uid = entry.gid = UID
-                entry.type, entry.mode = (tarfile.DIRTYPE, 0o700) if name in parents else (tarfile.REGTYPE, 0o600)
-                entry.size = 0 if name in parents else len(files[name])
-                archive.addfile(entry, None if name in parents else io.BytesIO(files[name]))
-        self._docker.api.put_archive(container, folder, packed.getvalue())
+        self._docker.api.put_archive(container, folder, packed(files))
 
-    @_said
+    @one_line(HERE)
     def start(self, container: str) -> None:
         """Also one that has ended."""
         self._docker.api.start(container)
 
-    @_said
+    @one_line(HERE)
     def kill(self, container: str) -> None:
         """SIGKILL to all that is in it."""
         self._docker.api.kill(container)
         self._docker.api.wait(container)
 
-    @_said
+    @one_line(HERE)
     def pause(self, container: str, paused: bool) -> None:
         """Stop all of its processes where they are, or continue them."""
         (self._docker.api.pause if paused else self._docker.api.unpause)(container)
 
-    @_said
+    @one_line(HERE)
     def pid(self, container: str) -> int:
         """Of its first process, as the machine knows it; 0 when it does not run."""
         return int(self._docker.api.inspect_container(container)["State"]["Pid"])
 
-    @_said
+    @one_line(HERE)
     def address(self, container: str) -> str:
         """Its IP address in its network."""
         (network,) = self._docker.api.inspect_container(container)["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
 
-    @_said
+    @one_line(HERE)
     def exited(self, label: str) -> set[str]:
         """The containers with that label which have ended: their ids."""
         here = {"label": label, "status": ["exited", "dead"]}
         return {str(one["Id"]) for one in self._docker.api.containers(all=True, filters=here)}
 
-    @_said
+    @one_line(HERE)
     def ended(self, container: str) -> str:
         """How a container ended, with the last line it wrote; empty while it runs."""
         state = self._docker.api.inspect_container(container)["State"]
@@ -188,7 +148,7 @@ class Engine:
             *whole, rest = (rest + piece).split(b"\n")
             yield from whole
 
-    @_said
+    @one_line(HERE)
     def labelled(self, label: str) -> list[Thing]:
         """Containers first, as networks can only go after them."""
         here = {"label": label}
@@ -197,7 +157,7 @@ class Engine:
         networks = self._docker.api.networks(filters=here)
         return found + [Thing("network", one["Id"], one["Name"], one["Labels"]) for one in networks]
 
-    @_said
+    @one_line(HERE)
     def remove(self, thing: Thing) -> None:
         """With its volumes; nothing where it is gone already."""
         from docker.errors import NotFound
@@ -209,8 +169,3 @@ class Engine:
                 self._docker.api.remove_container(thing.id, v=True, force=True)
         except NotFound:
             return
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")[:-1]
-    return ["/".join(parts[: i + 1]) for i in range(len(parts))]

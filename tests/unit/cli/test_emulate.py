@@ -45,9 +45,12 @@ def test_what_is_wrong_is_said_in_a_line(capsys: pytest.CaptureFixture[str], sit
 
 def test_without_docker(capsys: pytest.CaptureFixture[str], site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    assert run(["emulate", str(site)]) == 2
+    assert "DOCKER_HOST is tcp://127.0.0.1:1: unset it" in said(capsys)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{site.parent}/none")
     for arguments in ([str(site)], [str(site), "--check"], ["--clean"]):
         assert run(["emulate", *arguments]) == 1
-        assert "no Docker engine answers: start dockerd, or check DOCKER_HOST" in said(capsys)
+        assert "no Docker engine answers at unix://" in said(capsys)
     real = builtins.__import__
 
     def without(name: str, *arguments: Any, **more: Any) -> Any:

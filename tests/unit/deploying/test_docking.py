@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import http.server
+import io
 import json
 import os
 import socketserver
 import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,19 +16,10 @@ from pathlib import Path
 import pytest
 
 from stageline import docking
-from stageline.docking import connected
+from stageline.docking import UID, connected, engine_here, packed
 from stageline.errors import ClusterError, ConfigError
 
 pytest.importorskip("docker")
-# The SDK leaves the socket open with which it could not connect.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Such sockets go before another test begins."""
-    yield
-    gc.collect()
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
@@ -78,7 +70,7 @@ def test_an_engine_is_reached_by_its_socket_or_the_environment(engine: Path, mon
 
 
 def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
-    says = r"no Docker engine answers at unix://.*/none.sock: is dockerd running"
+    says = r"no Docker engine answers at unix://.*/none.sock \(No such file or directory\): is dockerd running"
     with pytest.raises(ClusterError, match=says), connected(f"unix://{tmp_path}/none.sock"):
         pass
 
@@ -97,6 +89,29 @@ def test_an_engine_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_an_address_that_cannot_be_is_refused(url: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says), connected(url):
         pass
+
+
+def test_this_machines_engine_is_not_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    assert engine_here() == "unix:///var/run/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1/docker.sock")
+    assert engine_here() == "unix:///run/user/1/docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "ssh://box-1")
+    with pytest.raises(ConfigError, match="DOCKER_HOST is ssh://box-1: unset it"):
+        engine_here()
+
+
+def test_files_are_packed_for_the_services_user_alone() -> None:
+    with tarfile.open(fileobj=io.BytesIO(packed({"keys/nodes/a.pub": b"a", "b": b""}))) as archive:
+        members = [(one.name, one.isdir(), one.mode, one.uid, one.gid) for one in archive]
+        file = archive.extractfile("keys/nodes/a.pub")
+        assert file is not None and file.read() == b"a"
+    assert members == [
+        ("keys", True, 0o700, UID, UID),
+        ("keys/nodes", True, 0o700, UID, UID),
+        ("keys/nodes/a.pub", False, 0o600, UID, UID),
+        ("b", False, 0o600, UID, UID),
+    ]
 
 
 def test_tls_needs_all_files_and_a_port(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from stageline.cli.svg import FAINT, HOT, INK, MARGIN, MUTED, USED, WIDTH, Canva
 LEFT = MARGIN + 60
 PANEL, SPACE = 200, 66
 ROW, BAR = 26, 190
+TICKS = 9
 WIDTH_S = 2.0
 """Seconds over which answers are counted for the curve."""
 
@@ -78,9 +80,16 @@ def _events(canvas: Canvas, report: Mapping[str, Any], panel: _Panel, bottom: fl
         x, colour = panel.x(at_s), HOT if number else MUTED
         canvas.line([(x, panel.top - 4), (x, bottom)], colour, 1, stroke_dasharray="2 3")
         canvas.text(x + 4, panel.top + 10 + 13 * (number % 3), what, 11, fill=colour)
-    for part in range(6):
-        seconds = panel.span[0] + part * (panel.span[1] - panel.span[0]) / 5
-        canvas.text(panel.x(seconds), bottom + 18, f"{seconds:.0f} s", 11, fill=MUTED, anchor="middle")
+    for seconds in _ticks(*panel.span):
+        canvas.text(panel.x(seconds), bottom + 18, f"{seconds:g} s", 11, fill=MUTED, anchor="middle")
+
+
+def _ticks(first: float, last: float) -> list[float]:
+    """Round seconds in [first, last], at most `TICKS` of them."""
+    span = max(last - first, 1e-9)
+    size = 10 ** math.floor(math.log10(span / TICKS))
+    step = next(each * size for each in (1, 2, 5, 10, 20) if span / (each * size) < TICKS)
+    return [number * step for number in range(math.ceil(first / step), math.floor(last / step) + 1)]
 
 
 def _rates(slices: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

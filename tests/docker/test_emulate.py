@@ -1,4 +1,4 @@
-"""`stageline emulate` with four nodes: quotas and rates hold, a lost node costs no answer, and nothing stays behind."""
+"""`stageline emulate` with four nodes: limits hold, a lost node costs no answer, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.timeout(2400)]
 
 COMMAND = (sys.executable, "-c", "from stageline.cli import main; main()", "emulate")
 LABEL = "stageline.emulation"
-CPUS, MBPS, SLOWER_MBPS = 0.3, 100, 40
+CPUS, MBPS, SLOWER_MBPS, DELAY_MS = 0.3, 100, 40, 20
 LOST = "n-1"
 SITE = f"""\
 nodes:
-  - {{name: n, count: 4, cpus: {CPUS}, memory_mib: 640, up_mbps: {MBPS}, down_mbps: {MBPS}}}
+  - {{name: n, count: 3, cpus: {CPUS}, memory_mib: 640, up_mbps: {MBPS}, down_mbps: {MBPS}}}
+  - {{name: far, cpus: {CPUS}, memory_mib: 640, delay_ms: {DELAY_MS}}}
 model: {{source: "chain:make", name: chain}}
 workload: {{concurrency: 8, warmup_s: 2, duration_s: 12}}
 events:
@@ -72,16 +73,18 @@ def test_four_nodes_one_of_which_is_lost(site: Site, cluster: Path, tmp_path: Pa
     assert json.loads(said) == report
 
     first, slowed, after = report["phases"]
-    assert used(first) == used(slowed) == {"n-0", LOST, "n-2", "n-3"}
+    assert used(first) == used(slowed) == {"n-0", LOST, "n-2", "far"}
     assert LOST not in used(after) and used(after)
     assert [event["what"] for event in report["events"]] == [slowed["after"], f"lose {LOST}"]
     assert all(phase["answered"] and phase["predicted_rps"] for phase in report["phases"])
+    assert first["p50_ms"] >= DELAY_MS
     figures = report["figures"]
     assert figures["answered"] == figures["requests"] and not figures["failed"]
 
     for node in report["utilisation"]:
         assert 0 < node["cpu"] < 1.2, "a quota is kept"
-        assert 0 < node["up"] < 1.1 and 0 < node["down"] < 1.1, "and so are rates"
+        parts = [node[way] for way in ("up", "down")]
+        assert parts == [None, None] if node["node"] == "far" else all(0 < part < 1.1 for part in parts), "and rates"
     for name in ("timeline.svg", "utilisation.svg", "plan.svg"):
         ElementTree.fromstring((out / name).read_text())
 

@@ -34,7 +34,7 @@ MAX_MBPS = 100_000.0
 LEAST_MBPS = 0.1
 MAX_SECONDS = 86_400.0
 LEAST_MIB = 320
-"""torch and a worker alone take about 300."""
+"""torch and a worker alone take about 250."""
 
 KINDS: Mapping[str, type[ServiceConfig]] = {
     "coordinator": CoordinatorConfig,
@@ -50,6 +50,7 @@ OURS = frozenset(
 """Settings that the emulator makes itself."""
 
 RATES = ("up_mbps", "down_mbps")
+MAX_DELAY_MS = 10_000.0
 TOP = ("nodes", "model", "gateway", "workload", "events", "settings")
 
 
@@ -76,14 +77,14 @@ def read(path: Path) -> Emulation:
     _check_names(found["nodes"], boxes)
     workload = _workload(found["workload"]) if "workload" in found else Workload()
     events = _events(found["events"], boxes, workload) if "events" in found else ()
-    gateway = _link(found["gateway"].members(RATES)) if "gateway" in found else Link()
+    gateway = _link(found["gateway"].members((*RATES, "delay_ms"))) if "gateway" in found else Link()
     settings = _settings(found["settings"]) if "settings" in found else {}
     return Emulation(path.stem, boxes, _subject(found["model"]), gateway, workload, events, settings)
 
 
 def _boxes(place: Place) -> list[Box]:
     """`count` of them are called NAME-0, NAME-1, …"""
-    found = place.members(("name", "count", "cpus", "memory_mib", *RATES), required=("name", "cpus"))
+    found = place.members(("name", "count", "cpus", "memory_mib", *RATES, "delay_ms"), required=("name", "cpus"))
     name = _name(found["name"])
     cpus = found["cpus"].number(LEAST_CPUS, 1024)
     memory = found["memory_mib"].integer(LEAST_MIB, 1 << 24) if "memory_mib" in found else 0
@@ -101,7 +102,8 @@ def _name(place: Place) -> str:
 
 
 def _link(found: Mapping[str, Place]) -> Link:
-    return Link(*(_rate(found[way]) if way in found else 0.0 for way in RATES))
+    rates = [_rate(found[way]) if way in found else 0.0 for way in RATES]
+    return Link(*rates, found["delay_ms"].number(0, MAX_DELAY_MS) if "delay_ms" in found else 0.0)
 
 
 def _rate(place: Place) -> float:

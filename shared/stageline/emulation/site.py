@@ -20,15 +20,16 @@ from stageline.emulation import rates, runs
 from stageline.emulation.capacity import check_capacity, pinned, quota
 from stageline.emulation.engine import Engine, Recipe
 from stageline.emulation.reaper import Reaper
-from stageline.emulation.spec import Box, Emulation, Link
+from stageline.emulation.spec import GATEWAY, Box, Emulation, Link
 from stageline.emulation.usage import Usage, read_usage
 from stageline.errors import ClusterError, NoClusterError, NotReadyError
 from stageline.keyfiles import ADMIN, COORDINATOR, NODES, add_node, init_keys
 
-COORDINATOR_NAME, GATEWAY_NAME, LOAD_NAME = "coordinator", "gateway", "load"
+COORDINATOR_NAME, LOAD_NAME, DELAY_NAME = "coordinator", "load", "delay"
 KEYS = "/etc/stageline/keys"
 DATA = "/var/lib/stageline"
 CONTROL_PORT, CLIENT_PORT = CoordinatorConfig.port, GatewayConfig.port
+DATA_PORT, FIRST_DELAY_PORT = 7720, 7800
 START_CPU_S = 8.0
 """Processor seconds that a worker may take until it serves, importing torch above all."""
 
@@ -58,6 +59,7 @@ class Site:
         self._reaper: Reaper | None = None
         self.containers: dict[str, str] = {}
         self._pids: dict[str, int] = {}
+        self._late: dict[str, str] = {}
         self._admin: AdminClient | None = None
 
     def __enter__(self) -> Site:
@@ -108,14 +110,15 @@ class Site:
         """Start everything and wait until all have registered. Raises `NotReadyError` naming who has not."""
         keys = self._folder / "keys"
         init_keys(keys)
-        for name in (GATEWAY_NAME, *(box.name for box in self.emulation.boxes)):
+        for name in (GATEWAY, *(box.name for box in self.emulation.boxes)):
             add_node(keys, name)
         report("the network and the coordinator", 0.0)
         self.engine.create_network(self._network, self._labels)
         self._start_service(COORDINATOR_NAME, [DATA], keys / COORDINATOR)
         address = f"tcp://{self.engine.address(self.containers[COORDINATOR_NAME])}:{CONTROL_PORT}"
         self._admin = self._connect(address, keys / ADMIN)
-        self._start_member(GATEWAY_NAME, address, keys, self.emulation.gateway)
+        self._start_delays()
+        self._start_member(GATEWAY, address, keys, self.emulation.gateway)
         cores = pinned([box.cpus for box in self.emulation.boxes], range(self.engine.cpus))
         for number, (box, core) in enumerate(zip(self.emulation.boxes, cores, strict=True)):
             report(f"node {box.name}", number / (2 * len(cores)))
@@ -147,7 +150,7 @@ class Site:
     def start_load(self, settings: Settings) -> str:
         """Start the load beside the gateway, which serves clients of its own machine only; its container."""
         command = ["python", "-m", "stageline.emulation.load", json.dumps(asdict(settings)), f"127.0.0.1:{CLIENT_PORT}"]
-        network = f"container:{self.containers[GATEWAY_NAME]}"
+        network = f"container:{self.containers[GATEWAY]}"
         found = self.engine.create(Recipe(self._name(LOAD_NAME), self._images.control, command, network, self._labels))
         self.engine.start(found)
         self.containers[LOAD_NAME] = found
@@ -179,7 +182,10 @@ class Site:
     ) -> None:
         section = "stage" if box else name
         image = self._images.stage if box else self._images.control
-        environment = _environment(name, address, box, self.emulation.settings.get(section, {}))
+        settings = self.emulation.settings.get(section, {})
+        if name in self._late:
+            settings = {**settings, "data_port": DATA_PORT, "data_address": self._late[name]}
+        environment = _environment(name, address, box, settings)
         self.containers[name] = self.engine.create(
             Recipe(
                 self._name(name),
@@ -200,6 +206,20 @@ class Site:
         self.engine.start(self.containers[name])
         self._pids[name] = self.engine.pid(self.containers[name])
 
+    def _start_delays(self) -> None:
+        """The proxy before all that are reached late; it finds them by the names of their containers."""
+        delays = self.emulation.delays_ms
+        if not delays:
+            return
+        ports = {name: FIRST_DELAY_PORT + number for number, name in enumerate(delays)}
+        routes = {ports[name]: [self._name(name), DATA_PORT, delays[name]] for name in delays}
+        command = ["python", "-m", "stageline.emulation.delay", json.dumps(routes)]
+        recipe = Recipe(self._name(DELAY_NAME), self._images.control, command, self._network, self._labels)
+        self.containers[DELAY_NAME] = self.engine.create(recipe)
+        self._launch(DELAY_NAME)
+        proxy = self.engine.address(self.containers[DELAY_NAME])
+        self._late = {name: f"tcp://{proxy}:{port}" for name, port in ports.items()}
+
     # --- waiting --------------------------------------------------------------------------------------------
 
     def _connect(self, address: str, keys: Path) -> AdminClient:
@@ -213,7 +233,7 @@ class Site:
                     raise
 
     def _wait_registered(self, report: Report) -> None:
-        wanted = {GATEWAY_NAME, *(box.name for box in self.emulation.boxes)}
+        wanted = {GATEWAY, *(box.name for box in self.emulation.boxes)}
 
         def missing() -> list[str]:
             listing = self.admin.nodes()

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LOSE, RESTORE, FREEZE, THAW, LINK = "lose", "restore", "freeze", "thaw", "link"
+GATEWAY = "gateway"
 EventKind = Literal["lose", "restore", "freeze", "thaw", "link"]
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a box may send (`up_mbps`) and receive (`down_mbps`); 0: not limited."""
+    """What a box may send (`up_mbps`) and receive (`down_mbps`), 0: not limited; tensors reach it `delay_ms` late."""
 
     up_mbps: float = 0.0
     down_mbps: float = 0.0
+    delay_ms: float = 0.0
 
     @property
     def limited(self) -> bool:
@@ -28,7 +30,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Box:
-    """One node. `memory_mib`: all that its container may take, the runtime's own 300 or so included; 0: not limited."""
+    """One node. `memory_mib`: all that its container may take, the runtime's own 250 or so included; 0: not limited."""
 
     name: str
     cpus: float
@@ -95,6 +97,12 @@ class Emulation:
     def cpus(self) -> float:
         """Of all boxes together."""
         return sum(box.cpus for box in self.boxes)
+
+    @property
+    def delays_ms(self) -> dict[str, float]:
+        """Of whoever is reached late, by name."""
+        links = {GATEWAY: self.gateway, **{box.name: box.link for box in self.boxes}}
+        return {name: link.delay_ms for name, link in links.items() if link.delay_ms}
 
     @property
     def limits_links(self) -> bool:

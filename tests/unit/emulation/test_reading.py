@@ -12,7 +12,7 @@ from stageline.errors import ConfigError
 
 WHOLE = """\
 nodes:
-  - {name: pi, count: 2, cpus: 0.1, memory_mib: 512, up_mbps: 20, down_mbps: 40}
+  - {name: pi, count: 2, cpus: 0.1, memory_mib: 512, up_mbps: 20, down_mbps: 40, delay_ms: 2.5}
   - name: nuc
     cpus: 1.5
 model: {source: "package.module:make", name: net}
@@ -35,7 +35,7 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_whole_file(tmp_path: Path) -> None:
     found = read(written(tmp_path, WHOLE))
-    pi = Link(20, 40)
+    pi = Link(20, 40, 2.5)
     assert found.boxes == (Box("pi-0", 0.1, 512, pi), Box("pi-1", 0.1, 512, pi), Box("nuc", 1.5))
     assert (found.name, found.subject.source, found.subject.name) == ("site", "package.module:make", "net")
     assert found.gateway == Link(100, 0)
@@ -43,6 +43,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
     assert found.events == (Event(10, "lose", "pi-1"), Event(20, "restore", "pi-1"), Event(30, "link", "nuc", Link(5)))
     assert found.settings == {"gateway": {"max_batch": "1"}}
     assert found.limits_links
+    assert found.delays_ms == {"pi-0": 2.5, "pi-1": 2.5}
     assert found.cpus == pytest.approx(1.7)
 
 

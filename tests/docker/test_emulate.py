@@ -16,6 +16,9 @@ from xml.etree import ElementTree
 import pytest
 from engine import Site, eventually, run
 
+from stageline.emulation.rates import check_tools
+from stageline.errors import ConfigError
+
 pytestmark = [pytest.mark.docker, pytest.mark.root, pytest.mark.timeout(2400)]
 
 COMMAND = (sys.executable, "-c", "from stageline.cli import main; main()", "emulate")
@@ -50,6 +53,10 @@ def cluster(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _tidy(site: Site) -> Iterator[None]:
     """Whatever a test does, its containers, networks and volumes are gone afterwards."""
+    try:
+        check_tools()
+    except ConfigError as error:
+        pytest.skip(str(error))
     volumes = set(run("docker", "volume", "ls", "-q").split())
     yield
     eventually("all of it is removed", lambda: not left())

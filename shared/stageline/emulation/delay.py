@@ -16,7 +16,8 @@ CHUNK_BYTES = 64 << 10
 QUEUE_CHUNKS = 256
 """Under way in each direction at most; then the sender has to wait, as for a link that is full."""
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 UnderWay = asyncio.Queue[tuple[float, bytes]]
 """Chunks, and when each is due."""
 

@@ -102,8 +102,8 @@ def _name(place: Place) -> str:
 
 
 def _link(found: Mapping[str, Place]) -> Link:
-    rates = [_rate(found[way]) if way in found else 0.0 for way in RATES]
-    return Link(*rates, found["delay_ms"].number(0, MAX_DELAY_MS) if "delay_ms" in found else 0.0)
+    up, down = (_rate(found[way]) if way in found else 0.0 for way in RATES)
+    return Link(up, down, found["delay_ms"].number(0, MAX_DELAY_MS) if "delay_ms" in found else 0.0)
 
 
 def _rate(place: Place) -> float:

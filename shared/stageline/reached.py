@@ -18,7 +18,7 @@ def complaint(message: Reached) -> str:
 
 def _advice(address: str) -> str:
     if is_loopback(host_of(address)):
-        return "Only its own machine reaches that: set host (--host 0.0.0.0), and advertise_host if that is not enough"
+        return "Only its own machine reaches that: set host (--host 0.0.0.0), or advertise_host, or data_address"
     return (
         "Set advertise_host to where others reach this machine; behind a port map or NAT data_address "
         "(tcp://HOST:PORT) and data_port; or open the firewall for data_port"

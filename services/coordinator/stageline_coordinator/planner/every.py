@@ -17,7 +17,7 @@ from .parts import Model
 from .problem import THROUGHPUT, Problem
 from .respond import own_delay
 from .single import assignments, peak_costs
-from .space import LONGEST_S, Others, build_space
+from .space import LONGEST_S, Ints, Others, build_space
 
 ALL_PLANS = "all-plans"
 """What the algorithm is called in a solution."""
@@ -72,21 +72,29 @@ class _Every(Search):
     def _undominated(self, level: Level) -> NDArray[np.intp]:
         return np.arange(len(level.value))
 
+    def _extend(self, level: Level, rows: NDArray[np.intp], heads: tuple[Ints, Ints, Ints], target: float) -> Level:
+        grown = super()._extend(level, rows, heads, target)
+        self._made += len(grown.value)
+        return grown
+
     def below(self, target: float, most: int, stop: Stop) -> list[tuple[Step, ...]] | None:
         """Every plan below `target`."""
         blocks, required = self._space.blocks, self._space.required
         target = min(target, LONGEST_S)
-        levels, seen = [self._first(target)], 0
-        found: list[tuple[Step, ...]] = []
+        levels, found = [self._first(target)], list[tuple[Step, ...]]()
+        self._made = len(levels[0].value)
+
+        def over() -> bool:
+            return self._made > BEGINNINGS * most or stop()
+
         while len(levels[-1].value):
             level = levels[-1]
-            seen += len(level.value)
             done = np.nonzero((level.end == blocks) & (level.used & required == required))[0]
-            if seen > BEGINNINGS * most or len(found) + len(done) > most or stop():
+            if len(found) + len(done) > most:
                 return None
             found += [self._trace(levels, len(levels) - 1, int(row)) for row in done]
             rows = np.nonzero(level.end < blocks)[0]
-            grown, lost = self._grow(level, rows, target, (BEGINNINGS * most, None, stop))
+            grown, lost = self._grow(level, rows, target, (BEGINNINGS * most, None, over))
             if math.isfinite(lost):
                 return None
             levels.append(grown)

@@ -64,7 +64,7 @@ def test_what_does_not_fit_beside_the_running_plan_says_so() -> None:
     solution = solve(tight)
     assert solution.status == "infeasible"
     assert solution.reason == (
-        "model 'm': block b1 (14 B) fits on no node; the roomiest has 10 B left, beside the running plan"
+        "model 'm': block b1 (14 B) fits on no node: it needs 4 B more on n0, beside the running plan"
     )
     assert solve(replace(tight, nodes=(Node("n0", 28),))).status == "optimal"
 

@@ -92,7 +92,7 @@ def test_the_base_is_paid_once_by_a_node() -> None:
     short = solve(Problem(nodes(69, base_mb=30), pair))
     assert short.models["a"].status == "optimal"
     assert short.models["b"].reason == (
-        "model 'b': block b.0 (20 MB) fits on no node; the roomiest has 19 MB left (beside a)"
+        "model 'b': block b.0 (20 MB) fits on no node: it needs 1 MB more on n0 (beside a)"
     )
 
 
@@ -100,7 +100,13 @@ def test_the_base_is_paid_once_by_a_node() -> None:
     ("memory_mb", "weights_mb", "seconds", "reason"),
     [
         ((), [1], [[]], "model 'm': no nodes"),
-        ((90, 80), [90, 100], [[1, 1]] * 2, "block m.1 (100 MB) fits on no node; the roomiest has 90 MB left"),
+        ((90, 80), [90, 100], [[1, 1]] * 2, "block m.1 (100 MB) fits on no node: it needs 10 MB more on n0"),
+        (
+            (80, 80),
+            [90, 100],
+            [[1, 1]] * 2,
+            "(90 MB) fits on no node: it needs 10 MB more on any one of n0, n1",
+        ),
         ((9, 9), [1], [[math.inf] * 2], "block m.0 (1 MB) can run on no node"),
         ((90, 90), [60] * 3, [[1, 1]] * 3, "model 'm' needs 30 MB more on any one of n0, n1"),
         ((90, 80), [60] * 3, [[1, 1]] * 3, "model 'm' needs 30 MB more on n0"),

@@ -45,6 +45,10 @@ def megabytes(size: int) -> str:
     return f"{size} B"
 
 
+def _any_of(nodes: Sequence[str]) -> str:
+    return f"any one of {', '.join(nodes)}" if len(nodes) > 1 else nodes[0]
+
+
 def _usable(problem: Problem) -> list[int]:
     return [i for i, node in enumerate(problem.nodes) if not node.excluded]
 
@@ -75,8 +79,7 @@ def _missing(problem: Problem, model: Model, others: Others) -> str:
     least = _least_extra(problem, model, usable, others)
     if least is not None:
         extra, helped = least
-        where = f"any one of {', '.join(helped)}" if len(helped) > 1 else helped[0]
-        return f"model '{model.name}' needs {megabytes(extra)} more on {where}"
+        return f"model '{model.name}' needs {megabytes(extra)} more on {_any_of(helped)}"
     return f"model '{model.name}': more memory on one node does not help; more nodes are needed"
 
 
@@ -104,7 +107,8 @@ def _stuck_block(problem: Problem, model: Model, usable: Sequence[int], others: 
             return f"{what} can run on no node"
         least = min(int(lacking[i][b, b + 1]) for i in able)
         if least > 0:
-            return f"{what} fits on no node; the roomiest has {megabytes(max(0, need - least))} left"
+            helped = [problem.nodes[i].id for i in able if lacking[i][b, b + 1] == least]
+            return f"{what} fits on no node: it needs {megabytes(least)} more on {_any_of(helped)}"
     return None
 
 

@@ -39,7 +39,7 @@ from .store import BLOBS_DIR, Store
 
 FORMAT = 1
 INDEX, BLOBS, KEYS = "backup.json", "blobs/", "keys/"
-KEY_FILES = ("*.key", "*.pub")
+KEY_FILES = ("*.key", "*.pub", "*.key.next", "*.pub.next")
 MAX_INDEX_BYTES = 256 << 20
 RESTORING = "restoring"
 

@@ -119,10 +119,14 @@ class Fleet:
             raise ClusterError(f"box {step.box} does not have image {image.name} after it was brought there")
 
     def create(self, wanted: Wanted) -> None:
-        """With its keys and files in its volume."""
+        """With its files in its volume, and with its keys, unless there are some: they may have been rotated."""
         engine, one = self[wanted.service.box], wanted.service
         engine.create(self.site.name, wanted)
-        engine.put(one.container, {**one.files, **{f"{KEYS}/{name}": data for name, data in self._keys(one).items()}})
+        keys = {f"{KEYS}/{name}": data for name, data in self._keys(one).items()}
+        own = f"{KEYS}/{COORDINATOR_KEY if one.role == 'coordinator' else NODE_KEY}"
+        if engine.read(one.container, own):
+            keys = {name: data for name, data in keys.items() if name.startswith(f"{KEYS}/{NODES}/")}
+        engine.put(one.container, {**one.files, **keys})
 
     def let_in(self, box: str, container: str, names: frozenset[str]) -> None:
         """Show the coordinator these keys; it lets them in within a second."""
@@ -131,7 +135,8 @@ class Fleet:
 
     def make_keys(self) -> None:
         """Those that are missing in the directory of the site."""
-        init_keys(self.site.keys)
+        if not (self.site.keys / COORDINATOR / COORDINATOR_KEY).exists():
+            init_keys(self.site.keys)
         for one in self.site.services:
             if one.role != "coordinator":
                 add_node(self.site.keys, one.name)
@@ -140,7 +145,9 @@ class Fleet:
         """Its own alone."""
         keys = self.site.keys
         if one.role != "coordinator":
-            return {name: (keys / NODES / one.name / name).read_bytes() for name in (NODE_KEY, COORDINATOR_PUBLIC)}
+            # `keys rotate` leaves the coordinator's new key with the administrator who asked for it.
+            public = (keys / ADMIN / COORDINATOR_PUBLIC).read_bytes()
+            return {NODE_KEY: (keys / NODES / one.name / NODE_KEY).read_bytes(), COORDINATOR_PUBLIC: public}
         names = [other.name for other in self.site.services if other.role != "coordinator"]
         files = [COORDINATOR_KEY, f"{ADMINS}/{ADMIN}.pub", *(f"{NODES}/{name}.pub" for name in names)]
         return {name: (keys / COORDINATOR / name).read_bytes() for name in files}

@@ -107,6 +107,24 @@ def test_each_service_gets_its_own_keys_alone(tmp_path: Path) -> None:
     assert len(keys) == 3
 
 
+def test_keys_that_a_service_has_already_are_left_to_it(tmp_path: Path) -> None:
+    engine = Memory(stageline_control=OLD, stageline_stage=OLD)
+    made = fleet(tmp_path, engine, hub=engine, one=engine, two=engine)
+    made.make_keys()
+    coordinator, _, worker, _ = made.wanted()
+    for one, own in ((coordinator, "keys/coordinator.key"), (worker, "keys/node.key")):
+        engine.files[one.service.container] = {own: b"rotated"}
+        made.create(one)
+        assert engine.read(one.service.container, own) == b"rotated"
+    assert list(engine.files[worker.service.container]) == ["keys/node.key"]
+    assert engine.read(coordinator.service.container, "keys/nodes/one.pub") != b""
+    rotated = tmp_path / "keys/admin/coordinator.pub"
+    rotated.write_bytes(b"new")  # by `keys rotate --coordinator-key`
+    made.make_keys()
+    made.create(made.wanted()[3])
+    assert engine.read("shop-stage-two", "keys/coordinator.pub") == b"new"
+
+
 def database(version: int) -> bytes:
     return bytes(60) + version.to_bytes(4, "big") + bytes(36)
 

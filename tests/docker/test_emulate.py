@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from engine import Site, eventually, run
+from engine import WAIT_S, Site, eventually, run
 
 from stageline.emulation.rates import check_tools
 from stageline.errors import ConfigError
@@ -102,7 +102,7 @@ def test_nothing_stays_behind(site: Site, cluster: Path, number: signal.Signals,
         try:
             eventually("something is there", lambda: len(left()) > 2 or process.poll() is not None)
             process.send_signal(number)
-            assert process.wait(60) == code, process.stderr and process.stderr.read().decode()
+            assert process.wait(WAIT_S) == code, process.stderr and process.stderr.read().decode()
         finally:
             process.kill()
     eventually("all of it is removed", lambda: not left())

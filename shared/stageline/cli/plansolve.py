@@ -133,8 +133,10 @@ def compare_plans(task: Callable[[], Task], as_json: bool) -> None:
 @click.command("check")
 @click.argument("problem", type=click.Path(dir_okay=False, allow_dash=True))
 @click.argument("solution", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--objective", type=click.Choice(OBJECTIVES),
+              help="What it was solved for, where that is not what the problem says.")  # fmt: skip
 @json_option
-def check_plan(problem: str, solution: str, as_json: bool) -> int:
+def check_plan(problem: str, solution: str, objective: str | None, as_json: bool) -> int:
     """Check a solution against its problem: feasibility, every figure, bound and gap, all recomputed.
 
     The check shares no code with the planner. It lists each violation with the field that is wrong, and ends with
@@ -151,6 +153,8 @@ def check_plan(problem: str, solution: str, as_json: bool) -> int:
     if problem == solution == "-":
         raise ConfigError("only one of PROBLEM and SOLUTION can be stdin")
     asked, given = read_json(problem), read_json(solution)
+    if objective and isinstance(asked, dict):
+        asked["objective"] = objective
     with _naming(problem):
         Problem.from_json(asked)
     with _naming(solution):

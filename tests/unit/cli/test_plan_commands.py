@@ -50,6 +50,16 @@ def test_plan_alone_shows_the_running_plan(capsys: pytest.CaptureFixture[str]) -
     assert "no running cluster" in alone
 
 
+def test_a_plan_for_another_objective_is_checked_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    far = {"bandwidth_bytes_per_s": [None, None], "latency_s": [0.1, 0.1]}
+    Path("problem.json").write_text(json.dumps({**PROBLEM, "ingress": far}))
+    solved = answer(capsys, "solve", "problem.json", "--objective", "latency")
+    Path("solution.json").write_text(json.dumps(solved))
+    assert run(["plan", "check", "problem.json", "solution.json", "--json"]) == EXIT_FAILED
+    assert not json.loads(capsys.readouterr().out)["ok"]
+    assert answer(capsys, "check", "problem.json", "solution.json", "--objective", "latency")["ok"]
+
+
 def test_solve_prints_stages_and_what_is_proven(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "solve", "problem.json"]) == 0
     captured = capsys.readouterr()

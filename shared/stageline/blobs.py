@@ -19,6 +19,9 @@ from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
 from stageline.fields import SHA256
 
 CHUNK_BYTES = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk, or a share of it, is full."""
+
 SPARE_BYTES = 64 << 20
 """Left free on the disk by a store that may evict: logs and databases need some, too."""
 
@@ -260,6 +263,6 @@ def _disk_errors(doing: str, nbytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             raise StoreError(f"the disk is full: {doing} needs {nbytes} more bytes; free some space") from error
         raise StoreError(f"{doing} failed: {error.strerror}; check the data directory") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -12,7 +13,7 @@ from typing import Any
 import zmq
 
 from stageline import logs
-from stageline.blobs import BlobStore
+from stageline.blobs import FULL, BlobStore
 from stageline.errors import BlobMissingError, ForbiddenError, RemoteProtocolError, StagelineError, StoreError
 from stageline.gatekeeper import user_of
 from stageline.messages import (
@@ -44,6 +45,8 @@ class BlobService:
         self._blobs = blobs
         self.uploading_at = time.monotonic()
         """When somebody last stored a part of a blob, or asked which to store."""
+        self.filled_at = -math.inf
+        """When an upload last failed because the disk was full."""
 
     def answer(self, frames: list[bytes], may_upload: bool = True) -> Reply:
         """Raises `RemoteProtocolError` for what is no message of this channel; all else is answered."""
@@ -61,6 +64,8 @@ class BlobService:
                 return self._get(message)
             return self._query(message), None
         except StagelineError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+                self.filled_at = time.monotonic()
             return ErrorReply(id=message.id, code=error.code, message=error.message), None
 
     def _get(self, message: BlobGet) -> Reply:
@@ -124,6 +129,11 @@ class BlobThread:
     def uploading_at(self) -> float:
         """When an upload last did something, on the monotonic clock; the start of this process, if none did."""
         return self._service.uploading_at
+
+    @property
+    def filled_at(self) -> float:
+        """When an upload last failed because the disk was full, on the monotonic clock; -inf if none did."""
+        return self._service.filled_at
 
     def uploaded(self) -> tuple[str, ...]:
         """Those that were, since this was last asked."""

@@ -4,10 +4,14 @@ An upload sends blobs first and names them by a manifest at its end, and who goe
 there still. So nothing is removed while anybody has stored or asked within `keep_s`, nor before this process is that
 old; and of what no model names only files that nobody stored, read or asked about for as long. `BlobStore.path` marks a
 use, `BlobStore.collect` looks at the mark and removes within one lock: what was found to be there stays for `keep_s`.
+
+An upload that fails because the disk is full is the exception: it left what it had sent, and would keep every other
+from succeeding. Then all that no model names goes at once; another upload under way has to be begun again.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from threading import Thread
@@ -28,21 +32,26 @@ class Collector:
     def __init__(self, store: Store, keep_s: float, now: float) -> None:
         self._store, self._keep_s = store, keep_s
         self._next = now + min(keep_s, EVERY_S)
+        self._filled_at = -math.inf
         self._log = logs.get(service="coordinator", part="collector")
         self._thread: Thread | None = None
 
-    def tick(self, now: float, uploading_at: float, copying: Iterable[str] = ()) -> None:
+    def tick(self, now: float, uploading_at: float, copying: Iterable[str] = (), filled_at: float = -math.inf) -> None:
         """Look whether it is time; `uploading_at`: when an upload last did something, on the clock of `now`.
 
-        `copying`: manifests of models that come from the other coordinator.
+        `copying`: manifests of models that come from the other coordinator. `filled_at`: when an upload last failed
+        because the disk was full.
         """
-        if now < self._next or now - uploading_at < self._keep_s or (self._thread and self._thread.is_alive()):
+        full = filled_at > self._filled_at
+        due = now >= self._next and now - uploading_at >= self._keep_s
+        if not (full or due) or (self._thread and self._thread.is_alive()):
             return
-        self._next = now + min(self._keep_s, EVERY_S)
+        self._filled_at, self._next = max(filled_at, self._filled_at), now + min(self._keep_s, EVERY_S)
         plan = self._store.plan()
         placed = [model.manifest for model in plan.models] if plan is not None else []
         named = set(self._store.models().values())
-        self._thread = Thread(target=self._collect, args=(named, {*placed, *copying}), name="collector", daemon=True)
+        arguments = (named, {*placed, *copying}, full)
+        self._thread = Thread(target=self._collect, args=arguments, name="collector", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -50,8 +59,8 @@ class Collector:
         if self._thread is not None:
             self._thread.join()
 
-    def _collect(self, named: set[str], passing: set[str]) -> None:
-        before = time.time() - self._keep_s
+    def _collect(self, named: set[str], passing: set[str], full: bool) -> None:
+        before = math.inf if full else time.time() - self._keep_s
         try:
             count, freed = self._store.blobs.collect(before, needed(self._store.blobs, named, passing))
         except (StagelineError, OSError) as error:

@@ -221,7 +221,7 @@ class Coordinator:
         if self._leader is not None:
             self._leader.tick(now)
         self._news(self._partner.tick(now), now)
-        self._collector.tick(now, self._blobs.uploading_at, self._partner.wanted)
+        self._collector.tick(now, self._blobs.uploading_at, self._partner.wanted, self._blobs.filled_at)
         row = self._partner.row()
         self.ready = self._readiness(row)
         self.metrics.partner(leads=self._leadership.leading, row=row, copied=self._copier.bytes_copied, term=self.term)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import pytest
 from fleet import manifest
 
 from stageline.blobs import BlobStore
-from stageline.errors import BlobCorruptError, BlobMissingError
+from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
 from stageline.manifest import ModelManifest, canonical_json
 from stageline.messages import BlobPut, BlobQuery
 from stageline.plan import ModelPlan, Plan, Signature
@@ -148,3 +149,32 @@ def test_what_is_needed_names_a_lack_unless_it_is_passing(tmp_path: Path) -> Non
     blobs.path(sha).write_bytes(b"damaged!")
     with pytest.raises(BlobCorruptError):
         needed(blobs, [sha])
+
+
+def test_an_upload_that_filled_the_disk_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs, service = store.blobs, BlobService(store.blobs)
+    kept = add(blobs, "kept")
+    store.put_model("kept", address(kept, blobs))
+    sent = blobs.put_bytes(b"the first of an upload")
+    begun = BlobPut(id=1, sha256="e" * 64, offset=0, total=1 << 20)
+    service.answer([encode(begun), b"a chunk"])
+
+    def full(*_: object, **__: object) -> int:
+        error = StoreError("the disk is full")
+        error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+        raise error
+
+    collector = Collector(store, KEEP_S, now=time.monotonic())
+    collector.tick(time.monotonic(), service.uploading_at, (), service.filled_at)
+    collector.close()
+    assert blobs.has(sent), "nothing has filled the disk yet"
+    monkeypatch.setattr(blobs, "append", full)
+    service.answer([encode(begun), b"a chunk"])
+    collector.tick(time.monotonic(), service.uploading_at, (), service.filled_at)
+    collector.close()
+    assert not blobs.has(sent) and not blobs.partial_size("e" * 64) and whole(blobs, kept)
+    monkeypatch.undo()
+    after = blobs.put_bytes(b"the first of the next one")
+    collector.tick(time.monotonic(), service.uploading_at, (), service.filled_at)
+    collector.close()
+    assert blobs.has(after), "once for each time"

@@ -181,9 +181,10 @@ class GatewayConfig(ServiceConfig):
     def _check_clients(self) -> None:
         """Raise `ConfigError` unless it is known who asks, and nobody else hears it."""
         if self.tokens_file is None and self.tls_client_ca is None:
+            missing = "tokens_file" if self.tls_cert is not None else "tokens_file and tls_cert"
             raise ConfigError(
                 f"refusing to serve clients on {self.client_host}: whoever reaches that could use the cluster; set "
-                "tokens_file and tls_cert, or insecure to allow it, or client_host 127.0.0.1"
+                f"{missing}, or insecure to allow it, or client_host 127.0.0.1"
             )
         if self.tls_cert is None:
             raise ConfigError(

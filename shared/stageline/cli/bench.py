@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,11 @@ from stageline.bench.schedule import Window
 from stageline.cli.completion import complete_model
 from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
 from stageline.cli.options import Where, client_options, connect, location_options
-from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
 from stageline.errors import ConfigError, FailedError, NoClusterError, StoreError, UnavailableError
 
 STDOUT = "-"
+POISSON = "poisson"
 CALLERS = 8
 UNDER_WAY = 256
 MAX_CALLERS = 100_000
@@ -36,8 +37,8 @@ MAX_REQUESTS = 10_000_000
 @click.option("--concurrency", type=int, help=f"Callers, each asking when it has its answer [default: {CALLERS}]. "
               f"With --rate: requests under way at most [default: {UNDER_WAY}].")  # fmt: skip
 @click.option("--rate", type=float, help="Open loop: so many requests per second, whatever the answers do.")
-@click.option("--arrivals", type=click.Choice(["poisson", "constant"]), default="poisson", show_default=True,
-              help="How requests come with --rate.")  # fmt: skip
+@click.option("--arrivals", type=click.Choice([POISSON, "constant"]),
+              help=f"How requests come with --rate [default: {POISSON}].")  # fmt: skip
 @click.option("--duration", type=float, default=10.0, show_default=True, help="Seconds to measure.")
 @click.option("--warmup", type=float, default=1.0, show_default=True, help="Seconds before that which do not count.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Items in each request.")
@@ -45,12 +46,13 @@ MAX_REQUESTS = 10_000_000
 @click.option("--deadline-ms", type=float, help="Deadline of each request [default: the gateway's].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of inputs and arrivals.")
 @click.option("--json", "json_to", is_flag=False, flag_value=STDOUT, metavar="[FILE]",
-              help="Print JSON, or write it to FILE beside the table; put it after MODEL.")  # fmt: skip
+              help="Print JSON, or write it to FILE beside the table; put it after MODEL. Numbers that JSON has not "
+              'are "NaN", "Infinity", "-Infinity".')  # fmt: skip
 @location_options
 @client_options
 def bench(
-    model: str, concurrency: int | None, rate: float | None, arrivals: str, duration: float, warmup: float, batch: int,
-    priority: int, deadline_ms: float | None, seed: int, json_to: str | None, where: Where,
+    model: str, concurrency: int | None, rate: float | None, arrivals: str | None, duration: float, warmup: float,
+    batch: int, priority: int, deadline_ms: float | None, seed: int, json_to: str | None, where: Where,
     secured: dict[str, Any],
 ) -> None:  # fmt: skip
     """Measure throughput and latency of MODEL, with inputs made from its signature.
@@ -68,7 +70,11 @@ def bench(
     """
     if concurrency is None:
         concurrency = CALLERS if rate is None else UNDER_WAY
-    settings = Settings(model, concurrency, rate, arrivals, duration, warmup, batch, seed, priority, deadline_ms)
+    if arrivals is not None and rate is None:
+        raise ConfigError(f"--arrivals {arrivals} says how requests come with --rate: give that, too, or leave it out")
+    settings = Settings(
+        model, concurrency, rate, arrivals or POISSON, duration, warmup, batch, seed, priority, deadline_ms
+    )
     check(settings)
     target = _target(json_to)
     run = measure(settings, where, quiet=json_to == STDOUT, secured=secured)
@@ -164,12 +170,13 @@ def _nodes(where: Where) -> list[dict[str, str]]:
 
 
 def _target(json_to: str | None) -> Path | None:
-    """The file to write, before anything is measured for it. Raises `StoreError`."""
+    """The file to write, before anything is measured for it. Raises `ConfigError`."""
     if json_to is None or json_to == STDOUT:
         return None
     path = Path(json_to)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise StoreError(f"cannot write {path}: choose another file for --json")
+    known = path if path.exists() else path.absolute().parent
+    if path.is_dir() or not path.absolute().parent.is_dir() or not os.access(known, os.W_OK):
+        raise ConfigError(f"cannot write {path}: choose another file for --json")
     return path
 
 
@@ -178,6 +185,6 @@ def _write(path: Path | None, described: dict[str, Any]) -> None:
         emit_json(described)
         return
     try:
-        path.write_text(json.dumps(described, indent=2) + "\n")
+        path.write_text(json_text(described) + "\n")
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror}): choose another file for --json") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import click
 from stageline.catalogue import Report
 from stageline.cli.importing import cache_home
 from stageline.cli.options import EXIT_FAILED
-from stageline.cli.output import emit_table, reporting
+from stageline.cli.output import emit_table, json_text, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, plan_rows
 from stageline.errors import StoreError
 from stageline.lifecycle import interruptible
@@ -42,7 +41,7 @@ def demo(json_file: Path | None, keep: bool) -> int:
     with interruptible():
         figures = run(Screen(), cache_home(), keep=keep)
     if json_file is not None:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        json_file.write_text(json_text(figures) + "\n")
     _print(figures)
     return EXIT_FAILED if figures["wrong"] or figures["lost"] or figures["recovery_s"] < 0 else 0
 

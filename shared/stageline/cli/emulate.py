@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stageline.cli.options import json_option
-from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
 from stageline.errors import ConfigError, StoreError
 from stageline.lifecycle import interruptible
 
@@ -123,7 +122,7 @@ def _write(out: Path | None, result: Result) -> None:
     if result.plan is not None:
         pictures[PLAN] = picture(result.plan)
     try:
-        for name, text in {REPORT: json.dumps(report, indent=1) + "\n", **pictures}.items():
+        for name, text in {REPORT: json_text(report, indent=1) + "\n", **pictures}.items():
             (out / name).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror}") from None

@@ -11,6 +11,7 @@ import click
 
 from stageline.cli.completion import complete_process
 from stageline.cli.options import chosen_data_dir, data_dir_option
+from stageline.cli.output import json_text
 from stageline.embedded import running
 from stageline.errors import ConfigError, NoClusterError
 
@@ -72,6 +73,8 @@ def as_json_line(process: str, line: str) -> str:
     """What a service logged, with its process; anything else, such as a traceback, as `text`."""
     try:
         found = json.loads(line)
+        if isinstance(found, dict):
+            return json_text({"process": process, **found}, indent=None)
     except (ValueError, RecursionError):
-        found = None
-    return json.dumps({"process": process, **found} if isinstance(found, dict) else {"process": process, "text": line})
+        pass
+    return json_text({"process": process, "text": line}, indent=None)

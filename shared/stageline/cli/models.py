@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 import msgspec
 
+from stageline.catalogue import Catalogue
 from stageline.cli.catalogue import open_catalogue
 from stageline.cli.completion import complete_model
 from stageline.cli.importing import importing
@@ -35,6 +37,7 @@ def models() -> None:
 @click.option("--name", help="Name to serve it under [default: made from SOURCE].")
 @click.option("--random-weights", type=int, metavar="SEED", help="Build from the config alone, with weights by seed.")
 @click.option("--task", help="Kind of Hugging Face model, when its config leaves it open.")
+@click.option("--replace", is_flag=True, help="Also replace a model whose inputs or outputs are others.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the cluster serves it.")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for that.")
 @location_options
@@ -44,6 +47,7 @@ def add(
     name: str | None,
     random_weights: int | None,
     task: str | None,
+    replace: bool,
     wait: bool,
     timeout: float,
     where: Where,
@@ -55,6 +59,9 @@ def add(
     (module:callable). Only what the coordinator lacks is uploaded. Where no cluster runs,
     the model is registered in the data directory and served by the next `stageline up`.
 
+    A registered model of that name is replaced, without a gap where it is served, if inputs and outputs are the same
+    (new weights, say); otherwise only with --replace, as clients would fail that know the old ones.
+
     \b
     Example:
       stageline models add hf:microsoft/resnet-50 --name resnet50
@@ -62,15 +69,20 @@ def add(
     """
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"--timeout must be positive, got {timeout:g}")
+    _check_names(source, name)
     with open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
         with importing(source, name=name, random_weights=random_weights, task=task, progress=report) as (found, blobs):
+            old = _registered(catalogue, found, replace)
             manifest = catalogue.put(found, blobs, report)
         row = catalogue.wait(found.name, manifest, timeout, report) if wait else catalogue.row(found.name)
+    replaced = old if old != manifest else ""
     if as_json:
-        emit_json({**_row_json(row), **found.describe()})
+        emit_json({**_row_json(row), **found.describe(), "replaced": replaced or None})
         return
     why = f" ({row.reason})" if row.reason else ""
     click.echo(f"{found.name} is {row.status}{why}: {len(found.blocks)} blocks, {size(found.weight_bytes)} of weights")
+    if replaced:
+        click.echo(f"replaced the {found.name} that was registered before")
 
 
 @models.command("list")
@@ -132,6 +144,38 @@ def remove(name: str, where: Where, as_json: bool) -> None:
         emit_json({"removed": name})
     else:
         click.echo(f"removed {name}")
+
+
+def _check_names(source: str, name: str | None) -> None:
+    """Raises `ConfigError` for what is empty."""
+    if name is not None and not name.strip():
+        raise ConfigError("--name is empty: give the name to serve the model under, or leave the flag out")
+    if not source.strip():
+        raise ConfigError("SOURCE is empty: give hf:ORG/NAME, a .pt2 file, or module:factory")
+    if not source.removeprefix("hf:").strip():
+        raise ConfigError("hf: names no model: give hf:ORG/NAME, or a Hugging Face directory")
+
+
+def _registered(catalogue: Catalogue, new: ModelManifest, replace: bool) -> str:
+    """The manifest of the registered model of that name, empty if there is none.
+
+    Raises `ConfigError` if it has other inputs or outputs, unless it is to be replaced.
+    """
+    row = next((row for row in catalogue.models() if row.name == new.name), None)
+    if row is None or replace:
+        return row.manifest if row else ""
+    old, found = catalogue.manifest(row).describe(), new.describe()
+    for key in ("inputs", "outputs"):
+        if old[key] != found[key]:
+            raise ConfigError(
+                f"{new.name} is registered with other {key}: {_values(old[key])}, not {_values(found[key])}: "
+                "choose another --name, or --replace it"
+            )
+    return row.manifest
+
+
+def _values(values: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(f"{one['name']} {one['dtype']} {' x '.join(map(str, one['shape']))}" for one in values)
 
 
 def _row_json(row: ModelRow) -> dict[str, Any]:

@@ -57,7 +57,12 @@ def one_line(text: str) -> str:
 
 def json_option(command: F) -> F:
     """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help='Print JSON, for scripts; numbers that it has not are "NaN", "Infinity", "-Infinity".',
+    )(command)
 
 
 def data_dir_option(text: str) -> Callable[[F], F]:

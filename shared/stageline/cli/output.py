@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,22 @@ from stageline.catalogue import Report
 
 def emit_json(value: Any) -> None:
     """Print indented JSON."""
-    click.echo(json.dumps(value, indent=2))
+    click.echo(json_text(value))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """The value as JSON. Numbers that JSON has not become the strings "NaN", "Infinity" and "-Infinity"."""
+    return json.dumps(_with_finite_numbers(value), indent=indent, allow_nan=False)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_finite_numbers(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_finite_numbers(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def emit_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from stageline.admin import AdminClient
 from stageline.cli.options import Seconds, Where, connect, json_option, location_options
-from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows, standby_lines
 from stageline.coordinators import number_of
 from stageline.errors import ConfigError, NotReadyError, PlacementError
@@ -54,7 +54,7 @@ def write_problem(where: Where, models: tuple[str, ...], output: Path | None, as
         emit_json(document)
         return
     try:
-        output.write_text(json.dumps(document, indent=2) + "\n")
+        output.write_text(json_text(document) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None
     if as_json:

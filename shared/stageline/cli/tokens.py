@@ -72,6 +72,7 @@ def create(
         return
     now = time.time()
     until = now + seconds_of(expires) if expires is not None else 0.0
+    _check_unused(_file(path), name)
     made, token = create_token(_file(path), name, Limits(scopes, rate, in_flight), now=now, expires=until)
     if to is not None:
         _keep(to, token, _file(path), made)
@@ -128,6 +129,15 @@ def revoke(which: str, path: Path | None, as_json: bool) -> None:
     gone = revoke_tokens(_file(path), which)
     ids = [token.id for token in gone]
     _say(as_json, {"revoked": ids}, f"revoked {', '.join(ids)}")
+
+
+def _check_unused(path: Path, name: str) -> None:
+    """Raises `ConfigError` for the name of another token: lists, logs and metrics would not tell them apart."""
+    if name and path.exists() and any(token.name == name for token in read_tokens(path)):
+        raise ConfigError(
+            f"{path} has a token called {name[:80]} already: revoke it first (`stageline tokens revoke`), or choose "
+            "another name"
+        )
 
 
 def _keep(to: Path, token: str, path: Path, made: ClientToken) -> None:

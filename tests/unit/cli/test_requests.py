@@ -130,6 +130,21 @@ def test_an_input_that_is_given_twice_is_refused(x: str, capsys: pytest.CaptureF
     assert FakeClient.asked == []
 
 
+def test_numbers_that_json_has_not_are_strings(
+    x: str, client: type[FakeClient], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worst = np.array([[np.inf, 1, -np.inf, np.nan]], np.float32)
+    monkeypatch.setattr(f"{__name__}.ANSWER", InferResult({"y": worst}, 1, 1, timings=None, request_id=1))
+    assert run(["infer", "net", "--input", x, "--json"]) == 0
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    (output,) = json.loads(capsys.readouterr().out, parse_constant=refuse)["outputs"]
+    values = [one["value"] for one in output["top"]]
+    assert values == ["Infinity", 1, "-Infinity", "NaN"]
+
+
 def test_without_them_the_gateway_decides(x: str) -> None:
     assert run(["infer", "net", "--input", x, "--gateway", "127.0.0.1:2"]) == 0
     assert FakeClient.asked[0][2] == {"priority": 0, "deadline_s": None}
@@ -231,7 +246,9 @@ def test_nothing_answered_is_a_failure_that_names_its_errors(capsys: pytest.Capt
         (["net", "--warmup", "-1"], EXIT_USAGE, "--warmup must not be negative"),
         (["net", "--seed", "-1"], EXIT_USAGE, "--seed must not be negative"),
         (["net", "--deadline-ms", "0"], EXIT_USAGE, "--deadline-ms must be positive"),
-        (["net", "--json", "none/f.json"], EXIT_FAILED, "choose another file for --json"),
+        (["net", "--arrivals", "constant"], EXIT_USAGE, "--arrivals constant says how requests come with --rate"),
+        (["net", "--json", "."], EXIT_USAGE, "choose another file for --json"),
+        (["net", "--json", "none/f.json"], EXIT_USAGE, "choose another file for --json"),
         (["--json", "net"], EXIT_USAGE, "Missing argument 'MODEL'"),
     ],
 )

@@ -63,6 +63,17 @@ def test_what_could_not_be_written_is_taken_back(path: Path, tmp_path: Path) -> 
     assert read_tokens(path) == ()
 
 
+def test_a_name_is_given_once(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokens", "create", "--name", "camera"]) == 0
+    capsys.readouterr()
+    assert run(["tokens", "create", "--name", "camera"]) == EXIT_USAGE
+    told = capsys.readouterr()
+    assert told.out == "" and len(read_tokens(path)) == 1
+    assert "has a token called camera already: revoke it first (`stageline tokens revoke`), or choose" in told.err
+    assert run(["tokens", "revoke", "camera"]) == run(["tokens", "create", "--name", "camera"]) == 0
+    assert [run(["tokens", "create"]) for _ in range(2)] == [0, 0]
+
+
 def test_revoking_takes_it_out(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["tokens", "create", "--name", "camera"]) == 0
     text = capsys.readouterr().out.strip()

@@ -226,6 +226,17 @@ def test_what_torch_says_of_a_failure_is_shown_where_it_is_asked_for(
     assert "torch.ops.aten" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [(None, "there is no file net.pt2"), (b"text", "is no zip archive"), (b"PK\3\4 and no end", "is damaged: copy it")],
+)
+def test_an_archive_that_is_none_says_why(content: bytes | None, wanted: str, store: BlobStore, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "net.pt2").write_bytes(content)
+    with pytest.raises(ModelImportError, match=wanted):
+        import_model(str(tmp_path / "net.pt2"), store=store)
+
+
 def test_what_a_model_prints_is_no_result_of_a_command(
     factories: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ _PAYLOAD = re.compile(r"data/(weights/weight|constants/tensor)_\d+")
 _CONFIGS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
 _GRAPH, _SAMPLE = "models/model.json", "data/sample_inputs/model.pt"
 _MARKERS = ("archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id")
+_MAGIC = b"PK\3\4"  # what a zip archive begins with
 _ENCRYPTED = 1  # of an entry's flag bits
 _LEGACY = ("serialized_state_dict.pt", "serialized_constants.pt", "serialized_exported_program.json", "data.pkl")
 
@@ -38,14 +39,20 @@ _FREE_TARGETS = frozenset({"torch.sym_int", "torch.sym_float", "torch.sym_max", 
 def clean_copy(source: Path, target: Path) -> int:
     """Check the archive `source` and write what is safe of it to `target`; returns the bytes of its tensors.
 
-    Raises `ModelImportError` (no archive, damaged, too large), `UnsafeArchiveError` naming the payload, or
+    Raises `ModelImportError` (missing, no archive, damaged, too large), `UnsafeArchiveError` naming the payload, or
     `UnsupportedOperatorError` naming the call target.
     """
     try:
         with zipfile.ZipFile(source) as archive:
             return _copy(archive, target)
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RecursionError) as error:
-        raise ModelImportError("the .pt2 file is missing, damaged, or no zip archive: export it again") from error
+    except OSError as error:
+        raise ModelImportError(f"cannot read the .pt2 file ({error.strerror}): check that it is there") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RecursionError) as error:
+        with source.open("rb") as file:
+            begun = file.read(len(_MAGIC)) == _MAGIC
+        if not begun:
+            raise ModelImportError("the .pt2 file is no zip archive: save it with torch.export.save") from error
+        raise ModelImportError("the .pt2 file is damaged: copy it whole, or export it again") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelImportError(f"the .pt2 file is malformed ({type(error).__name__}): export it again") from error
 

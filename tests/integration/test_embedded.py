@@ -144,7 +144,7 @@ def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> No
     assert states["stage-0"] == "alive"
     os.kill(before["coordinator"]["pid"], signal.SIGKILL)
     report = shell.json("status", code=3)
-    assert "no coordinator answers" in report["problem"]
+    assert "coordinator has ended (see `stageline logs coordinator`): `stageline down" in report["problem"]
     assert {p["name"]: p["state"] for p in report["processes"]}["coordinator"] == "dead"
 
     with by_hand("coordinator", "--data-dir", str(shell.data_dir)) as coordinator:

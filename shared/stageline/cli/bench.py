@@ -18,6 +18,7 @@ from stageline.cli.completion import complete_model
 from stageline.cli.infer import PRIORITY, check_deadline, gateway_addresses
 from stageline.cli.options import Where, client_options, connect, location_options
 from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
+from stageline.embedded.ended import explaining
 from stageline.errors import ConfigError, FailedError, NoClusterError, StoreError, UnavailableError
 
 STDOUT = "-"
@@ -140,7 +141,11 @@ def measure(settings: Settings, where: Where, *, quiet: bool, secured: Mapping[s
 
     window = Window(settings.warmup_s, settings.duration_s)
     recorder = Recorder(window)
-    with Client(gateway_addresses(where), name="bench", retry=None, **secured) as client:
+    location = where()
+    with (
+        explaining(location.state, "gateway"),
+        Client(gateway_addresses(location), name="bench", retry=None, **secured) as client,
+    ):
         info = client.describe(settings.model)[settings.model]
         if info.status != "serving":
             why = f": {info.reason}" if info.reason else ""

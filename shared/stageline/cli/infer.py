@@ -15,7 +15,9 @@ from stageline.cli.completion import complete_model
 from stageline.cli.options import Where, client_options, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table
 from stageline.cli.processes import live_gateways
+from stageline.embedded.ended import explaining
 from stageline.errors import ConfigError, NoClusterError, StoreError
+from stageline.locate import Location
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +75,8 @@ def infer(
     arrays = read_inputs(inputs)
     from stageline.client import Client
 
-    with Client(gateway_addresses(where), name="cli", **secured) as client:
+    location = where()
+    with explaining(location.state, "gateway"), Client(gateway_addresses(location), name="cli", **secured) as client:
         if output is not None:
             check_output(output, [spec.name for spec in client.describe(model)[model].signature.outputs])
         begun = time.monotonic()
@@ -95,9 +98,8 @@ def check_deadline(deadline_ms: float | None) -> None:
         raise ConfigError(f"--deadline-ms must be positive, got {deadline_ms:g}")
 
 
-def gateway_addresses(where: Where) -> tuple[str, ...]:
+def gateway_addresses(location: Location) -> tuple[str, ...]:
     """The gateways' client addresses: as named, or the live ones that the coordinator knows."""
-    location = where()
     if location.gateways:
         return location.gateways
     with connect(location) as admin:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from stageline.admin import AdminClient
 from stageline.cli.output import shown
 from stageline.config import default_data_dir
 from stageline.curve import read_secret
+from stageline.embedded.ended import explaining
 from stageline.errors import CancelledError, ConfigError, ConnectionLostError, NoClusterError, StagelineError
 from stageline.locate import COORDINATOR_VARIABLE, GATEWAY_VARIABLE, Location, locate
 
@@ -126,9 +128,14 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return data_dir_option("The embedded cluster that runs on this directory.")(wrapped)
 
 
-def connect(location: Location, timeout_s: float = 10.0) -> AdminClient:
-    """A connection to the cluster's coordinator."""
-    return AdminClient(location.control, timeout_s=timeout_s, keys=location.keys)
+@contextmanager
+def connect(location: Location, timeout_s: float = 10.0) -> Iterator[AdminClient]:
+    """A connection to the cluster's coordinator. Raises `NoClusterError`, also when it has ended meanwhile."""
+    with (
+        explaining(location.state, "coordinator"),
+        AdminClient(location.control, timeout_s=timeout_s, keys=location.keys) as admin,
+    ):
+        yield admin
 
 
 def client_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from stageline.client.core import ClientCore, Finished, InferResult, parse_address
+from stageline.client.core import ClientCore, Finished, InferResult, check_concurrency, read_addresses
 from stageline.client.retrying import DEFAULT, NEVER, Dialer, Retry
 from stageline.client.security import Security
 from stageline.client.session import Call, Ended, Session, closed_error
@@ -36,10 +36,9 @@ class AsyncClient:
         tls: TlsOption = None, user: str = "", connect_timeout_s: float = CONNECT_S, retry: Retry | None = DEFAULT,
     ) -> None:  # fmt: skip
         policy = retry or NEVER
-        self._addresses = [addresses] if isinstance(addresses, str) else list(addresses)
+        self._addresses = read_addresses(addresses)
         self._security = Security(token, tls)
         for address in self._addresses:
-            parse_address(address)
             self._security.context(address)
         self._session = Session(policy, secrets.token_hex(8), random.random)
         self._dialer = Dialer(self._addresses, policy, random.random)
@@ -67,9 +66,9 @@ class AsyncClient:
         while True:
             try:
                 return await self._open()
-            except StagelineError:
-                if self._dialer.failed(self._loop.time()):
-                    raise
+            except StagelineError as error:
+                if self._dialer.failed(self._loop.time(), why=error.message):
+                    raise self._dialer.of_all(error) from None
 
     @property
     def server(self) -> ServerHello:
@@ -109,12 +108,13 @@ class AsyncClient:
         return_errors: bool = False,
     ) -> AsyncIterator[Any]:
         """As `Client.infer_many`."""
+        check_concurrency(concurrency)
         waiting: list[asyncio.Task[InferResult]] = []
         source = iter(batches)
         done = 0
         try:
             while True:
-                while len(waiting) < max(1, concurrency) and (inputs := next(source, None)) is not None:
+                while len(waiting) < concurrency and (inputs := next(source, None)) is not None:
                     request = self.infer(model, inputs, priority=priority, deadline_s=deadline_s)
                     waiting.append(asyncio.ensure_future(request))
                 if not waiting:
@@ -200,8 +200,8 @@ class AsyncClient:
                 await self._open()
             except StagelineError as error:
                 now = self._now()
-                if self._dialer.failed(now, error.retry_after_s or 0.0):
-                    self._settle(self._session.unreachable(error, now))
+                if self._dialer.failed(now, error.retry_after_s or 0.0, error.message):
+                    self._settle(self._session.unreachable(self._dialer.of_all(error), now))
 
     async def _open(self) -> ServerHello:
         name, token, user = self._identity
@@ -230,10 +230,10 @@ class AsyncClient:
             return
         now = self._now()
         self._wire = None
-        complete = self._dialer.failed(now, error.retry_after_s or 0.0)
+        complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
         self._settle(self._session.lost(error, now))
         if complete:
-            self._settle(self._session.unreachable(error, now))
+            self._settle(self._session.unreachable(self._dialer.of_all(error), now))
         self._look(now)
 
     def _settle(self, ended: Sequence[Ended]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Union, get_args
 
 import msgspec
@@ -39,6 +41,8 @@ from stageline.protocol import (
 )
 from stageline.tls import SCHEME
 from stageline.wire import Decoder
+
+_NO_HOST = re.compile(r"[/,\s]")
 
 
 @dataclass(frozen=True)
@@ -164,9 +168,27 @@ def _result(message: Result, body: memoryview) -> InferResult:
     return InferResult(outputs, message.batch, message.attempts, message.timings, message.id, message.level)
 
 
+def read_addresses(addresses: Any) -> list[str]:
+    """One address, or several. Raises `ConfigError` for what is neither."""
+    several: list[Any] = [addresses]
+    if isinstance(addresses, Iterable) and not isinstance(addresses, str):
+        several = list(addresses)
+    if not all(isinstance(one, str) for one in several):
+        raise ConfigError(f"a client needs addresses of gateways such as '127.0.0.1:7710', got {addresses!r:.80}")
+    for address in several:
+        parse_address(address)
+    return several
+
+
+def check_concurrency(concurrency: Any) -> None:
+    """Raises `ConfigError` unless it is a number of requests."""
+    if not isinstance(concurrency, Integral) or concurrency < 1:
+        raise ConfigError(f"concurrency must be a whole number of requests, at least 1, got {concurrency!r:.80}")
+
+
 def parse_address(address: str) -> tuple[str, int]:
     """``host:port`` (``tcp://`` or ``tls://`` before it is fine). Raises `ConfigError`."""
     host, _, port = address.removeprefix("tcp://").removeprefix(SCHEME).rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"a gateway's address looks like 127.0.0.1:7710, got {address!r:.80}")
+    if not host or _NO_HOST.search(host) or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ConfigError(f"a gateway's client address looks like 127.0.0.1:7710, got {address!r:.80}")
     return host.strip("[]"), int(port)

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from stageline.client.channel import Channel
-from stageline.client.core import ClientCore, parse_address
+from stageline.client.core import ClientCore
 from stageline.client.retrying import Dialer, Retry
 from stageline.client.security import Security
 from stageline.client.session import Call, Ended, Session, closed_error
@@ -29,7 +29,6 @@ class Link:
         connect_timeout_s: float, security: Security,
     ) -> None:  # fmt: skip
         for address in addresses:
-            parse_address(address)
             security.context(address)
         self._security = security
         self._make_core = make_core
@@ -132,9 +131,9 @@ class Link:
                 break
             except StagelineError as error:
                 self._drop_channel()
-                complete = self._dialer.failed(time.monotonic())
+                complete = self._dialer.failed(time.monotonic(), why=error.message)
                 if complete:
-                    self._first.set_exception(error)
+                    self._first.set_exception(self._dialer.of_all(error))
                     self._closing = True
         if not self._first.done():
             self._first.set_result(None)
@@ -168,10 +167,10 @@ class Link:
         now = time.monotonic()
         self._drop_channel()
         with self._lock:
-            complete = self._dialer.failed(now, error.retry_after_s or 0.0)
+            complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
             ended = self._session.lost(error, now)
             if complete:
-                ended += self._session.unreachable(error, now)
+                ended += self._session.unreachable(self._dialer.of_all(error), now)
         self._settle(ended)
 
     def _drop_channel(self) -> None:

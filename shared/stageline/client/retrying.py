@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stageline.errors import ConfigError
+from stageline.errors import ConfigError, StagelineError
 
 Chance = Callable[[], float]
 """A random number from [0, 1)."""
@@ -53,6 +53,7 @@ class Dialer:
         self._chance = chance
         self._place = 0
         self._failures = 0
+        self._why: dict[str, str] = {}
         self.not_before = 0.0
 
     @property
@@ -60,8 +61,9 @@ class Dialer:
         """The gateway in use, or to try next."""
         return self._addresses[self._place]
 
-    def failed(self, now: float, at_least_s: float = 0.0) -> bool:
+    def failed(self, now: float, at_least_s: float = 0.0, why: str = "") -> bool:
         """The address cannot be reached, or its connection broke; whether this was the last one of a round."""
+        self._why[self.address] = why
         self._place = (self._place + 1) % len(self._addresses)
         self._failures += 1
         rounds, rest = divmod(self._failures, len(self._addresses))
@@ -72,3 +74,12 @@ class Dialer:
     def works(self) -> None:
         """The gateway has answered something: forget the failures."""
         self._failures = 0
+        self._why.clear()
+
+    def of_all(self, error: StagelineError) -> StagelineError:
+        """The error that ended a round, of the last address, with what became of the others, too."""
+        if len(self._why) < 2:
+            return error
+        told = "; ".join(why if address in why else f"{address}: {why}" for address, why in self._why.items())
+        said = f"no answer from any of {len(self._why)} gateways: {told}"
+        return type(error)(said, retry_after_s=error.retry_after_s, node=error.node)

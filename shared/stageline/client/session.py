@@ -11,6 +11,7 @@ import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import msgspec
@@ -96,8 +97,8 @@ class Session:
 
         The tensors must not change until the call has ended.
         """
-        if deadline_s is not None and not math.isfinite(deadline_s):
-            raise InvalidInputError(f"deadline_s must be a number of seconds, got {deadline_s}")
+        if deadline_s is not None and not (isinstance(deadline_s, Real) and math.isfinite(deadline_s)):
+            raise InvalidInputError(f"deadline_s must be a number of seconds, got {deadline_s!r:.80}")
         if deadline_s is not None and deadline_s <= 0:
             raise DeadlineError(f"the deadline had passed before the request was sent: {deadline_s:g} s were left")
         specs, buffers = tensors

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 
-from stageline.client.core import ClientCore, InferResult
+from stageline.client.core import ClientCore, InferResult, check_concurrency, read_addresses
 from stageline.client.link import Link
 from stageline.client.retrying import DEFAULT, NEVER, Retry
 from stageline.client.security import Security
@@ -52,7 +52,7 @@ class Client:
         security = Security(token, tls)
         self._session = Session(policy, secrets.token_hex(8), random.random)
         self._link = Link(
-            [addresses] if isinstance(addresses, str) else list(addresses),
+            read_addresses(addresses),
             lambda: ClientCore(name=name or "python", token=security.token, user=user),
             self._session,
             policy,
@@ -127,12 +127,13 @@ class Client:
         `progress` is called with the number answered so far. An error is raised when its turn comes, or yielded in
         place of the result with `return_errors`.
         """
+        check_concurrency(concurrency)
         waiting: deque[Future[InferResult]] = deque()
         source = iter(batches)
         done = 0
         try:
             while True:
-                while len(waiting) < max(1, concurrency) and (inputs := next(source, None)) is not None:
+                while len(waiting) < concurrency and (inputs := next(source, None)) is not None:
                     waiting.append(self.submit(model, inputs, priority=priority, deadline_s=deadline_s))
                 if not waiting:
                     return

@@ -21,6 +21,8 @@ import msgspec
 from stageline import __version__
 from stageline.admin import AdminClient
 from stageline.config import config_file
+from stageline.embedded.adoption import refresh
+from stageline.embedded.ended import cure
 from stageline.embedded.processes import PROC, read_stat
 from stageline.embedded.settings import given_settings, worker_settings
 from stageline.embedded.shutdown import stop
@@ -124,6 +126,9 @@ def start(
     with _starting(data_dir):
         running = find(data_dir)
         if running is not None:
+            dead = ", ".join(process.name for process in refresh(running).processes if not process.running)
+            if dead:
+                raise ClusterError(f"a cluster already runs on {data_dir}, but {dead} has ended: {cure(running)}")
             raise ClusterError(
                 f"a cluster already runs on {data_dir} (pids {', '.join(str(p.pid) for p in running.processes)}): "
                 f"stop it with `stageline down --data-dir {data_dir}`, or use another --data-dir"

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stageline import protocol as p
-from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
+from stageline.client import AsyncClient, Client
+from stageline.client.core import Broken, ClientCore, Finished, Greeted, check_concurrency, parse_address
 from stageline.client.tensors import from_wire, to_wire
 from stageline.dtypes import NUMPY_NAME
 from stageline.errors import (
@@ -122,10 +123,25 @@ def test_a_copy_does_not_follow_its_source():
     assert (bytes(lent), bytes(copied)) == (bytes([7] * 3), bytes(3))
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x"])
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", ":1", "host:0", "host:65536", "host:x", "http://host:1", "a:1,b:2", "a b:1"]
+)
 def test_addresses_that_are_none(text):
     with pytest.raises(ConfigError):
         parse_address(text)
+
+
+@pytest.mark.parametrize("addresses", [None, 7710, [None], ["127.0.0.1:7710", 1]])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_what_is_no_address_at_all(kind, addresses):
+    with pytest.raises(ConfigError, match="needs addresses of gateways such as"):
+        kind(addresses)
+
+
+@pytest.mark.parametrize("concurrency", [0, -1, "4", 1.5, None])
+def test_how_many_requests_must_be_a_number_of_them(concurrency):
+    with pytest.raises(ConfigError, match="concurrency must be a whole number of requests, at least 1, got "):
+        check_concurrency(concurrency)
 
 
 def test_addresses():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stageline.client.retrying import Dialer, Retry
-from stageline.errors import ConfigError
+from stageline.errors import ConfigError, ConnectionLostError
 
 
 @given(st.integers(1, 200), st.floats(0, 0.999))
@@ -40,6 +40,19 @@ def test_addresses_take_turns_and_a_round_ends_with_a_pause():
     dialer.failed(20.0)
     assert dialer.failed(20.0, at_least_s=5.0)
     assert dialer.not_before == 25.0
+
+
+def test_the_end_of_a_round_names_all_of_them():
+    dialer = Dialer(["a:1", "b:1"], Retry(), lambda: 0.0)
+    last = ConnectionLostError("cannot reach a gateway at b:1", retry_after_s=2.0)
+    dialer.failed(0.0, why="did not greet")
+    dialer.failed(0.0, why=last.message)
+    error = dialer.of_all(last)
+    assert (type(error), error.retry_after_s) == (ConnectionLostError, 2.0)
+    assert str(error) == "no answer from any of 2 gateways: a:1: did not greet; cannot reach a gateway at b:1"
+    dialer.works()
+    dialer.failed(0.0, why="gone")
+    assert dialer.of_all(last) is last
 
 
 def test_no_address_at_all():

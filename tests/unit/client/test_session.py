@@ -181,7 +181,13 @@ class TestTime:
 
 @pytest.mark.parametrize(
     ("deadline_s", "error"),
-    [(0.0, DeadlineError), (-1.0, DeadlineError), (float("nan"), InvalidInputError), (float("inf"), InvalidInputError)],
+    [
+        (0.0, DeadlineError),
+        (-1.0, DeadlineError),
+        (float("nan"), InvalidInputError),
+        (float("inf"), InvalidInputError),
+        ("3", InvalidInputError),
+    ],
 )
 def test_deadlines_that_are_none(deadline_s, error):
     session = make()

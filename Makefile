@@ -18,8 +18,9 @@ ARGS ?=
 demo: $(READY)
 	$(BIN)/stageline demo $(ARGS)
 
-# Without ARGS: first what needs nothing but processors, on all of them; then what starts clusters, one after the other.
-PURE := tests/unit tests/wire tests/fuzz tests/explore
+# Without ARGS: first what needs nothing but processors, on all of them, the longest tests first; then what starts
+# clusters, one after the other.
+PURE := tests/explore tests/fuzz tests/wire tests/unit
 test: $(READY)
 ifeq ($(strip $(ARGS)),)
 	failed=0; \

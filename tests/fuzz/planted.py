@@ -1,4 +1,4 @@
-"""A defect that only the harness has, behind three conditions that no seed meets: a fuzzer that works finds it."""
+"""A defect that only the harness has, behind two conditions that no seed meets: a fuzzer that works finds it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ def read(data: bytes) -> None:
 
 
 def _look(header: Activation) -> None:
-    if header.level > 255:  # noqa: SIM102 - a branch each, which the fuzzer sees one after the other
-        if header.attempt < 0:  # noqa: SIM102
-            if header.priority > 255:
-                raise IndexError("planted")
+    if header.level > 16:  # noqa: SIM102 - a branch each, which the fuzzer sees one after the other
+        if header.attempt > 16:
+            raise IndexError("planted")

@@ -22,8 +22,8 @@ CHUNK_BYTES = 1 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says when a disk, or a share of it, is full."""
 
-SPARE_BYTES = 64 << 20
-"""Left free on the disk by a store that may evict: logs and databases need some, too."""
+SPARE_BYTES, SPARE_SHARE = 64 << 20, 16
+"""Left free on the disk by a store that may evict, of a small one a sixteenth: logs and databases need some, too."""
 
 
 class BlobStore:
@@ -198,7 +198,8 @@ class BlobStore:
     def _make_room(self, nbytes: int, keep: str) -> None:
         if self.max_bytes is None:
             return
-        free = shutil.disk_usage(self.root).free - SPARE_BYTES
+        disk = shutil.disk_usage(self.root)
+        free = disk.free - min(SPARE_BYTES, disk.total // SPARE_SHARE)
         limit = min(self.max_bytes, self._total + free)
         if self._total + nbytes <= limit:
             return

@@ -191,3 +191,12 @@ def test_a_cache_makes_way_on_a_disk_that_fills_up(tmp_path: Path, monkeypatch: 
     cache.put_bytes(b"d" * 300)  # only the disk itself says that it is full
     assert cache.has(pinned)
     other.put_bytes(b"e" * 300)  # what may evict nothing does not ask
+
+
+def test_a_small_disk_is_used_but_for_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = BlobStore(tmp_path / "cache", max_bytes=1 << 40)
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk._replace(total=SPARE_BYTES, free=SPARE_BYTES // 2))
+    old = aged(cache, cache.put_bytes(b"a" * 100))
+    cache.put_bytes(b"b" * 100)
+    assert cache.has(old)

@@ -9,8 +9,9 @@ from stageline.manifest import ModelManifest
 from stageline.plan import DimRange, ModelPlan, ModelStatus, Plan, PlanStage, Replica, Signature, ValueSpec
 
 from .figures import Models
+from .loadfailures import described
 from .peers import Node
-from .placement import Answer, Slot, stage_bytes, stage_seconds
+from .placement import Answer, Slot, can_plan, measured, stage_bytes, stage_seconds
 from .preparing import Preparation
 from .profiling import ProfileBook
 
@@ -137,13 +138,16 @@ def why_not(
         if left_out:
             return "unavailable", _failures("no worker is usable", left_out)
         return "unavailable", "no workers are connected: start some with stageline-stage"
-    fingerprints = {node.info.fingerprint for node in nodes}
-    if not any(book.complete(models[name][1], f) for f in fingerprints):
+    sha, manifest = models[name]
+    failed = described(name, sha, nodes)
+    if not measured(manifest, nodes, book):
+        fingerprints = {node.info.fingerprint for node in nodes}
         errors = (error for f, error in sorted(book.errors.items()) if f in fingerprints)
         return "profiling", "; ".join(("its blocks are being measured", *errors))
     if answer is None or name in answer.placement:
-        return "loading", ""
-    return "unavailable", _failures(answer.reasons.get(name, "no plan fits the workers"), left_out)
+        return "loading", failed
+    reasons = [answer.reasons.get(name, "no plan fits the workers")] if can_plan(sha, manifest, nodes, book) else []
+    return "unavailable", _failures("; ".join([*reasons, *([failed] if failed else [])]), left_out)
 
 
 def _failures(reason: str, left_out: Sequence[Node]) -> str:

@@ -32,6 +32,7 @@ from stageline.nodewishes import OPEN, NodeWishes
 from stageline.plan import Digest, Plan
 from stageline.wishes import Wishes
 
+from . import loadfailures
 from .course import Course
 from .events import (
     AddressesTried,
@@ -254,13 +255,21 @@ class Cluster:
     # --- models and solutions -------------------------------------------------------------------------------
 
     def _added(self, event: ModelAdded, now: float) -> Iterator[Instruction]:
+        self._forgive(event.manifest.name)
         self._models[event.manifest.name] = (event.sha, event.manifest)
+        self._forgive(event.manifest.name)  # added again, which mends what was damaged
         yield Note("model added", {"model": event.manifest.name})
 
     def _removed(self, event: ModelRemoved, now: float) -> Iterator[Instruction]:
+        self._forgive(event.name)
         self._models.pop(event.name, None)
         self.wanted.models.pop(event.name, None)
         yield Note("model removed", {"model": event.name})
+
+    def _forgive(self, model: str) -> None:
+        """Nobody's failures to load it count any more."""
+        if model in self._models:
+            loadfailures.forget(self.members.nodes, self._models[model][0])
 
     def _wishes_set(self, event: WishesSet, now: float) -> Iterator[Instruction]:
         self.wanted.models[event.model] = event.wishes

@@ -46,6 +46,7 @@ class Course:
         self._planning = planning
         self._guard = guard
         self._preparation: Preparation | None = None
+        self._failed: Preparation | None = None
         self._resume_at = resume_at
 
     @property
@@ -78,11 +79,16 @@ class Course:
         yield Note("late answer", {"node": node.name, "version": message.version})
 
     def prepare_failed(self, node: Node, message: PrepareFailed, now: float) -> Iterator[Instruction]:
-        """A node could not load a stage: plan without it for a while."""
-        preparation = self._preparation
-        if preparation and (message.term, message.version) == (self._term, preparation.version):
-            node.exclude(now, f"{message.stage} failed to load: {message.message}")
-            yield Note("prepare failed", {"node": node.name, "stage": str(message.stage), "reason": message.message})
+        """A node could not load a stage: plan without it for that model for a while; the others start over at once."""
+        for asked in (self._preparation, self._failed) if message.term == self._term else ():
+            model = asked.failed(node, message, now) if asked is not None else None
+            if asked is None or model is None:
+                continue
+            fields = {"node": node.name, "model": model, "stage": str(message.stage), "reason": message.message}
+            yield Note("prepare failed", fields)
+            if asked is self._preparation:
+                self._preparation, self._failed = None, asked
+                yield Note("preparation dropped", {"version": asked.version})
         yield from self._guard.failed(node, message, now)
 
     def repeat(self, node: Node) -> Iterator[Instruction]:
@@ -156,6 +162,8 @@ class Course:
             yield from self._published.commit(models, self._members, now)
         if answer is not None:
             yield from self._aim(target, answer, nodes, now)
+            if self._preparation is None:  # what is tried again must not hold up what is not
+                self._members.retry(now)
 
     def _aim(self, target: Placement | None, answer: Answer, nodes: list[Node], now: float) -> Iterator[Instruction]:
         """Start, keep or abandon a preparation."""
@@ -196,6 +204,7 @@ class Course:
     def _commit(self, done: Preparation, now: float) -> Iterator[Instruction]:
         for name in done.stages:
             self._members.nodes[name].failures = 0
+            self._members.nodes[name].load_failures.loaded(done.stages[name])
         usable, here = self._members.usable(now), self._members.nodes
         answer = self._planning.current(usable, self._models)
         ready = {name: assemble.serving(name, done, self._models, here, self._measuring.book) for name in done.target}
@@ -222,7 +231,7 @@ class Course:
         heeded = self._planning.heeds(old, [node.name for node in nodes])
         if (runs and heeded and old.manifest == sha) or answer is None or old.name in answer.placement:
             return False
-        return not runs or not heeded or can_plan(manifest, nodes, self._measuring.book)
+        return not runs or not heeded or can_plan(sha, manifest, nodes, self._measuring.book)
 
     def retire(self, now: float) -> Iterable[Instruction]:
         """The part of it that depends on what gateways have left behind."""

@@ -179,6 +179,8 @@ class Guard:
             return Standbys()
         nodes = [node for _, node in sorted(self._members.nodes.items()) if node.present and node.executors]
         barred = frozenset(pair for pair, one in self._barred.items() if now < one.until)
+        keys = {slot.key(models[name][0]) for name, slots in placement.items() for slot in slots}
+        barred |= {(n.name, key) for n in nodes for key in keys - n.loaded() if not n.takes(key.manifest)}
         about = tuple(
             (node.name, _life(node), node.info.memory_bytes, node.slowdown, node.usable(now)) for node in nodes
         )

@@ -59,6 +59,11 @@ class Members:
         """Nodes that are here but failed lately, or are drained."""
         return [node for node in self.nodes.values() if node.present and (node.drained or now < node.excluded_until)]
 
+    def retry(self, now: float) -> None:
+        """Plans may use nodes again for models that they failed to load long enough ago."""
+        for node in self.nodes.values():
+            node.load_failures.retry(now)
+
     def views(self) -> tuple[NodeView, ...]:
         return tuple(self.nodes[name].view() for name in sorted(self.nodes))
 

@@ -14,6 +14,8 @@ from stageline.messages import DATA, PROBE, ExecutorInfo, Hello, NodeInfo, Progr
 from stageline.plan import Crash, Endpoint, Epoch, NodeState, NodeView, StageKey
 from stageline.wire import PROTOCOL_MAX, PROTOCOL_MIN
 
+from .loadfailures import LoadFailures, pause_s
+
 Liveness = Literal["alive", "suspect", "gone"]
 
 LEGAL: frozenset[tuple[Liveness, Liveness]] = frozenset(
@@ -29,10 +31,6 @@ DEGRADED = 1.5
 
 FORGET_S = 600.0
 """How long a node that is gone stays in listings and digests."""
-
-BACKOFF_S, MAX_BACKOFF_S = 1.0, 60.0
-"""A node that fails to load a stage is left out for 1, 2, 4, … seconds."""
-
 
 UPKEEP_STEP, MOST_UPKEEP = 0.02, 0.9
 """Changes of a node's speed below this are noise; a node that says it has less left than a tenth is not believed."""
@@ -125,6 +123,7 @@ class Node(Peer):
     `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
     `drained`: users want it emptied.
+    `failures` in a row leave it out of all plans until `excluded_until`; `load_failures` out of those of one model.
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
     `upkeep`: the part of its speed that it takes for itself, as plans reckon with it.
     """
@@ -136,6 +135,7 @@ class Node(Peer):
     failures: int = 0
     failure: str = ""
     excluded_until: float = 0.0
+    load_failures: LoadFailures = field(default_factory=LoadFailures)
     slowdown: float = 1.0
     drift: float = 1.0
     upkeep: float = 0.0
@@ -208,15 +208,26 @@ class Node(Peer):
         loaded = tuple(dict.fromkeys((*info.loaded, *stages)))
         self.executors[executor] = msgspec.structs.replace(info, loaded=loaded)
 
+    def drop_loaded(self, gone: StageKey) -> None:
+        """It says that it cannot load that stage, so it has not."""
+        for name, info in self.executors.items():
+            if gone in info.loaded:
+                loaded = tuple(stage for stage in info.loaded if stage != gone)
+                self.executors[name] = msgspec.structs.replace(info, loaded=loaded)
+
     def keep_loaded(self, keep: frozenset[StageKey]) -> None:
         self.kept = keep
         for name, info in self.executors.items():
             loaded = tuple(stage for stage in info.loaded if stage in keep)
             self.executors[name] = msgspec.structs.replace(info, loaded=loaded)
 
+    def takes(self, sha: str) -> bool:
+        """Whether a plan may give it anything of the model with that manifest, which it did not just fail to load."""
+        return sha not in self.load_failures.now
+
     def exclude(self, now: float, message: str) -> None:
         """Leave it out of plans for a while, longer each time in a row."""
-        self.excluded_until = now + min(MAX_BACKOFF_S, BACKOFF_S * 2**self.failures)
+        self.excluded_until = now + pause_s(self.failures)
         self.failures += 1
         self.failure = message
 

@@ -82,17 +82,29 @@ class _Solution(msgspec.Struct):
     models: dict[str, _Model] = {}
 
 
-def can_plan(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> bool:
+def measured(manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> bool:
     """Whether at least one node's times are all known."""
     return any(book.complete(manifest, node.info.fingerprint) for node in nodes)
 
 
+def can_plan(sha: str, manifest: ModelManifest, nodes: Sequence[Node], book: FigureBook) -> bool:
+    """Whether that is so of a node that did not just fail to load the model."""
+    return measured(manifest, [node for node in nodes if node.takes(sha)], book)
+
+
 def build_problem(
-    nodes: Sequence[Node], models: Models, book: FigureBook, network: Network, wanted: Wanted | None = None
+    nodes: Sequence[Node],
+    models: Models,
+    book: FigureBook,
+    network: Network,
+    wanted: Wanted | None = None,
+    *,
+    running: bool = True,
 ) -> dict[str, Any]:
     """The JSON of a `planner.Problem` for models that `can_plan`, with nodes and links in the order of `nodes`.
 
     Where a model must not run its blocks take no finite time: a problem's nodes are excluded for all models.
+    Nodes that just failed to load a model can run it, if it is `running`; otherwise they must not.
     """
     wanted = wanted or Wanted()
     here = {node.name for node in nodes}
@@ -102,7 +114,7 @@ def build_problem(
         "nodes": [_node(node) for node in nodes],
         "models": [
             {
-                **_model(name, manifest, nodes, book, _allowed(name, sha, nodes, wanted)),
+                **_model(name, manifest, nodes, book, _allowed(name, sha, nodes, wanted, running)),
                 **wanted.model_keys(name, here),
             }
             for name, (sha, manifest) in models.items()
@@ -115,9 +127,13 @@ Allowed = Callable[[Node, int], bool]
 """Whether a block may be on a node."""
 
 
-def _allowed(name: str, sha: str, nodes: Sequence[Node], wanted: Wanted) -> Allowed:
+def _allowed(name: str, sha: str, nodes: Sequence[Node], wanted: Wanted, running: bool) -> Allowed:
     forbidden = frozenset(wanted.forbidden(name, [node.name for node in nodes]))
-    return lambda node, block: node.name not in forbidden and wanted.may_take(node.name, sha, block, block + 1)
+    return lambda node, block: (
+        node.name not in forbidden
+        and wanted.may_take(node.name, sha, block, block + 1)
+        and (running or node.takes(sha))
+    )
 
 
 def _node(node: Node) -> dict[str, Any]:

@@ -6,7 +6,8 @@ first answer is waited for and acted upon; a later one replaces it where that is
 
 The planner knows the running plan: it keeps it unless another is clearly better, and of plans that are as good it takes
 the one that moves least. What is new is loaded beside what runs, so both have to fit. Where that leaves no room for a
-model, it is asked again as if nothing ran: what runs then makes way.
+model, it is asked again as if nothing ran: what runs then makes way. A running model that a worker just failed to load
+a new stage of stays as it is until that may be tried again: the planner is asked about the others, in the memory left.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .figures import Models
 from .measuring import Measuring
 from .members import Members
 from .peers import Node
-from .placement import Answer, Placement, build_problem, can_plan, read_answer, stay_put
+from .placement import Answer, Placement, build_problem, can_plan, read_answer, slot_bytes, stay_put
 from .wanted import Wanted
 
 WORTH_MOVING = 0.9
@@ -44,6 +45,26 @@ def _coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str,
     running = running_stages(plan, models, nodes)
     replan = {"threshold": 1 - WORTH_MOVING, "tolerance": MOVING_COSTS - 1}
     return {"current": running, "replan": replan} if running else {}
+
+
+def _with(answer: Answer, frozen: Mapping[str, ModelPlan]) -> Answer:
+    """The answer with these models where they are."""
+    return replace(
+        answer,
+        placement={**answer.placement, **{name: slots_of(model) for name, model in frozen.items()}},
+        bottleneck_s={**answer.bottleneck_s, **{name: model.bottleneck_s for name, model in frozen.items()}},
+        bound_s={**answer.bound_s, **{name: model.bound_s for name, model in frozen.items()}},
+    )
+
+
+def _barred(placement: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
+    """Whether a node would have to load something of a model that it just failed to load."""
+    return any(
+        not nodes[node].takes(models[name][0]) and slot.key(models[name][0]) not in nodes[node].loaded()
+        for name, slots in placement.items()
+        for slot in slots
+        for node in slot.nodes
+    )
 
 
 class Planning:
@@ -75,16 +96,19 @@ class Planning:
         self, plan: Plan, nodes: Sequence[Node], models: Models, now: float, *, beside: bool
     ) -> Iterator[Instruction]:
         inputs = self._inputs(nodes, models)
-        plannable = {name: entry for name, entry in models.items() if can_plan(entry[1], nodes, self._book)}
+        frozen = self._frozen(plan, nodes, models)
+        asked = {name: entry for name, entry in models.items() if name not in frozen}
+        plannable = {name: entry for name, entry in asked.items() if can_plan(*entry, nodes, self._book)}
         if not plannable:
-            self._accept(Answer(inputs), plannable, nodes)
+            self._accept(_with(Answer(inputs), frozen), models, nodes)
             return
         unanswered = self._outstanding is not None and not self._answered
         if unanswered or self._outstanding == inputs or now < self._retry_at:
             return
         self._number += 1
         self._outstanding, self._answered = inputs, False
-        problem = self.problem(plan, nodes, plannable) if beside else self.bare_problem(nodes, plannable)
+        problem = self.problem(plan, nodes, plannable, beside=beside)
+        self._charge(problem, frozen, models)
         self._beside, self._objective = "current" in problem, str(problem["objective"])
         yield Solve(self._number, problem)
 
@@ -105,6 +129,7 @@ class Planning:
             self._retry_at = now + RETRY_S
             yield Note("answer refused", {"reason": error.message})
             return
+        answer = _with(answer, self._frozen(plan, nodes, models))
         known = self.current(nodes, models)
         if known is None and answer.reasons and self._beside:
             self._outstanding = None
@@ -127,14 +152,7 @@ class Planning:
         if answer is None:
             return None
         served = {model.name: model for model in plan.models if model.stages}
-        kept = {
-            name
-            for name, model in served.items()
-            if name in models
-            and model.manifest == models[name][0]
-            and intact(model, nodes)
-            and self.heeds(model, self._here)
-        }
+        kept = {model.name for model in self._sound(plan, models, nodes, self._here)}
         placed = set(answer.placement)
         if placed <= kept:
             running = {name: slots_of(served[name]) for name in kept}
@@ -144,6 +162,34 @@ class Planning:
             self._hold_back(answer, kept)
             return None
         return self._target
+
+    def _sound(
+        self, plan: Plan, models: Models, nodes: Mapping[str, Node], here: Collection[str]
+    ) -> Iterator[ModelPlan]:
+        """Served models that are the same still, whole, and as users want them."""
+        for model in plan.models:
+            same = model.name in models and model.manifest == models[model.name][0]
+            if model.stages and same and intact(model, nodes) and self.heeds(model, here):
+                yield model
+
+    def _frozen(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, ModelPlan]:
+        """Of these, those that one of `nodes` just failed to load, and that run on `nodes` alone."""
+        here = {node.name: node for node in nodes}
+        return {
+            model.name: model
+            for model in self._sound(plan, models, here, list(here))
+            if not all(node.takes(model.manifest) for node in nodes)
+        }
+
+    def _charge(self, problem: dict[str, Any], frozen: Mapping[str, ModelPlan], models: Models) -> None:
+        """Have the problem's nodes lack the memory that these take."""
+        taken: dict[str, int] = {}
+        for name, model in frozen.items():
+            for slot in slots_of(model):
+                for node in slot.nodes:
+                    taken[node] = taken.get(node, 0) + slot_bytes(models[name][1], slot, self._book)
+        for box in problem["nodes"]:
+            box["base_bytes"] += taken.get(box["id"], 0)
 
     def confine(self, plan: Plan) -> None:
         """Note what cordoned nodes have, and may keep."""
@@ -182,12 +228,14 @@ class Planning:
         heeded = self._wanted.all_heeded(placement, self._here)
         return objective_s(self.bare_problem(boxes, placed), placement) if heeded else math.inf
 
-    def problem(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
-        """What the planner is asked for models that `can_plan`, coming from `plan`."""
-        return self.bare_problem(nodes, models) | _coming_from(plan, models, nodes)
+    def problem(self, plan: Plan, nodes: Sequence[Node], models: Models, *, beside: bool = True) -> dict[str, Any]:
+        """What the planner is asked for models that `can_plan`, coming from `plan`; else as if nothing ran."""
+        network = self._links.view(nodes, self._members)
+        bare = build_problem(nodes, models, self._book, network, self._wanted, running=False)
+        return bare | _coming_from(plan, models, nodes) if beside else bare
 
     def bare_problem(self, nodes: Sequence[Node], models: Models) -> dict[str, Any]:
-        """The same as if nothing ran."""
+        """To judge how these are placed, whether or not a node just failed to load more of them."""
         network = self._links.view(nodes, self._members)
         return build_problem(nodes, models, self._book, network, self._wanted)
 
@@ -208,6 +256,7 @@ class Planning:
         if swapped != answer.placement:  # nodes of equal speed may still have links that differ
             planned_s, swapped_s = (self._objective_s(one, models, here) for one in (answer.placement, swapped))
             as_good = math.isfinite(swapped_s) and swapped_s <= MOVING_COSTS * planned_s
+            as_good = as_good and not _barred(swapped, models, here)
             self._target = swapped if as_good else answer.placement
 
     def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
@@ -215,7 +264,7 @@ class Planning:
             (n.name, n.info.memory_bytes, n.info.base_bytes, n.info.hop_s, n.info.byte_s, n.info.fingerprint)
             for n in nodes
         )
-        speeds = tuple((n.slowdown, n.upkeep) for n in nodes)
+        speeds = tuple((n.slowdown, n.upkeep, n.load_failures.now) for n in nodes)
         fingerprints = sorted({node.info.fingerprint for node in nodes})
         known = tuple(
             (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))

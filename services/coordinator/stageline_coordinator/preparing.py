@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from stageline.messages import Prepare, Prepared
+from stageline.errors import PlacementError
+from stageline.messages import Prepare, Prepared, PrepareFailed
 from stageline.plan import StageKey
 
 from .figures import Models
@@ -71,6 +72,22 @@ class Preparation:
             self.executors[node.name, stage] = executor
         self.waiting.discard(node.name)
         return True
+
+    def failed(self, node: Node, message: PrepareFailed, now: float) -> str | None:
+        """Plan without the node for a while: for the stage's model, or for all where it is no one stage that failed.
+
+        Returns the model's name, empty where the node is to blame, and None when it is no answer to this question.
+        """
+        if message.version != self.version or node.name not in self.waiting:
+            return None
+        self.waiting.discard(node.name)
+        stage = message.stage
+        if message.code == PlacementError.code or stage not in self.stages[node.name]:
+            node.exclude(now, f"it could not load its stages: {message.message}")
+            return ""
+        node.drop_loaded(stage)
+        node.load_failures.add(stage, message.code, message.message, node.loaded(), now)
+        return next(name for name, sha in self.shas.items() if sha == stage.manifest)
 
     def valid(self, nodes: Mapping[str, Node], models: Models, now: float) -> bool:
         """Whether every node is the one that was asked, can still serve, and has what it said it has."""

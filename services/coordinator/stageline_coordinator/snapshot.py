@@ -8,7 +8,8 @@ from typing import Any
 from stageline.errors import ModelNotFoundError, NotReadyError
 
 from .cluster import Cluster
-from .placement import can_plan
+from .loadfailures import described
+from .placement import can_plan, measured
 
 
 def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str, Any]:
@@ -25,10 +26,13 @@ def problem_now(cluster: Cluster, names: Sequence[str], now: float) -> dict[str,
         raise NotReadyError("no worker is usable, so there is nothing to plan for: see `stageline nodes list`")
     book = cluster.measuring.book
     wanted = {name: entry for name, entry in cluster.models.items() if not names or name in names}
-    models = {name: entry for name, entry in wanted.items() if can_plan(entry[1], nodes, book)}
-    unmeasured = [name for name in wanted if name not in models]
+    models = {name: entry for name, entry in wanted.items() if can_plan(*entry, nodes, book)}
+    unmeasured = [name for name in wanted if not measured(wanted[name][1], nodes, book)]
+    failed = [name for name in wanted if name not in models and name not in unmeasured]
     if not wanted:
         raise NotReadyError("no model is registered, so there is nothing to plan: add one with `stageline models add`")
+    if failed and (names or not (models or unmeasured)):
+        raise NotReadyError(described(failed[0], wanted[failed[0]][0], nodes))
     if not models or (names and unmeasured):
         raise NotReadyError(f"the blocks of {unmeasured[0]} are still being measured: see `stageline models list`")
     return cluster.planning.problem(cluster.plan, nodes, models)

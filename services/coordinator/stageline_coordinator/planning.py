@@ -57,12 +57,12 @@ def _with(answer: Answer, frozen: Mapping[str, ModelPlan]) -> Answer:
     )
 
 
-def _barred(placement: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
-    """Whether a node would have to load something of a model that it just failed to load."""
+def _barred(swapped: Placement, planned: Placement, models: Models, nodes: Mapping[str, Node]) -> bool:
+    """Whether a model that is not where it was planned would be on a node that just failed to load it."""
     return any(
-        not nodes[node].takes(models[name][0]) and slot.key(models[name][0]) not in nodes[node].loaded()
-        for name, slots in placement.items()
-        for slot in slots
+        not nodes[node].takes(models[name][0])
+        for name, slots in swapped.items()
+        for slot in (slots if slots != planned[name] else ())
         for node in slot.nodes
     )
 
@@ -73,6 +73,7 @@ class Planning:
     def __init__(self, measuring: Measuring, members: Members, wanted: Wanted) -> None:
         self._book, self._links, self._members = measuring.book, measuring.links, members
         self._wanted = wanted
+        self._plan: Plan | None = None
         self._answer: Answer | None = None
         self._target: Placement = {}
         self._here: frozenset[str] = frozenset()
@@ -96,7 +97,7 @@ class Planning:
         self, plan: Plan, nodes: Sequence[Node], models: Models, now: float, *, beside: bool
     ) -> Iterator[Instruction]:
         inputs = self._inputs(nodes, models)
-        frozen = self._frozen(plan, nodes, models)
+        frozen = self._frozen(nodes, models)
         asked = {name: entry for name, entry in models.items() if name not in frozen}
         plannable = {name: entry for name, entry in asked.items() if can_plan(*entry, nodes, self._book)}
         if not plannable:
@@ -129,7 +130,7 @@ class Planning:
             self._retry_at = now + RETRY_S
             yield Note("answer refused", {"reason": error.message})
             return
-        answer = _with(answer, self._frozen(plan, nodes, models))
+        answer = _with(answer, self._frozen(nodes, models))
         known = self.current(nodes, models)
         if known is None and answer.reasons and self._beside:
             self._outstanding = None
@@ -172,12 +173,14 @@ class Planning:
             if model.stages and same and intact(model, nodes) and self.heeds(model, here):
                 yield model
 
-    def _frozen(self, plan: Plan, nodes: Sequence[Node], models: Models) -> dict[str, ModelPlan]:
+    def _frozen(self, nodes: Sequence[Node], models: Models) -> dict[str, ModelPlan]:
         """Of these, those that one of `nodes` just failed to load, and that run on `nodes` alone."""
+        if self._plan is None or not any(node.load_failures.now for node in nodes):
+            return {}
         here = {node.name: node for node in nodes}
         return {
             model.name: model
-            for model in self._sound(plan, models, here, list(here))
+            for model in self._sound(self._plan, models, here, list(here))
             if not all(node.takes(model.manifest) for node in nodes)
         }
 
@@ -192,7 +195,8 @@ class Planning:
             box["base_bytes"] += taken.get(box["id"], 0)
 
     def confine(self, plan: Plan) -> None:
-        """Note what cordoned nodes have, and may keep."""
+        """Note what runs, and what of it cordoned nodes may keep."""
+        self._plan = plan
         if self._wanted.cordoned or self._wanted.held:
             self._wanted.confine(hosts_of(plan.models))
 
@@ -256,7 +260,7 @@ class Planning:
         if swapped != answer.placement:  # nodes of equal speed may still have links that differ
             planned_s, swapped_s = (self._objective_s(one, models, here) for one in (answer.placement, swapped))
             as_good = math.isfinite(swapped_s) and swapped_s <= MOVING_COSTS * planned_s
-            as_good = as_good and not _barred(swapped, models, here)
+            as_good = as_good and not _barred(swapped, answer.placement, models, here)
             self._target = swapped if as_good else answer.placement
 
     def _inputs(self, nodes: Sequence[Node], models: Models) -> object:
@@ -270,4 +274,5 @@ class Planning:
             (name, sha, tuple(f for f in fingerprints if self._book.complete(manifest, f)))
             for name, (sha, manifest) in models.items()
         )
-        return (offers, speeds, known, self._links.view(nodes, self._members), self._wanted.key(models))
+        frozen = tuple((name, slots_of(model)) for name, model in self._frozen(nodes, models).items())
+        return (offers, speeds, frozen, known, self._links.view(nodes, self._members), self._wanted.key(models))

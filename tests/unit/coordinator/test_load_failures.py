@@ -166,6 +166,9 @@ def test_a_failure_to_move_it_leaves_what_runs_of_it_and_newcomers_are_served() 
     assert any(note.event == "prepare failed" and note.fields["model"] == "slow" for note in made.notes)
     made.add(manifest("new", blocks=2, weights=5 * MB))
     assert {one.status for one in made.plan.models} == {"serving"} and made.model("slow").stages == before
+    restart(made, "a")
+    assert [one.status for one in made.plan.models] == ["unavailable", "serving"], "it is planned anew, and not in vain"
+    assert "slow failed to load on a" in made.model("slow").reason
 
 
 def test_answers_that_come_late_count_once_and_no_other_answer_does() -> None:

@@ -11,8 +11,10 @@ import json
 import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from stageline.errors import ModelImportError, UnsafeArchiveError, UnsupportedOperatorError
 
@@ -36,28 +38,40 @@ _TREES = ("builtins.list", "builtins.tuple", "builtins.dict", "collections.Order
 _FREE_TARGETS = frozenset({"torch.sym_int", "torch.sym_float", "torch.sym_max", "torch.sym_min", "torch.sym_not"})
 
 
-def clean_copy(source: Path, target: Path) -> int:
+def clean_copy(source: Path | BinaryIO, target: Path | BinaryIO) -> int:
     """Check the archive `source` and write what is safe of it to `target`; returns the bytes of its tensors.
 
     Raises `ModelImportError` (missing, no archive, damaged, too large), `UnsafeArchiveError` naming the payload, or
     `UnsupportedOperatorError` naming the call target.
     """
+    with _reading(source) as file:
+        begun = file.read(len(_MAGIC)) == _MAGIC
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _copy(archive, target)
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RecursionError) as error:
+            if not begun:
+                raise ModelImportError("the .pt2 file is no zip archive: save it with torch.export.save") from error
+            raise ModelImportError("the .pt2 file is damaged: copy it whole, or export it again") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            problem = f"the .pt2 file is malformed ({type(error).__name__}): export it again"
+            raise ModelImportError(problem) from error
+
+
+@contextmanager
+def _reading(source: Path | BinaryIO) -> Iterator[BinaryIO]:
+    if not isinstance(source, Path):
+        yield source
+        return
     try:
-        with zipfile.ZipFile(source) as archive:
-            return _copy(archive, target)
+        file = source.open("rb")
     except OSError as error:
         raise ModelImportError(f"cannot read the .pt2 file ({error.strerror}): check that it is there") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RecursionError) as error:
-        with source.open("rb") as file:
-            begun = file.read(len(_MAGIC)) == _MAGIC
-        if not begun:
-            raise ModelImportError("the .pt2 file is no zip archive: save it with torch.export.save") from error
-        raise ModelImportError("the .pt2 file is damaged: copy it whole, or export it again") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelImportError(f"the .pt2 file is malformed ({type(error).__name__}): export it again") from error
+    with file:
+        yield file
 
 
-def _copy(archive: zipfile.ZipFile, target: Path) -> int:
+def _copy(archive: zipfile.ZipFile, target: Path | BinaryIO) -> int:
     entries = _entries(archive)
     if _GRAPH not in entries:
         _refuse_legacy(entries)

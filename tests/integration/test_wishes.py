@@ -98,7 +98,7 @@ def drained_with_nothing_lost(shell: Shell, first: str, other: str, capsys: pyte
             assert time.monotonic() < deadline
     shown = json.loads(said("show", other, "--json"))
     assert (shown["state"], shown["duty"], shown["serves"]) == ("draining", "drained", [])
-    assert "drained" in said("list")
+    wait_until(shell, lambda: "drained" in said("list"))
     assert json.loads(said("label", first, "n-", "--json"))["labels"] == {"zone": "attic"}
 
 

@@ -146,8 +146,24 @@ def stop_all(contenders: Iterable[Contender]) -> None:
 
 def report(name: str, result: Mapping[str, Any], *, save: bool) -> None:
     """Print the result as JSON; keep it under `results/` too when asked."""
-    text = json.dumps({"benchmark": name, "date": time.strftime("%Y-%m-%d"), **result}, indent=1) + "\n"
+    text = keep(name, result) if save else _text(name, result)
     sys.stdout.write(text)
-    if save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(text)
+
+
+def keep(name: str, result: Mapping[str, Any]) -> str:
+    """Keep the result under `results/`, without printing it; what was written."""
+    text = _text(name, result)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text)
+    return text
+
+
+def kept_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of the result that is kept; none where there is none."""
+    file = RESULTS / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
+    return rows
+
+
+def _text(name: str, result: Mapping[str, Any]) -> str:
+    return json.dumps({"benchmark": name, "date": time.strftime("%Y-%m-%d"), **result}, indent=1) + "\n"

@@ -10,8 +10,6 @@ Needs Docker, root, and the images of `make images`. A sitting may take some of 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from typing import Any
 
 import click
 
-from common import RESULTS, machine, progress, report, say, significant
+from common import keep, kept_rows, machine, progress, report, say, significant
 from stageline.cli.emulating import Result, emulate
 from stageline.emulation.site import Images
 from stageline.emulation.spec import Box, Emulation, Subject, Workload
@@ -155,19 +153,6 @@ def growth(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     return grown
 
 
-def saved() -> list[dict[str, Any]]:
-    """The rows that earlier sittings kept."""
-    file = RESULTS / "emulated.json"
-    kept: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
-    return kept
-
-
-def keep(found: Sequence[Mapping[str, Any]]) -> None:
-    """Save what there is so far, without printing it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        report("emulated", result(found), save=True)
-
-
 @click.command()
 @click.option("--only", multiple=True, help="Rows whose names begin so: equal/resnet50/4, mixed; all by default.")
 @click.option("--seconds", default=60.0, show_default=True, help="How long each is measured.")
@@ -180,13 +165,13 @@ def main(only: tuple[str, ...], seconds: float, warm: float, control_image: str,
     chosen = [row for row in rows() if not only or row.name.startswith(only)]
     if not chosen:
         raise click.UsageError(f"--only names no row: there are {', '.join(row.name for row in rows())}")
-    found = saved() if save else []
+    found = kept_rows("emulated") if save else []
     with progress("emulated", len(chosen)) as tick:
         for row in chosen:
             one = measure(row, Images(control_image, stage_image), seconds, warm)
             found = [*(other for other in found if other["row"] != row.name), one]
             if save:
-                keep(found)
+                keep("emulated", result(found))
             say(f"{row.name}: {one.get('refused') or one['throughput_rps']}")
             tick()
     report("emulated", result(found), save=save)

@@ -10,8 +10,6 @@ Needs root, cgroups, iproute2 and util-linux; says so where they are missing. No
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import os
@@ -30,15 +28,15 @@ from typing import Any
 import click
 import torch
 
-from common import RESULTS, machine, progress, report, say, significant, summary
+from common import keep, kept_rows, machine, progress, report, say, significant, summary
 from predictions_sites import MODELS, SITES, free_port, limit_rates, missing, models, quotas, spec, used_s
 from stageline import Client
 from stageline.admin import AdminClient
 from stageline.blobs import BlobStore
+from stageline.cli.emulating import assigned
 from stageline.client.core import InferResult
 from stageline.embedded.launch import Cluster, start
 from stageline.manifest import ModelManifest, canonical_json
-from stageline.plan import PlanStage
 from stageline_coordinator.planner.evaluate import evaluate
 from stageline_coordinator.planner.problem import Model, Problem
 from stageline_coordinator.planner.solution import StageAssignment
@@ -60,18 +58,13 @@ def settled(admin: AdminClient, name: str, *, measured: bool = False) -> tuple[P
             problem = Problem.from_json(json.loads(admin.problem([name])))
             linked = (problem.links is not None or len(problem.nodes) == 1) and problem.ingress is not None
             if linked and (not measured or all(map(_measured, problem.models))):
-                return problem, tuple(map(_assignment, plan.stages))
+                return problem, assigned(plan)
         time.sleep(0.5)
     raise RuntimeError(f"{name}: not served with all blocks and links known within {SETTLE_S:.0f} s")
 
 
 def _measured(model: Model) -> bool:
     return all(math.isfinite(one) for block in model.blocks for one in block.seconds)
-
-
-def _assignment(stage: PlanStage) -> StageAssignment:
-    nodes = tuple(replica.node for replica in stage.replicas)
-    return StageAssignment((stage.start, stage.end), nodes, stage.codec or "none")
 
 
 def throughput(client: Client, name: str, inputs: Mapping[str, Any], seconds: float) -> float:
@@ -185,19 +178,6 @@ def result(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"machine": machine(), "tolerance": TOLERANCE, "window": WINDOW, "models": by_model, "rows": ordered}
 
 
-def keep(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Save what there is so far, without printing it."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        report("predictions", result(rows), save=True)
-
-
-def saved() -> list[dict[str, Any]]:
-    """The rows of the result that is kept, for a run of some of the sites."""
-    file = RESULTS / "predictions.json"
-    rows: list[dict[str, Any]] = json.loads(file.read_text())["rows"] if file.exists() else []
-    return rows
-
-
 @click.command()
 @click.option("--rounds", default=3, show_default=True, help="Measurements of each plan.")
 @click.option("--seconds", default=5.0, show_default=True, help="How long one takes.")
@@ -231,7 +211,7 @@ def main(
     torch.set_num_threads(1)
     chosen = only or tuple(SITES)
     again = {(title, name) for title in chosen for name in model or MODELS if afresh}
-    rows = [row for row in saved() if (row["site"], row["model"]) not in again] if save else []
+    rows = [row for row in kept_rows("predictions") if (row["site"], row["model"]) not in again] if save else []
     with tempfile.TemporaryDirectory(prefix="stageline-bench-") as folder:
         store = BlobStore(Path(folder))
         made = {name: one for name, one in models(store).items() if name in (model or MODELS)}
@@ -240,7 +220,7 @@ def main(
                 for row in compare(title, made, store, rounds, seconds, warm):
                     rows = [*(one for one in rows if place(one) != place(row)), row]
                     if save:
-                        keep(rows)
+                        keep("predictions", result(rows))
                     tick()
     report("predictions", result(rows), save=save)
 

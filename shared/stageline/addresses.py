@@ -82,6 +82,11 @@ def advertise(address: str, host: str) -> str:
     return f"{scheme}{bracketed(host)}:{port}{mark}{key}"
 
 
+def place_of(name: tuple[str, int]) -> str:
+    """``host:port`` of a socket's own or its peer's name; of IPv6 only the first two parts count."""
+    return f"{bracketed(name[0])}:{name[1]}"
+
+
 def bracketed(host: str) -> str:
     """The host as it stands before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

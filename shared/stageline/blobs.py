@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from stageline.durable import sync
 from stageline.errors import BlobCorruptError, BlobMissingError, StoreError
 from stageline.fields import SHA256
 
@@ -158,11 +159,11 @@ class BlobStore:
                     "source, which `stageline models add` mends"
                 )
             with _disk_errors(f"finishing blob {sha[:12]}…", 0):
-                _flush(partial)
+                sync(partial)
                 final.parent.mkdir(exist_ok=True)
                 replaced = final.stat().st_size if final.is_file() else 0
                 partial.replace(final)
-                _flush(final.parent)
+                sync(final.parent)
             self._total -= replaced
             return final
 
@@ -249,14 +250,6 @@ def _sha256_of(path: Path) -> str:
     for chunk in _chunks(path):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

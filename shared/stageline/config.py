@@ -221,9 +221,11 @@ class StageConfig(ServiceConfig):
     start_timeout_s: float = _setting(60.0, "seconds that an executor may take to import torch")
 
 
-_SECTIONS: dict[str, type[ServiceConfig]] = {
+SECTIONS: dict[str, type[ServiceConfig]] = {
     kind.section: kind for kind in (CoordinatorConfig, GatewayConfig, StageConfig)
 }
+"""What each section of a configuration file is read as."""
+
 C = TypeVar("C", bound=ServiceConfig)
 
 
@@ -284,11 +286,9 @@ def _convert(value: Any, kind: Any, origin: str) -> Any:
 def _read_file(path: Path) -> dict[str, dict[str, Any]]:
     """All sections, each checked: a slip in one is found by whichever service reads the file first."""
     content = read_yaml(path) or {}
-    if not isinstance(content, dict) or not set(content) <= set(_SECTIONS):
+    if not isinstance(content, dict) or not set(content) <= set(SECTIONS):
         odd = (
-            ", ".join(map(str, sorted(set(content) - set(_SECTIONS), key=str)))
-            if isinstance(content, dict)
-            else content
+            ", ".join(map(str, sorted(set(content) - set(SECTIONS), key=str))) if isinstance(content, dict) else content
         )
         raise ConfigError(f"{path}: unknown section {odd}; want coordinator, gateway or stage")
     return {section: _checked(path, section, settings or {}) for section, settings in content.items()}
@@ -297,7 +297,7 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
 def _checked(path: Path, section: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ConfigError(f"{path}: section {section} must map settings to values")
-    known = {f.name for f in fields(_SECTIONS[section])}
+    known = {f.name for f in fields(SECTIONS[section])}
     unknown = sorted(str(name) for name in settings if name not in known)
     if unknown:
         raise ConfigError(f"{path}: unknown setting {section}.{unknown[0]}; known: {', '.join(sorted(known))}")

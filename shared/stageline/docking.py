@@ -28,6 +28,9 @@ SOCKET = "/var/run/docker.sock"
 UID = 10001
 """Of the user that services are in our images."""
 
+LOG_LINES = 20
+"""Of a container that has ended: among them is why."""
+
 TIMEOUT_S = 120
 """Of a request to an engine; making or loading something may take so long."""
 
@@ -96,6 +99,23 @@ def engine_here() -> str:
     if named and not named.startswith("unix://"):
         raise ConfigError(f"this takes the Docker engine of this machine, and DOCKER_HOST is {named}: unset it")
     return named or f"unix://{SOCKET}"
+
+
+def confined() -> dict[str, Any]:
+    """What a container of ours is not allowed, as the SDK calls it: it can change nothing but its volumes and /tmp."""
+    return {
+        "tmpfs": {"/tmp": "", "/run/stageline": f"uid={UID},gid={UID},mode=0755"},
+        "read_only": True,
+        "init": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+    }
+
+
+def last_line(said: bytes, silent: str) -> str:
+    """The last line of a log that is not blank; `silent` where there is none."""
+    lines = said.decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), silent)
 
 
 def packed(files: Mapping[str, bytes]) -> bytes:
@@ -172,8 +192,7 @@ def _forwarded(url: str) -> Iterator[str]:
             while not local.exists():
                 if ssh.poll() is not None or time.monotonic() > deadline:
                     said.seek(0)
-                    lines = said.read().decode(errors="replace").split("\n")
-                    last = next((one.strip() for one in reversed(lines) if one.strip()), "it said nothing")
+                    last = last_line(said.read(), "it said nothing")
                     raise ClusterError(f"ssh to {where} failed: {last} (try `ssh {where} docker info`)")
                 time.sleep(LOOK_S)
             yield f"unix://{local}"

@@ -1,8 +1,9 @@
-"""What a worker or gateway says when the coordinator could not reach it at an address that it tells others. Pure."""
+"""What a worker or gateway says when the coordinator could not reach it at an address that it tells others."""
 
 from __future__ import annotations
 
 from stageline.addresses import host_of, is_loopback
+from stageline.logs import Logger
 from stageline.messages import Reached
 
 
@@ -14,6 +15,15 @@ def complaint(message: Reached) -> str:
     tried = "; ".join(f"{one.address}: {one.problem}" for one in failed)
     came = f", and sees it come from {message.came_from}" if message.came_from else ""
     return f"others may not reach it: the coordinator tried {tried}{came}. {_advice(failed[0].address)}"
+
+
+def tell(log: Logger, who: str, message: Reached) -> None:
+    """Log it; `who`: ``worker`` or ``gateway``."""
+    problem = complaint(message)
+    if problem:
+        log.warning(f"this {who} is not reached", reason=problem)
+    else:
+        log.info(f"the coordinator reaches this {who} at every address that others are told")
 
 
 def _advice(address: str) -> str:

@@ -8,7 +8,6 @@ before it has it (`NextKey`), and found in the same way. Files are written in a 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +16,7 @@ from threading import Thread
 
 from stageline import logs
 from stageline.curve import KeyPair, read_pair, write_pair, write_public
+from stageline.durable import sync
 from stageline.errors import ConfigError
 from stageline.keyfiles import COORDINATOR_PUBLIC, COORDINATOR_PUBLIC_NEXT, NODE_KEY, NODE_KEY_NEXT
 from stageline.keyring import Keyring
@@ -125,8 +125,4 @@ def _make(directory: Path, name: str) -> KeyPair | str:
 def _promote(directory: Path, new: str, old: str) -> None:
     """The new file takes the old one's place, on disk; where that fails, both stay and are tried at the next start."""
     (directory / new).replace(directory / old)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(directory)

@@ -31,7 +31,7 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot use {self.ca_file} as certificate authority: {_why(error)}") from None
+            raise ConfigError(f"cannot use {self.ca_file} as certificate authority: {reason_of(error)}") from None
         if self.cert_file is not None:
             _load(context, Path(self.cert_file), Path(self.key_file or self.cert_file))
         return context
@@ -52,7 +52,7 @@ def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.
         try:
             context.load_verify_locations(client_ca)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot use {client_ca} as authority of clients: {_why(error)}") from None
+            raise ConfigError(f"cannot use {client_ca} as authority of clients: {reason_of(error)}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -64,9 +64,9 @@ def distrust(address: str, error: ssl.SSLError) -> AuthenticationError:
         text = f"the gateway at {address} does not prove who it is ({error.verify_message}): check the authority "
         return AuthenticationError(text + "(--ca-file, STAGELINE_CA_FILE, Tls) and the name in the address")
     if "ALERT" in reason:
-        text = f"the gateway at {address} does not take this client's certificate ({_why(error)}): give one "
+        text = f"the gateway at {address} does not take this client's certificate ({reason_of(error)}): give one "
         return AuthenticationError(text + "that it trusts (--cert-file and --key-file, Tls)")
-    return AuthenticationError(f"no TLS with {address} ({_why(error)}): does that gateway speak TLS?")
+    return AuthenticationError(f"no TLS with {address} ({reason_of(error)}): does that gateway speak TLS?")
 
 
 def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
@@ -75,14 +75,14 @@ def _load(context: ssl.SSLContext, cert: Path, key: Path) -> None:
             raise ConfigError(f"{key} may be read by everybody: chmod o-rwx it")
         context.load_cert_chain(cert, key, password=_no_password)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {_why(error)}") from None
+        raise ConfigError(f"cannot use the certificate {cert} with the key {key}: {reason_of(error)}") from None
 
 
 def _no_password() -> str:
     raise ValueError("the key has a password: keep it without one, readable by its owner alone")
 
 
-def _why(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """OpenSSL's reason in words, as far as it gives one."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or error.strerror or str(error)).replace("_", " ").lower()

@@ -93,9 +93,7 @@ def drained_with_nothing_lost(shell: Shell, first: str, other: str, capsys: pyte
         stuck = said("drain", other, "--timeout", "0.5", code=1)
         assert stuck.startswith(f"stageline: {other} is not empty after 0.5 s: it serves tiny 0-")
         assert said("uncordon", first) == f"{first} is open: plans may use it\n"
-        deadline = time.monotonic() + TIMEOUT_S
-        while not served(asked.plan(), first) or served(asked.plan(), other):
-            assert time.monotonic() < deadline
+        wait_until(shell, lambda: bool(served(asked.plan(), first)) and not served(asked.plan(), other))
     shown = json.loads(said("show", other, "--json"))
     assert (shown["state"], shown["duty"], shown["serves"]) == ("draining", "drained", [])
     wait_until(shell, lambda: "drained" in said("list"))

@@ -31,6 +31,7 @@ import msgspec
 from stageline import __version__
 from stageline.blobs import CHUNK_BYTES, BlobStore
 from stageline.curve import write_secret
+from stageline.durable import sync
 from stageline.errors import BlobMissingError, StoreError, StoreVersionError
 
 from .collector import needed
@@ -67,10 +68,10 @@ def back_up(data_dir: Path, into: IO[bytes], keys: Path | None = None) -> Conten
     if not (data_dir / DATABASE).is_file():
         raise StoreError(f"{data_dir} holds no cluster: name the coordinator's data directory by --data-dir")
     with tempfile.TemporaryDirectory(prefix="stageline-backup-") as scratch:
-        database = Path(scratch) / DATABASE
-        _snapshot(data_dir, database)
+        _snapshot(data_dir, Path(scratch) / DATABASE)
         with Store(Path(scratch)) as copy:
             models, cluster = copy.models(), copy.cluster
+        database = (Path(scratch) / DATABASE).read_bytes()
         blobs = BlobStore(data_dir / BLOBS_DIR)
         sizes = {sha: _size(blobs, sha) for sha in sorted(needed(blobs, models.values()))}
         found = _key_files(keys) if keys is not None else {}
@@ -81,13 +82,13 @@ def back_up(data_dir: Path, into: IO[bytes], keys: Path | None = None) -> Conten
             cluster=cluster,
             created=time.time(),
             models=tuple(models),
-            database=_sha256(database.read_bytes()),
+            database=_sha256(database),
             blobs=sizes,
             keys={name: _sha256(data) for name, data in found.items()},
         )
         with tarfile.open(fileobj=into, mode="w|", format=tarfile.PAX_FORMAT) as archive:
             _add(archive, INDEX, msgspec.json.encode(contents))
-            _add(archive, DATABASE, database.read_bytes())
+            _add(archive, DATABASE, database)
             for sha, size in sizes.items():
                 _add_blob(archive, blobs, sha, size)
             for name, data in found.items():
@@ -115,9 +116,9 @@ def restore(data_dir: Path, source: IO[bytes], keys: Path | None = None) -> Cont
                 store.revive()
             if keys is not None:
                 _put_keys(scratch / KEYS, contents.keys, keys)
-            _sync(scratch / DATABASE)
+            sync(scratch / DATABASE)
             (scratch / DATABASE).replace(data_dir / DATABASE)
-            _sync(data_dir)
+            sync(data_dir)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return contents
@@ -264,11 +265,3 @@ def _tar_errors() -> Iterator[None]:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -104,9 +104,7 @@ class Leader:
     @property
     def peers(self) -> list[str]:
         """The identities of everybody who is here."""
-        members = self._cluster.members
-        everybody = [*members.nodes.values(), *members.gateways.values()]
-        return [peer.address for peer in everybody if peer.liveness != "gone"]
+        return [peer.address for peer in self._cluster.members.everybody if peer.liveness != "gone"]
 
     def message(self, peer: str, message: Message, now: float) -> None:
         """Somebody says something."""
@@ -144,8 +142,7 @@ class Leader:
 
     def revoke(self, known: Callable[[str], bool], now: float) -> None:
         """Drop everybody whose name is not `known` any more."""
-        members = self._cluster.members
-        for one in [*members.nodes.values(), *members.gateways.values()]:
+        for one in self._cluster.members.everybody:
             if not known(one.name) and one.liveness != "gone":
                 self._log.warning("dropped: its key was revoked", peer=one.identity)
                 self._control.send(one.address, REVOKED)
@@ -162,7 +159,7 @@ class Leader:
         except StagelineError as error:
             self._control.send(admin, ErrorReply(id=request.id, code=error.code, message=error.message))
             return
-        for peer in (*self._cluster.members.nodes.values(), *self._cluster.members.gateways.values()):
+        for peer in self._cluster.members.everybody:
             self._announce(peer.address, peer.hello)
         self._control.send(admin, NextKeyIs(id=request.id, public=public))
 
@@ -192,8 +189,7 @@ class Leader:
         for peer, ping in self._heartbeats.pings(now):
             self._control.send(peer, ping)
         self.answers(self.planner.expire(now))
-        members = self._cluster.members
-        recorded = [one.address for one in (*members.nodes.values(), *members.gateways.values())]
+        recorded = [one.address for one in self._cluster.members.everybody]
         beside = self._cluster.resuming
         self._introduce(self._introductions.tick(recorded, self.peers, now, beside=beside), now)
         self._reach(now)
@@ -208,8 +204,7 @@ class Leader:
             self._publish(self._cluster.digest())
 
     def _reach(self, now: float) -> None:
-        members = self._cluster.members
-        here = [one for one in (*members.nodes.values(), *members.gateways.values()) if one.liveness == "alive"]
+        here = [one for one in self._cluster.members.everybody if one.liveness == "alive"]
         for found in self._reaching.tick({one.address: one.offers() for one in here}, now):
             self._handle(replace(found, came_from=self._control.origin(found.peer)), now)
 

@@ -122,8 +122,8 @@ class Links:
 
 def present(members: Members) -> list[Peer]:
     """Nodes and gateways whose links can be measured, in a fixed order."""
-    peers: list[Peer] = [*members.nodes.values(), *members.gateways.values()]
-    able = [p for p in peers if p.liveness == "alive" and not (p.disconnected or p.leaving) and p.hello.probe]
+    alive = (peer for peer in members.everybody if peer.liveness == "alive")
+    able = [peer for peer in alive if not (peer.disconnected or peer.leaving) and peer.hello.probe]
     return sorted(able, key=lambda peer: peer.identity)
 
 

@@ -21,6 +21,11 @@ class Members:
         self._drained: frozenset[str] = frozenset()
         self.nodes = {hello.name: Node(hello, liveness="gone", gone_at=now) for hello in known}
 
+    @property
+    def everybody(self) -> list[Peer]:
+        """Workers, then gateways, whether they are here or not."""
+        return [*self.nodes.values(), *self.gateways.values()]
+
     def find(self, identity: str) -> Peer | None:
         """The peer that joined with that socket identity, unless it is gone."""
         role, _, rest = identity.partition(":")

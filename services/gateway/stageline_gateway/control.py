@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from stageline import __version__
+from stageline import __version__, reached
 from stageline.absence import COMPLAINT, Absence
 from stageline.addresses import reachable
 from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, Coordinators
@@ -41,7 +41,6 @@ from stageline.messages import (
 )
 from stageline.monitors import refusal
 from stageline.plan import Digest, Endpoint, Epoch, Plan
-from stageline.reached import complaint
 from stageline.rotation import Rotation
 from stageline.sockets import Socket, Sockets
 from stageline.wire import Decoder, encode
@@ -257,7 +256,7 @@ class ControlLink:
             self._keyring.admit(message)
             self._send(Admitted(version=message.version))
         elif isinstance(message, Reached):
-            self._reached(message)
+            reached.tell(self._log, "gateway", message)
         elif isinstance(message, MakeKey):
             self._rotation.make()
         elif isinstance(message, NextKey):
@@ -270,13 +269,6 @@ class ControlLink:
         elif isinstance(message, Refused):
             self.refused = message.message
             self._log.error("the coordinator refuses this gateway", code=message.code, reason=message.message)
-
-    def _reached(self, message: Reached) -> None:
-        problem = complaint(message)
-        if problem:
-            self._log.warning("this gateway is not reached", reason=problem)
-        else:
-            self._log.info("the coordinator reaches this gateway at every address that others are told")
 
     def _stands_by(self, refused: Refused) -> None:
         self.refused = refused.message

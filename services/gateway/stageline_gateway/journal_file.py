@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stageline.data import Buffer
+from stageline.durable import sync
 from stageline.errors import ConfigError, StoreError, StoreVersionError
 from stageline_gateway.journal_format import HEAD, Contents, Index, Record, Span, frame, head, read, salt_of, span_at
 
@@ -125,7 +126,7 @@ class JournalFile:
     def _begin(self) -> tuple[int, Contents]:
         salt = secrets.randbits(32)
         self._fd = _create(self._path, salt)
-        _sync_folder(self._folder)
+        sync(self._folder)
         return salt, Contents(Index(), HEAD.size, 0)
 
     def _rewrite(self) -> None:
@@ -148,7 +149,7 @@ class JournalFile:
         os.close(self._fd)
         self._fd, self._salt, self._index, self._end, self._rewrite_at = fd, salt, index, end, 0
         with contextlib.suppress(OSError):  # the file is whole either way; which one a power failure leaves is open
-            _sync_folder(self._folder)
+            sync(self._folder)
 
     def _copy(self, fd: int, salt: int) -> tuple[Index, int]:
         index, at = Index(last=self._index.last), HEAD.size
@@ -181,14 +182,6 @@ def _create(path: Path, salt: int) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write(fd: int, pieces: Sequence[Buffer], at: int) -> None:

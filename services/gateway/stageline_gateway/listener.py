@@ -8,8 +8,9 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from stageline.addresses import bracketed
+from stageline.addresses import place_of
 from stageline.errors import ConfigError
+from stageline.tls import reason_of
 from stageline_gateway.certificate import Certificate
 
 BACKLOG = 256
@@ -34,7 +35,7 @@ class PlainListener:
 
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server
-        self.address = _address(server.sockets[0].getsockname())
+        self.address = place_of(server.sockets[0].getsockname())
 
     def close(self) -> None:
         """Take no new connections."""
@@ -68,7 +69,7 @@ class TlsListener:
         self._patience_s = patience_s
         self._handshakes: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.get_running_loop().create_task(self._accept())
-        self.address = _address(listening.getsockname())
+        self.address = place_of(listening.getsockname())
 
     def close(self) -> None:
         """Take no new connections."""
@@ -91,7 +92,7 @@ class TlsListener:
                 if len(self._handshakes) >= self._most:
                     connection.close()
                     continue
-                self._begin(connection, _address(peer))
+                self._begin(connection, place_of(peer))
         finally:
             self._socket.close()
 
@@ -111,7 +112,7 @@ class TlsListener:
                 self._make, connection, ssl=self._certificate.context, ssl_handshake_timeout=self._patience_s
             )
         except ssl.SSLError as error:
-            self._failed(peer, (error.reason or str(error)).replace("_", " ").lower())
+            self._failed(peer, reason_of(error))
         except OSError:
             self._failed(peer, "it did not finish the TLS handshake")
 
@@ -142,7 +143,3 @@ async def listen(
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _address(name: tuple[str, int]) -> str:
-    return f"{bracketed(name[0])}:{name[1]}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from stageline.addresses import bracketed
+from stageline.addresses import place_of
 from stageline.data import Buffer
 from stageline.errors import StagelineError
 from stageline.protocol import Describe, Error, Infer, ServerHello, ToClient
@@ -108,7 +108,7 @@ def error_message(request_id: int, error: StagelineError) -> Error:
 def peer_of(transport: asyncio.BaseTransport) -> str:
     """The address of who is at the other end."""
     name = transport.get_extra_info("peername")
-    return f"{bracketed(name[0])}:{name[1]}" if name else "unknown"
+    return place_of(name) if name else "unknown"
 
 
 def keep_alive(transport: asyncio.Transport, stall_s: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import zmq
 
-from stageline import messages
+from stageline import messages, reached
 from stageline.absence import COMPLAINT, Absence
 from stageline.addresses import reachable
 from stageline.blobs import BlobStore
@@ -25,7 +25,6 @@ from stageline.errors import ClusterError, ConfigError
 from stageline.http import Guard, StatusServer
 from stageline.lifecycle import StopSignals
 from stageline.logs import Logger
-from stageline.reached import complaint
 from stageline.rotation import Rotation
 from stageline.service_main import announce
 from stageline.sockets import Sockets, host_key
@@ -164,7 +163,7 @@ class Agent:
             messages.ProfileRequest: lambda m, _: self._work.profile(m),
             messages.ProbeRequest: lambda m, _: self._prober.probe(m),
             messages.Farewell: lambda *_: self._departure.farewell(),
-            messages.Reached: lambda m, _: self._on_reached(m),
+            messages.Reached: lambda m, _: reached.tell(self._log, "worker", m),
             messages.MakeKey: lambda *_: self._rotation.make(),
             messages.NextKey: lambda m, _: self._rotation.announced(m),
             messages.KeyTaken: lambda m, _: self._on_key_taken(m),
@@ -213,13 +212,6 @@ class Agent:
         if hello is not None:  # else there is nothing to say yet, and the connection of before will do
             self._control.renew()
             self._control.send(self._hello(hello))
-
-    def _on_reached(self, message: messages.Reached) -> None:
-        problem = complaint(message)
-        if problem:
-            self._log.warning("this worker is not reached", reason=problem)
-        else:
-            self._log.info("the coordinator reaches this worker at every address that others are told")
 
     def _on_refused(self, message: messages.Refused, now: float) -> None:
         if message.code == NOT_LEADING:

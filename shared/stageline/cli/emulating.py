@@ -21,6 +21,7 @@ from stageline.emulation.site import Images, Site
 from stageline.emulation.spec import Emulation
 from stageline.errors import NotReadyError
 from stageline.manifest import ModelManifest
+from stageline.plan import ModelPlan
 
 if TYPE_CHECKING:
     from stageline.cli.planfigures import Figures
@@ -118,12 +119,18 @@ def _figures(title: str, placement: Placement, busy: dict[str, float]) -> Figure
 
 def _parsed(placement: Placement) -> tuple[Problem | None, Sequence[StageAssignment]]:
     """The planner's problem, and the running plan in its terms."""
-    from stageline_coordinator.planner import Problem, StageAssignment
+    from stageline_coordinator.planner import Problem
 
     if not placement.problem or placement.plan is None:
         return None, ()
-    stages = tuple(
+    return Problem.from_json(json.loads(placement.problem)), assigned(placement.plan)
+
+
+def assigned(plan: ModelPlan) -> tuple[StageAssignment, ...]:
+    """A running plan's stages as the planner calls them."""
+    from stageline_coordinator.planner import StageAssignment
+
+    return tuple(
         StageAssignment((one.start, one.end), tuple(each.node for each in one.replicas), one.codec or "none")
-        for one in placement.plan.stages
+        for one in plan.stages
     )
-    return Problem.from_json(json.loads(placement.problem)), stages

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from stageline.deploying.planning import Found, Wanted
 from stageline.deploying.site import DATA, KEYS, ROLES, Role
-from stageline.docking import UID, connected, one_line, packed
+from stageline.docking import LOG_LINES, confined, connected, last_line, one_line, packed
 
 SITE, ROLE, BOX, DIGEST, IMAGE = (f"stageline.{name}" for name in ("site", "role", "box", "digest", "image"))
 COMMANDS: Mapping[Role, str] = {role: f"stageline-{role}" for role in ROLES}
@@ -24,9 +24,6 @@ ASK = (
     "print(json.dumps([r.status, json.loads(r.read())]))"
 )
 """Run in the container, as the port is on its loopback: works for every version of a service."""
-
-LOG_LINES = 20
-GONE_S = 10
 
 
 class Engine:
@@ -105,14 +102,10 @@ class Engine:
                 labels=labels,
                 environment=dict(one.environment),
                 mounts=[Mount(DATA, one.container, type="volume")],
-                tmpfs={"/tmp": "", "/run/stageline": f"uid={UID},gid={UID},mode=0755"},
                 network_mode="host",
-                read_only=True,
-                init=True,
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
                 restart_policy={"Name": "unless-stopped"},
                 log_config=LogConfig(type="json-file", config={"max-size": "10m", "max-file": "3"}),
+                **confined(),
             )
 
     def put(self, container: str, files: Mapping[str, bytes]) -> None:
@@ -122,28 +115,14 @@ class Engine:
 
     def read(self, container: str, path: str) -> bytes:
         """A file of its, running or not; empty where there is none."""
-        from docker.errors import NotFound
-
-        with one_line(self.name):
-            try:
-                pieces, _ = self._docker.api.get_archive(container, f"{DATA}/{path}")
-            except NotFound:
-                return b""
-            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
-                file = archive.extractfile(archive.next() or tarfile.TarInfo())
-                return file.read() if file is not None else b""
+        with self._archive(container, path) as archive:
+            file = archive.extractfile(archive.next() or tarfile.TarInfo()) if archive is not None else None
+            return file.read() if file is not None else b""
 
     def key_names(self, container: str) -> frozenset[str]:
         """Whom the files of a coordinator let in."""
-        from docker.errors import NotFound
-
-        with one_line(self.name):
-            try:
-                pieces, _ = self._docker.api.get_archive(container, f"{DATA}/{KEYS}/nodes")
-            except NotFound:
-                return frozenset()
-            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
-                names = [posixpath.basename(name) for name in archive.getnames()]
+        with self._archive(container, f"{KEYS}/nodes") as archive:
+            names = [posixpath.basename(name) for name in archive.getnames()] if archive is not None else []
         return frozenset(name.removesuffix(".pub") for name in names if name.endswith(".pub"))
 
     def forget_keys(self, container: str, names: frozenset[str]) -> None:
@@ -198,14 +177,31 @@ class Engine:
         state = about["State"]
         if state["Status"] == "running" and about["RestartCount"] <= restarts:
             return ""
-        said = [line.strip() for line in self.log(container, LOG_LINES).split("\n") if line.strip()]
+        last = last_line(self._log(container, LOG_LINES), "it wrote nothing")
         memory = "out of memory, " if state.get("OOMKilled") else ""
-        return f"{memory}it ended with exit code {state['ExitCode']}: {said[-1] if said else 'it wrote nothing'}"
+        return f"{memory}it ended with exit code {state['ExitCode']}: {last}"
 
     def log(self, container: str, lines: int) -> str:
         """The last lines that it wrote."""
+        return self._log(container, lines).decode(errors="replace")
+
+    def _log(self, container: str, lines: int) -> bytes:
         with one_line(self.name):
-            return str(self._docker.api.logs(container, tail=lines).decode(errors="replace"))
+            return bytes(self._docker.api.logs(container, tail=lines))
+
+    @contextmanager
+    def _archive(self, container: str, path: str) -> Iterator[tarfile.TarFile | None]:
+        """A file or folder of its volume, running or not; None where there is none."""
+        from docker.errors import NotFound
+
+        with one_line(self.name):
+            try:
+                pieces, _ = self._docker.api.get_archive(container, f"{DATA}/{path}")
+            except NotFound:
+                yield None
+                return
+            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+                yield archive
 
 
 def takes_part(role: Role, said: bytes) -> bool:

@@ -11,17 +11,12 @@ from typing import Literal
 import msgspec
 
 from stageline.addresses import is_loopback
-from stageline.config import CoordinatorConfig, GatewayConfig, ServiceConfig, StageConfig, load
+from stageline.config import SECTIONS, CoordinatorConfig, load
 from stageline.errors import ConfigError
 from stageline.yaml_file import read_yaml
 
 Role = Literal["coordinator", "gateway", "stage"]
 ROLES: tuple[Role, ...] = ("coordinator", "gateway", "stage")
-KINDS: Mapping[Role, type[ServiceConfig]] = {
-    "coordinator": CoordinatorConfig,
-    "gateway": GatewayConfig,
-    "stage": StageConfig,
-}
 IMAGES: Mapping[Role, str] = {"coordinator": "control", "gateway": "control", "stage": "stage"}
 OURS = frozenset(
     {"name", "coordinator", "keys_dir", "join_token", "join_token_file", "data_dir", "cache_dir", "journal"}
@@ -159,7 +154,7 @@ def _check_boxes(file: SiteFile) -> None:
 def _settings(file: SiteFile, box: str, role: Role) -> dict[str, str]:
     """What the file sets, as environment."""
     found: dict[str, str] = {**getattr(file, role), **getattr(file.boxes[box], role)}
-    known = {one.name for one in fields(KINDS[role])}
+    known = {one.name for one in fields(SECTIONS[role])}
     for setting in found:
         if setting in OURS or setting not in known:
             why = "is not for this file to set" if setting in OURS else f"is no setting of a {role}"
@@ -181,7 +176,7 @@ def _service(file: SiteFile, site: str, box: str, role: Role, control: str, fold
             files[f"files/{variable.lower()}"] = _content(folder / settings[variable])
             settings[variable] = f"{DATA}/files/{variable.lower()}"
     environment |= settings
-    config = load(KINDS[role], flags={}, environ=environment)  # what it would end with, before anything is changed
+    config = load(SECTIONS[role], flags={}, environ=environment)  # what it would end with, before anything is changed
     image = getattr(about.images, IMAGES[role]) or getattr(file.images, IMAGES[role])
     if not image:
         raise ConfigError(f"images.{IMAGES[role]} is empty")

@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from stageline.config import CoordinatorConfig, GatewayConfig, ServiceConfig, StageConfig, given
+from stageline.config import SECTIONS, given
 from stageline.embedded.state import ServiceRole
 from stageline.errors import ConfigError
 
-KINDS: dict[ServiceRole, type[ServiceConfig]] = {
-    "coordinator": CoordinatorConfig,
-    "gateway": GatewayConfig,
-    "stage": StageConfig,
-}
 SHARED = ("port", "http_port", "data_port")
 """Ports that more than one service has."""
 
@@ -34,7 +29,7 @@ def given_settings(config: Path | None, nodes: int, environ: Mapping[str, str] =
                 f"{variable} is one port for several services of the cluster: unset it, or give each its own with "
                 "--config"
             )
-    found = {role: given(kind, environ=environ, file=config) for role, kind in KINDS.items()}
+    found: Given = {role: given(SECTIONS[role], environ=environ, file=config) for role in get_args(ServiceRole)}
     if nodes > 1 and found["stage"].get("data_address"):
         raise ConfigError(f"stage.data_address is one address for {nodes} workers: leave it out, or use --nodes 1")
     return found

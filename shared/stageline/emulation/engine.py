@@ -7,10 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from stageline.docking import HERE, UID, connected, engine_here, one_line, packed
+from stageline.docking import HERE, LOG_LINES, confined, connected, engine_here, last_line, one_line, packed
 from stageline.errors import ConfigError
-
-LOG_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,10 @@ class Engine:
             labels=dict(recipe.labels),
             environment=dict(recipe.environment),
             mounts=[Mount(target, None, type="volume") for target in recipe.volumes],
-            tmpfs={"/tmp": "", "/run/stageline": f"uid={UID},gid={UID},mode=0755"},
-            read_only=True,
-            init=True,
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges:true"],
             healthcheck={"test": ["NONE"]},  # each costs a twelfth of a CPU second, which is much for a small box
             **({"network_mode": recipe.network} if shares else {"network": recipe.network}),
             **recipe.limits,
+            **confined(),
         )
         return str(container.id)
 
@@ -136,8 +130,7 @@ class Engine:
         state = self._docker.api.inspect_container(container)["State"]
         if state["Running"]:
             return ""
-        said = self._docker.api.logs(container, tail=LOG_LINES).decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(said) if line.strip()), "it wrote nothing")
+        last = last_line(self._docker.api.logs(container, tail=LOG_LINES), "it wrote nothing")
         memory = "it was out of memory, " if state.get("OOMKilled") else ""
         return f"exit code {state['ExitCode']}: {memory}{last}"
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from stageline.config import CoordinatorConfig, GatewayConfig, ServiceConfig, StageConfig
+from stageline.config import SECTIONS
 from stageline.emulation.capacity import LEAST_CPUS
 from stageline.emulation.places import Place
 from stageline.emulation.spec import (
@@ -36,11 +36,6 @@ MAX_SECONDS = 86_400.0
 LEAST_MIB = 320
 """torch and a worker alone take about 250."""
 
-KINDS: Mapping[str, type[ServiceConfig]] = {
-    "coordinator": CoordinatorConfig,
-    "gateway": GatewayConfig,
-    "stage": StageConfig,
-}
 OURS = frozenset(
     {"name", "coordinator", "keys_dir", "host", "transport", "port", "plan_port", "blob_port", "join_port", "data_dir"}
     | {"client_host", "insecure", "http_port", "http_host", "http_token_file", "ready_file", "cache_dir", "journal"}
@@ -180,9 +175,9 @@ def _event(place: Place, boxes: tuple[Box, ...], workload: Workload) -> Event:
 
 def _settings(place: Place) -> dict[str, dict[str, Any]]:
     """Their values are the services' business: they end with a line about one that cannot be."""
-    sections = place.members(tuple(KINDS))
+    sections = place.members(tuple(SECTIONS))
     found: dict[str, dict[str, Any]] = {}
     for section, settings in sections.items():
-        known = tuple(sorted(each.name for each in fields(KINDS[section]) if each.name not in OURS))
+        known = tuple(sorted(each.name for each in fields(SECTIONS[section]) if each.name not in OURS))
         found[section] = {name: value.text() for name, value in settings.members(known).items()}
     return found

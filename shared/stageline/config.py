@@ -118,7 +118,7 @@ class CoordinatorConfig(ServiceConfig):
     ping_ms: int = _setting(100, "milliseconds between heartbeats")
     suspect_ms: int = _setting(300, "silence in milliseconds after which a worker gets no new work")
     evict_ms: int = _setting(800, "silence in milliseconds after which a worker is planned around")
-    rejoin_ms: int = _setting(3000, "how long a restarted coordinator waits for known workers before it re-plans")
+    rejoin_ms: int = _setting(3000, "milliseconds that a new leader waits for workers, from the first peer that comes")
     drain_s: float = _setting(10.0, "seconds that an old plan may take to drain")
     blob_keep_s: float = _setting(3600.0, "seconds that blobs which no model names are kept after their last use")
     standby_of: str = _setting("", "control address of the coordinator to stand by for (empty: lead)")

@@ -74,7 +74,7 @@ class AdminRequests:
     def _list(self, request: Any, now: float) -> Message:
         cluster = self._cluster
         if isinstance(request, GetPlan):
-            return PlanReply(id=request.id, plan=cluster.plan)
+            return PlanReply(id=request.id, plan=cluster.shown(now))
         if isinstance(request, ListModels):
             return ModelList(id=request.id, models=model_rows(cluster, now))
         if isinstance(request, GetProblem):

@@ -64,6 +64,7 @@ from .network import Ends, Link
 from .peers import Node, Peer
 from .planning import Planning
 from .published import Published
+from .rejoining import Rejoining
 from .wanted import THROUGHPUT, Wanted, known
 
 
@@ -105,7 +106,7 @@ class Cluster:
         self.measuring = Measuring(memory.figures, memory.links)
         self._models: dict[str, tuple[str, ModelManifest]] = {m.name: (sha, m) for sha, m in memory.models}
         published = Published(settings.term, memory.plan, settings.drain_s)
-        resume_at = now + settings.rejoin_s if memory.plan else None
+        rejoining = Rejoining(memory.plan, settings.rejoin_s, now)
         self.wanted = Wanted(
             memory.objective, settings.max_replicas, known(self._models, memory.wishes), dict(memory.node_wishes)
         )
@@ -113,13 +114,17 @@ class Cluster:
         self.planning = Planning(self.measuring, self.members, self.wanted)
         guard = Guard(settings.term, settings.standbys, self.members, self.planning, self.measuring.book)
         self._course = Course(
-            settings.term, self.members, self._models, self.measuring, self.planning, published, guard, resume_at
+            settings.term, self.members, self._models, self.measuring, self.planning, published, guard, rejoining
         )
 
     @property
     def plan(self) -> Plan:
         """The plan in force."""
         return self._course.plan
+
+    def shown(self, now: float) -> Plan:
+        """The same for people: one whose workers are waited for in vain serves nothing."""
+        return self._course.shown(now)
 
     @property
     def models(self) -> Models:
@@ -128,7 +133,7 @@ class Cluster:
 
     @property
     def resuming(self) -> bool:
-        """Whether a restarted coordinator still waits for the workers of the plan that it found."""
+        """Whether a new leader still waits for the workers of the plan that it found."""
         return self._course.resuming
 
     def digest(self) -> Digest:

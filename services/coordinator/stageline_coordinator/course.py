@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from stageline.messages import Prepared, PrepareFailed
 from stageline.plan import Digest, ModelPlan, Plan
 
@@ -22,10 +24,11 @@ from .placement import Answer, Placement, can_plan
 from .planning import Planning
 from .preparing import ANSWER_S, Preparation
 from .published import Published
+from .rejoining import Rejoining
 
 
 class Course:
-    """`members`, `models` and `measuring` are its owner's, who changes them; `resume_at` ends the wait at a start."""
+    """`members`, `models` and `measuring` are its owner's, who changes them; `rejoining` is the wait at a start."""
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Course:
         planning: Planning,
         published: Published,
         guard: Guard,
-        resume_at: float | None,
+        rejoining: Rejoining,
     ) -> None:
         self._term = term
         self._members = members
@@ -47,7 +50,7 @@ class Course:
         self._guard = guard
         self._preparation: Preparation | None = None
         self._failed: Preparation | None = None
-        self._resume_at = resume_at
+        self._rejoining = rejoining
 
     @property
     def plan(self) -> Plan:
@@ -57,7 +60,14 @@ class Course:
     @property
     def resuming(self) -> bool:
         """Whether the workers of a plan from before the restart are still waited for."""
-        return self._resume_at is not None
+        return self._rejoining.waits
+
+    def shown(self, now: float) -> Plan:
+        """The plan in force for people: while it waits for its workers in vain, no model is served."""
+        if not self._rejoining.deserted(now):
+            return self.plan
+        models = (self._idle(name, [], None, now) for name in self._models)
+        return msgspec.structs.replace(self.plan, models=tuple(models))
 
     def digest(self) -> Digest:
         """The next digest."""
@@ -111,10 +121,9 @@ class Course:
 
     def reconcile(self, now: float) -> Iterator[Instruction]:
         """What to do now."""
-        if self._resume_at is not None and not self._may_resume(now):
-            return
-        if self._resume_at is not None:
-            self._resume_at = None
+        if self._rejoining.waits:
+            if not self._rejoining.over(self.plan, self._members, now):
+                return
             models = tuple(model for model in self.plan.models if model.name in self._models)
             yield from self._published.commit(models, self._members, now)
         yield from self._published.announce(self._members)
@@ -128,12 +137,6 @@ class Course:
         yield from self.retire(now)
         if self._preparation is None and not self._published.draining:
             yield from self._guard.load(self.plan, self._published.next_version)
-
-    def _may_resume(self, now: float) -> bool:
-        """Once all workers of the restored plan are back, or the time for that is over."""
-        wanted = {r.node for model in self.plan.models for stage in model.stages for r in stage.replicas}
-        nodes = (self._members.nodes.get(name) for name in wanted)
-        return now >= (self._resume_at or 0.0) or all(node is not None and node.present for node in nodes)
 
     def _check_preparation(self, now: float) -> Iterator[Instruction]:
         preparation = self._preparation
@@ -220,6 +223,9 @@ class Course:
         undecided = answer is None and old is not None and old.status == "unavailable"
         if old is not None and undecided and old.manifest == self._models[name][0]:
             return old
+        return self._idle(name, nodes, answer, now)
+
+    def _idle(self, name: str, nodes: list[Node], answer: Answer | None, now: float) -> ModelPlan:
         left_out = self._members.left_out(now)
         status, reason = assemble.why_not(name, self._models, nodes, left_out, self._measuring.book, answer)
         return assemble.idle(name, self._models, status, reason)

@@ -198,7 +198,7 @@ class Leader:
         if now >= self._next_plan:
             self._next_plan = now + PLAN_EVERY_S
             self._publish(self._cluster.plan)
-            self.metrics.refresh(self._cluster)
+            self.metrics.refresh(self._cluster, now)
         if now >= self._next_digest and not self._cluster.resuming:
             self._next_digest = now + DIGEST_EVERY_S
             self._publish(self._cluster.digest())

@@ -51,9 +51,9 @@ class Metrics:
         self._behind.set(row.behind if row is not None else 0)
         self._copied.set(copied)
 
-    def refresh(self, cluster: Cluster) -> None:
+    def refresh(self, cluster: Cluster, now: float) -> None:
         """Set the gauges to what is now."""
-        plan = cluster.plan
+        plan = cluster.shown(now)
         nodes = [node.state for node in cluster.members.nodes.values()]
         gateways = [gateway.state for gateway in cluster.members.gateways.values()]
         self._version.set(plan.version)

@@ -16,8 +16,9 @@ def model_rows(cluster: Cluster, now: float) -> tuple[ModelRow, ...]:
     """All registered models; one that is being profiled says how far it is."""
     rows = []
     fingerprints = {node.info.fingerprint for node in cluster.members.usable(now)}
+    plan = cluster.shown(now)
     for name, (sha, manifest) in cluster.models.items():
-        planned = cluster.plan.model(name)
+        planned = plan.model(name)
         status, reason = (planned.status, planned.reason) if planned else ("loading", "it was just added")
         if status == "profiling":
             known, total = cluster.measuring.book.progress(manifest, fingerprints)

@@ -27,6 +27,7 @@ from stageline_coordinator.cluster import Memory
 from stageline_coordinator.detector import PeerState
 from stageline_coordinator.figures import Figure, FigureKey
 from stageline_coordinator.peers import FORGET_S, LEGAL, Peer
+from stageline_coordinator.rows import model_rows
 
 
 def serving(nodes: int = 3) -> Fleet:
@@ -308,6 +309,53 @@ def test_it_waits_for_the_known_workers_and_then_plans_without_those_that_are_mi
     again.pass_time(2)
     assert again.model().status == "serving" and "n1" not in again.hosts()
     assert {v.node: v.state for v in again.digests[-1].nodes}["n1"] == "gone"
+
+
+def test_as_long_as_nobody_comes_nobody_is_taken_for_dead() -> None:
+    """All of them may be with another coordinator that leads, and that this one does not hear."""
+    made = serving()
+    gateway(made)
+    again = restarted(made)
+    again.pass_time(60)
+    assert again.cluster.resuming and not again.plans and not again.digests and not again.solves
+    gateway(again)
+    return_all(made, again)
+    assert again.plan.models == made.plan.models and len(again.plans) == 1
+    assert {view.state for view in again.plan.nodes} == {"alive"}
+    assert not [message for _, message in again.sent if isinstance(message, Prepare)]
+
+
+def test_people_are_told_that_nothing_is_served_while_nobody_comes() -> None:
+    made = serving()
+    again = restarted(made)
+    (row,) = model_rows(again.cluster, again.now)
+    assert row.status == "serving", "they may come yet"
+    again.pass_time(4)
+    (row,) = model_rows(again.cluster, again.now)
+    assert row.status == "unavailable" and "no workers are connected" in row.reason
+    assert not again.cluster.shown(again.now).model("net").stages and again.model().stages
+    gateway(again)
+    assert again.cluster.shown(again.now) == again.plan == made.plan, "now they may come again"
+
+
+@pytest.mark.parametrize("first", ["g", "n0"])
+def test_who_does_not_come_is_missed_so_long_after_the_first_that_did(first: str) -> None:
+    made = serving()
+    again = restarted(made)
+    again.pass_time(10)
+    came = again.now
+    if first == "g":
+        gateway(again)
+    else:
+        again.join("n0", memory=40 * MB)
+    again.pass_time(1)
+    for name in ("n0", "n2"):
+        again.join(name, memory=40 * MB)
+    while again.cluster.resuming:
+        assert not again.plans
+        again.pass_time(0.5)
+    assert again.now - came == pytest.approx(3.0)
+    assert again.model().status == "serving" and "n1" not in again.hosts()
 
 
 def test_a_worker_that_restarted_meanwhile_is_loaded_anew_at_once() -> None:

@@ -28,8 +28,8 @@ def small_disk(folder: Path, nbytes: int = DISK_BYTES) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> None:
-    """Write until no byte is free on the disk, or twice what a small disk holds."""
-    with contextlib.suppress(OSError), (folder / FILLER).open("wb", buffering=0) as file:
+    """Write until no byte is free on the disk, or twice what a small disk holds; again, what became free meanwhile."""
+    with contextlib.suppress(OSError), (folder / FILLER).open("ab", buffering=0) as file:
         for _ in range(2 * DISK_BYTES >> 16):
             file.write(bytes(1 << 16))
 

@@ -40,6 +40,7 @@ class FullDisk:
     def strike(self, rig: Rig, target: Target) -> None:
         fill(Path(target.notes[0]))
         target.notes += refused_writes(rig) if target.services else []
+        fill(Path(target.notes[0]))  # what was half written is gone
 
     def proof(self, rig: Rig, target: Target) -> str:
         full = is_full(Path(target.notes[0]))
@@ -74,6 +75,7 @@ class FullCache:
             blob.unlink()
         fill(Path(target.notes[0]))
         wait_until("it says so", lambda: not target.services or self._said(target), SAID_S)
+        fill(Path(target.notes[0]))  # what it had fetched of a tensor is gone
 
     def proof(self, rig: Rig, target: Target) -> str:
         told = self._said(target)

@@ -59,7 +59,7 @@ class Load:
         self._socket: socket.socket | None = None
         self._failure: BaseException | None = None
         self._pinged = 0.0
-        self._greeted = False
+        self._greeted = self._resent = False
         self._thread = threading.Thread(target=self._guard, name="fault-load", daemon=True)
         self._thread.start()
 
@@ -125,8 +125,6 @@ class Load:
         if isinstance(message, ServerHello):
             self._write(encode_frame(ClientHello(1, "faults")))
             self._greeted = True
-            if not self._withheld or self._asked.is_set():
-                self._send_again()
         elif isinstance(message, Accepted):
             self.ledger.accept(message.id, now)
         elif isinstance(message, Result):
@@ -149,8 +147,8 @@ class Load:
         """Use every free place, unless it is time to stop."""
         if not self._greeted:
             return
-        if self._asked.is_set() and self._withheld:
-            self._asked.clear()
+        if not self._resent and (not self._withheld or self._asked.is_set()):
+            self._resent = True
             self._send_again()
         now = time.monotonic()
         while self._stop_at is None and not self._withheld and self._free and self._free[0] <= now:
@@ -181,7 +179,7 @@ class Load:
         self._socket.settimeout(TURN_S)
 
     def _hang_up(self) -> None:
-        self._greeted = False
+        self._greeted = self._resent = False
         if self._socket is not None:
             self._socket.close()
             self._socket = None

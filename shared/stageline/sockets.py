@@ -24,9 +24,10 @@ from stageline import monitors
 from stageline.addresses import advertise, check_loopback, is_loopback, split_key, with_key
 from stageline.checksum import Checksum
 from stageline.data import MAX_FRAME_BYTES
-from stageline.errors import ConfigError
+from stageline.errors import ConfigError, StagelineError
 from stageline.gatekeeper import FAILED, Gatekeeper
 from stageline.keyring import Keyring
+from stageline.listening import listen
 from stageline.messages import (
     BLOBS,
     CONTROL,
@@ -99,20 +100,20 @@ class Sockets:
         """Changes when a connection to the coordinator that is made now has other keys than one of before."""
         return (self.keyring.own, self.keyring.coordinator) if self.keyring is not None else None
 
-    def bind(self, channel: Channel, address: str) -> tuple[Socket, str]:
+    def bind(self, channel: Channel, address: str, *, patience_s: float = 0.0) -> tuple[Socket, str]:
         """A bound socket and the address it really has (port 0 picks a free one).
 
-        Raises `ConfigError` for an address beyond loopback without keys, a busy port or a malformed address.
+        Raises `ConfigError` for an address beyond loopback without keys, and as `listen` does.
         """
         if self.keyring is None:
             check_loopback(address)
         socket = self._make(channel, channel.bind_type)
         self._guard(socket, channel)
         try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            monitors.close(socket)
-            raise ConfigError(f"cannot listen on {address} ({error.strerror}): choose another port") from None
+            listen(socket, address, patience_s)
+        except StagelineError:
+            self.release(socket)
+            raise
         return socket, socket.get_string(zmq.LAST_ENDPOINT)
 
     def bind_data(
@@ -123,12 +124,14 @@ class Sockets:
         port: int = 0,
         reached_at: str = "",
         checksum: Checksum = "auto",
+        patience_s: float = 0.0,
     ) -> tuple[Socket, Endpoint]:
         """A socket that listens on TCP (a free port of `host`) and, with transport auto, on an abstract ipc address.
 
         `port`: 0 for any free one. `reached_at`: the one address by which others reach it, where that is another.
+        Raises what `bind` does.
         """
-        socket, tcp = self.bind(channel, f"tcp://{host}:{port}")
+        socket, tcp = self.bind(channel, f"tcp://{host}:{port}", patience_s=patience_s)
         key = self.keyring.data.public if self.keyring is not None else b""
         tcp = with_key(reached_at or advertise(tcp, self.advertised), key)
         asked = _asked(checksum, away=bool(reached_at) or not is_loopback(host))

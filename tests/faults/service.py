@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+import secrets
 import signal
 import socket
 import subprocess
@@ -96,7 +98,7 @@ class Service:
     def ready(self) -> bool:
         """Whether its ready file is there. Raises `RuntimeError` if the process has ended."""
         if not self.running:
-            raise RuntimeError(f"{self.name} ended with {self.exit_code()}: {self.last_line()}")
+            raise RuntimeError(f"{self.name} ended with {self.exit_code()}: {' / '.join(self._last_lines(3))}")
         if self._ready_file().exists():
             self._ready = json.loads(self._ready_file().read_text())
         return self._ready_file().exists()
@@ -107,8 +109,10 @@ class Service:
 
     def last_line(self) -> str:
         """The end of its log."""
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+        return "".join(self._last_lines(1))
+
+    def _last_lines(self, count: int) -> list[str]:
+        return [line[:300] for line in self.log.read_text(errors="replace").strip().splitlines()[-count:]]
 
     def pids(self) -> list[int]:
         """Its live processes, children included."""
@@ -148,6 +152,13 @@ class Service:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody has now, and that stays free until it is bound, or bound again.
+
+    So it is none of those that the kernel gives to connections and to who asks for any port: within the seconds that an
+    executor takes to start one of the cluster's own connections could get it.
+    """
+    least = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = least - 1 - secrets.randbelow(min(20_000, least - 1024))
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

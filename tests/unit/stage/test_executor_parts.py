@@ -3,17 +3,22 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import fields, replace
+from typing import cast
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stageline import logs
 from stageline.data import Scalar, Tensor
 from stageline.dtypes import ITEMSIZE
 from stageline.errors import ConfigError, FailedError
+from stageline.sockets import Sockets
 from stageline_stage.blackbox import MAX_IDS, BlackBox
+from stageline_stage.executor.__main__ import PORT_PATIENCE_S, serve
 from stageline_stage.executor.device import choose_device
 from stageline_stage.executor.fingerprint import Traits
 from stageline_stage.executor.peers import may_send_to
@@ -181,3 +186,17 @@ def test_starting_an_executor_imports_no_more_than_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_an_executor_waits_for_a_data_port_that_its_predecessor_may_hold() -> None:
+    asked: dict[str, object] = {}
+
+    class Busy:
+        def bind_data(self, host: str, **settings: object) -> None:
+            asked.update(settings, host=host)
+            raise ConfigError("taken")
+
+    flags = Namespace(host="127.0.0.1", data_port=7711, data_address="", checksum="auto")
+    with pytest.raises(ConfigError, match="taken"):
+        serve(flags, cast(Sockets, Busy()), logs.get())
+    assert asked["port"] == 7711 and asked["patience_s"] == PORT_PATIENCE_S > 1

@@ -14,6 +14,9 @@ from stageline.sockets import Sockets
 from stageline_stage import keypipe
 from stageline_stage.executor.memory import settle, tune_malloc
 
+PORT_PATIENCE_S = 5.0
+"""An executor whose agent was killed may hold the data port still; longer is a wrong setting."""
+
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The flags that the agent gives."""
@@ -56,7 +59,11 @@ def main(arguments: list[str]) -> None:
 def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None:
     """Set everything up and compute until told to stop."""
     data, endpoint = sockets.bind_data(
-        flags.host, port=flags.data_port, reached_at=flags.data_address, checksum=flags.checksum
+        flags.host,
+        port=flags.data_port,
+        reached_at=flags.data_address,
+        checksum=flags.checksum,
+        patience_s=PORT_PATIENCE_S,
     )
     local = sockets.connect(LOCAL, flags.agent, identity=flags.executor.encode())
 

@@ -196,23 +196,31 @@ class AdminClient:
         return found
 
     def upload(self, store: BlobStore, shas: Iterable[str], progress: Uploaded = lambda sent, total: None) -> int:
-        """Send what the coordinator lacks; goes on where a broken upload ended. Returns the bytes sent."""
-        wanted, sent = tuple(shas), 0
-        for attempt in range(UPLOAD_RETRIES + 1):
-            missing = self.missing(wanted)
-            sizes = {sha: store.path(sha).stat().st_size for sha in missing}
-            total = sent + sum(sizes[sha] - offset for sha, offset in missing.items())
-            progress(sent, total)
+        """Send what the coordinator lacks; goes on where a broken upload ended. Returns the bytes sent.
+
+        When the connection breaks, or another coordinator leads from now on, it goes on by itself, and gives up after
+        `UPLOAD_RETRIES` tries in a row in which nothing got through.
+        """
+        wanted, sent, tries, left = tuple(shas), 0, 0, -1
+        while True:
             try:
+                missing = self.missing(wanted)
+                sizes = {sha: store.path(sha).stat().st_size for sha in missing}
+                before, left = left, sum(sizes[sha] - offset for sha, offset in missing.items())
+                tries = 0 if left < before else tries
+                total = sent + left
+                progress(sent, total)
                 for sha, offset in missing.items():
                     for count in self._upload_one(store, sha, offset, sizes[sha]):
                         sent += count
                         progress(sent, total)
                 return sent
-            except (ConnectionLostError, StoreError):
-                if attempt == UPLOAD_RETRIES:
+            except (ConnectionLostError, StoreError) as error:
+                tries += 1
+                if tries > UPLOAD_RETRIES:
                     raise
-        return sent
+                if isinstance(error, ConnectionLostError):
+                    self._meet_again()
 
     def download(self, sha: str) -> bytes:
         """A blob of the coordinator's; for small ones such as manifests."""
@@ -299,14 +307,18 @@ class AdminClient:
         def wanted(reply: Any) -> bool:
             stands_by = isinstance(reply, Refused) and reply.code == NOT_LEADING
             if isinstance(reply, Rejoin) or stands_by:  # it restarted, or leads no more: introduce ourselves, ask again
-                for old in filter(None, (self._socket, self._blob_socket)):
-                    self._sockets.release(old)
-                self._blob_socket = None
-                self._socket, self.welcome = self._greet()
+                self._meet_again()
                 self._socket.send(encode(request))
             return bool(getattr(reply, "id", None) == request.id)
 
         return _of_kind(self._receive(wanted), kind)
+
+    def _meet_again(self) -> None:
+        """New connections, to whoever leads now."""
+        for old in filter(None, (self._socket, self._blob_socket)):
+            self._sockets.release(old)
+        self._blob_socket = None
+        self._socket, self.welcome = self._greet()
 
     def _receive(self, wanted: Callable[[Any], bool]) -> Any:
         deadline = time.monotonic() + self._timeout_s

@@ -11,12 +11,14 @@ import msgspec
 from stageline.catalogue import Catalogue
 from stageline.cli.catalogue import open_catalogue
 from stageline.cli.completion import complete_model
+from stageline.cli.containers import Containers, container_options
 from stageline.cli.importing import importing
 from stageline.cli.inspect import MODEL_COLUMNS, model_rows
 from stageline.cli.options import Where, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, note, quantity, reporting, size
 from stageline.cli.wishing import describe, set_model
 from stageline.errors import ConfigError
+from stageline.lifecycle import interruptible
 from stageline.manifest import ModelManifest
 from stageline.messages import ModelRow
 
@@ -40,6 +42,7 @@ def models() -> None:
 @click.option("--replace", is_flag=True, help="Also replace a model whose inputs or outputs are others.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the cluster serves it.")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for that.")
+@container_options
 @location_options
 @json_option
 def add(
@@ -50,6 +53,7 @@ def add(
     replace: bool,
     wait: bool,
     timeout: float,
+    containers: Containers,
     where: Where,
     as_json: bool,
 ) -> None:
@@ -62,16 +66,23 @@ def add(
     A registered model of that name is replaced, without a gap where it is served, if inputs and outputs are the same
     (new weights, say); otherwise only with --replace, as clients would fail that know the old ones.
 
+    Without torch here, or with any of the flags that say so, it is imported in a container of a stage image, without
+    keys and, but for hf:ORG/NAME, without a network; what it gives is uploaded from here.
+
     \b
     Example:
       stageline models add hf:microsoft/resnet-50 --name resnet50
       stageline models add stageline_stage.zoo:resnet50 --name r50 --no-wait
+      stageline models add theirs.pt2 --in-container
+      stageline models add net:make --include net_layers.py --docker ssh://pi@10.0.0.1
     """
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"--timeout must be positive, got {timeout:g}")
     _check_names(source, name)
-    with open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
-        with importing(source, name=name, random_weights=random_weights, task=task, progress=report) as (found, blobs):
+    with interruptible(), open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
+        with importing(
+            source, name=name, random_weights=random_weights, task=task, progress=report, containers=containers
+        ) as (found, blobs):
             old = _registered(catalogue, found, replace)
             manifest = catalogue.put(found, blobs, report)
         row = catalogue.wait(found.name, manifest, timeout, report) if wait else catalogue.row(found.name)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from stageline.embedded.processes import boot_id, is_running, read_stat
 from stageline.emulation.engine import Engine, Thing
 from stageline.errors import ClusterError
+from stageline.owners import lives, this_process
 
 RUN, OWNER = "stageline.emulation", "stageline.emulation.owner"
 TRIES = 5
@@ -37,16 +36,7 @@ def new_run() -> str:
 
 def labels(run: str) -> dict[str, str]:
     """What everything of an emulation of this process bears."""
-    pid = os.getpid()
-    stat = read_stat(pid)
-    return {RUN: run, OWNER: f"{boot_id()}:{pid}:{stat.started if stat else 0}"}
-
-
-def lives(owner: str) -> bool:
-    """Whether the process that such a label names still runs."""
-    boot, _, rest = owner.partition(":")
-    pid, _, started = rest.partition(":")
-    return boot == boot_id() and pid.isdigit() and started.isdigit() and is_running(int(pid), int(started))
+    return {RUN: run, OWNER: this_process()}
 
 
 def leftovers(engine: Remover) -> list[Thing]:

@@ -9,8 +9,9 @@ import pytest
 
 from stageline.embedded.processes import boot_id, read_stat
 from stageline.emulation.engine import Thing
-from stageline.emulation.runs import OWNER, RUN, labels, leftovers, lives, others, remove, remove_run
+from stageline.emulation.runs import OWNER, RUN, labels, leftovers, others, remove, remove_run
 from stageline.errors import ClusterError
+from stageline.owners import lives
 
 
 class Docker:

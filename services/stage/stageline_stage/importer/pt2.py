@@ -34,7 +34,10 @@ def import_pt2(path: Path, *, name: str, store: BlobStore, source: str) -> Model
         request = {"name": name, "source": source, "max_file_bytes": tensor_bytes + SLACK_BYTES}
         (folder / "request.json").write_text(json.dumps(request))
         _run_child(folder)
-        return adopt(folder, store)
+        manifest = adopt(folder, store)
+    if manifest.name != name:  # it would replace another model
+        raise ModelImportError(f"loading the .pt2 file gave a model of another name, {manifest.name}")
+    return manifest
 
 
 def _run_child(folder: Path) -> None:

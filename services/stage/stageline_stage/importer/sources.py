@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from stageline.blobs import BlobStore
 from stageline.errors import ModelImportError
-from stageline.manifest import MODEL_NAME, ModelManifest
+from stageline.manifest import ModelManifest
+from stageline.modelsource import default_name, source_kind
 from stageline_stage.importer.assemble import Progress, import_module, no_progress
 from stageline_stage.importer.factory import load_factory
 from stageline_stage.importer.pt2 import import_pt2
@@ -38,12 +38,12 @@ def import_model(
     if kind == "factory":
         report("building the model", 0.0)
         module, signature = load_factory(source)
-        chosen = name or model_name(source.rsplit(":", 1)[1])
-        return import_module(module, signature, name=chosen, store=store, source=source, progress=report)
+        return import_module(
+            module, signature, name=name or default_name(source), store=store, source=source, progress=report
+        )
     path = Path(source)
     report("loading the archive", 0.0)
-    chosen = name or model_name(path.stem)
-    manifest = import_pt2(path, name=chosen, store=store, source=path.name)
+    manifest = import_pt2(path, name=name or default_name(source), store=store, source=path.name)
     report("done", 1.0)
     return manifest
 
@@ -55,28 +55,7 @@ def _import_hf(
 
     location = source.removeprefix("hf:")
     report("loading the model", 0.0)
-    chosen = name or model_name(Path(location).resolve().name)
+    chosen = name or default_name(source)
     module, signature = load_hf(location, seed=seed, task=task)
     origin = described(location) if seed is None else f"{described(location)} with random weights, seed {seed}"
     return import_module(module, signature, name=chosen, store=store, source=origin, progress=report)
-
-
-def source_kind(source: str) -> str:
-    """ "hf", "pt2" or "factory"; `ModelImportError` for anything else."""
-    if source.startswith("hf:") or Path(source, "config.json").is_file():
-        return "hf"
-    if source.endswith(".pt2"):
-        return "pt2"
-    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source):
-        return "factory"
-    raise ModelImportError(
-        f"{source!r} names no model: give hf:ORG/NAME, a Hugging Face directory, a .pt2 file, or module:factory"
-    )
-
-
-def model_name(text: str) -> str:
-    """A valid model name made from a source's last part."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64]
-    if not re.fullmatch(MODEL_NAME, name):
-        raise ModelImportError("no model name can be made from the source: give one with --name")
-    return name

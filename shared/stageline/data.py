@@ -92,7 +92,8 @@ class Activation(Record, frozen=True):
 
     `batch` is unique per dispatch within the `gateway` incarnation; `deadline_ns` is Unix time by the gateway's clock
     (0: none); lower `priority` numbers run first; `level` is the quality level (0: full). `reply_checked`: what goes to
-    `reply` bears a checksum.
+    `reply` bears a checksum. `sent_us`: when it was sent on to where it is now, by its sender's monotonic clock (0: not
+    said).
     """
 
     version: int
@@ -112,6 +113,7 @@ class Activation(Record, frozen=True):
     trace: str = ""
     timings: tuple[Timing, ...] = ()
     reply_checked: bool = False
+    sent_us: int = 0
 
     @property
     def finished(self) -> bool:

@@ -16,6 +16,7 @@ from stageline.messages import (
     Admitted,
     BlobPut,
     ExecutorInfo,
+    Flow,
     Follow,
     Followed,
     FromBlobs,
@@ -33,6 +34,7 @@ from stageline.messages import (
     NextKey,
     NextKeyIs,
     NodeInfo,
+    Passage,
     Ping,
     Pong,
     Prepare,
@@ -66,6 +68,7 @@ from stageline.wishes import Wishes
 
 SHA = "ab" * 32
 STAGE = StageKey(manifest=SHA, start=0, end=3)
+FLOW = Flow(peer="y", batches=7, nbytes=1 << 40, busy_s=0.25, last_s=9.5)
 CRASHED = NodeView(node="n", incarnation="i", state="alive", crash=Crash(executor="n/0", computing=(7,)))
 
 GOLDEN: list[tuple[object, Message, str]] = [
@@ -267,6 +270,10 @@ def test_hello_is_a_map_of_its_fields_without_defaults() -> None:
         (
             ToCoordinator,
             Pong(sequence=1, sent_s=0.5, incarnation="i", stage_times=(StageTime("n", STAGE, 4, 9, 0.25),)),
+        ),
+        (
+            ToCoordinator,
+            Pong(sequence=1, sent_s=0.5, incarnation="i", passages=(Passage(end="x", looks=1, flows=(FLOW,)),)),
         ),
         (ToBlobs, BlobPut(id=1, sha256=SHA, offset=0, total=9)),
         (Plan | Digest, Plan(term=1, version=2)),

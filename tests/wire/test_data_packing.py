@@ -30,11 +30,11 @@ VALUES = (Tensor("uint8", (1, 5)), Scalar(3), Tensor("float32", (0, 2)), Tensor(
 HEADER = Activation(DATA_VERSION, "g/1", 7, (1,), (1,), 1, (1, 1), (HOP,), 0, "tcp://g:1", VALUES)
 BUFFERS = [b"ABCDE", b"", struct.pack("<2f", 1.5, -2.0)]
 GOLDEN = bytes.fromhex(
-    "c7 a1000000"  # packed, 161 bytes of header
-    "dc0012aa41637469766174696f6e02a3672f310791019101019201019197a3486f7083a86d616e6966657374a26162a57374"
+    "c7 a2000000"  # packed, 162 bytes of header
+    "dc0013aa41637469766174696f6e02a3672f310791019101019201019197a3486f7083a86d616e6966657374a26162a57374"
     "61727400a3656e6401a97463703a2f2f623a31a162a3622f31a0c200a97463703a2f2f673a319494a654656e736f72a57569"
     "6e7438920105a092a65363616c61720394a654656e736f72a7666c6f61743332920002a094a654656e736f72a7666c6f6174"
-    "33329102a0000000a090c2"
+    "33329102a0000000a090c200"
     "4142434445 0000c03f 000000c0"
 )
 
@@ -42,6 +42,12 @@ GOLDEN = bytes.fromhex(
 def test_its_bytes() -> None:
     assert encode_frames(HEADER, BUFFERS) == [GOLDEN]
     assert GOLDEN[5:-13] == msgspec.msgpack.encode(HEADER)
+
+
+def test_the_header_of_a_peer_that_does_not_say_when_it_sent_is_understood() -> None:
+    older = GOLDEN[5:-14].replace(b"\xdc\x00\x13", b"\xdc\x00\x12", 1)
+    header, _ = decode_frames([packing.packed(older, BUFFERS)])
+    assert header == HEADER
 
 
 def test_its_tensors_are_what_was_sent_and_lie_where_kernels_want_them() -> None:

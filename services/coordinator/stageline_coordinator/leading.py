@@ -281,7 +281,7 @@ class Leader:
         log(note.event, **note.fields)
         if note.event == "committed":
             self.metrics.replans.inc()
-        elif note.event in ("node drifted", "link drifted", "link broken", "link stalled"):
+        elif note.event in ("node drifted", "link drifted", "link broken", "link stalled", "link doubted"):
             self.metrics.drifts.labels(note.event).inc()
 
     def _publish(self, message: Plan | Digest) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from stageline.messages import LinkTime, Probed, ProbeRequest
 
 from .blocks import Blocks
+from .doubts import Doubt, Doubts, Window
 from .events import Instruction, Note, PersistLinks, Send
 from .members import Members
-from .network import Ends, Link, LinkBook, Network
+from .network import USUAL_BYTES, Ends, Link, LinkBook, Network
 from .peers import Node, Peer
 from .tournament import Tournament, budget_s, host_of
 
@@ -31,6 +34,11 @@ class Links:
         self._settle_at = math.inf
         self.blocks = Blocks()
         self._probed: dict[Ends, float] = {}
+        self._live = Doubts()
+        self._doubts: dict[Ends, Doubt] = {}
+        self._carried: dict[Ends, float] = {}
+        self.noticed: dict[Ends, Link] = {}
+        """Links that drifted as live traffic showed, with what they were before."""
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -50,6 +58,8 @@ class Links:
         resting = {host_of(peer) for peer in peers if isinstance(peer, Node) and peer.name in measuring}
         for a, b in self._tournament.next(peers, resting, now):
             if b.hello.probe is not None:
+                for ends in ((a.identity, b.identity), (b.identity, a.identity)):
+                    self._carried[ends] = self._live.carried(ends, now)
                 request = ProbeRequest(peer=b.identity, endpoint=b.hello.probe, budget_s=budget_s(a, b))
                 yield Send(a.address, request)
         yield from self._settle(now)
@@ -61,11 +71,27 @@ class Links:
             yield from self._failed(pair, message.error or "the figures make no sense", now)
             return
         self._probed[pair] = self._probed[pair[::-1]] = now
-        out, back = directions(message.link)
-        sure = [self.book.learn(pair, out), self.book.learn((message.peer, node.identity), back)]
+        found = dict(zip((pair, pair[::-1]), self._beside_traffic(pair, directions(message.link)), strict=True))
+        agreed, sure = set[Ends](), list[bool]()
+        for ends, link in found.items():
+            doubt = self._doubts.pop(ends, None)
+            agrees = doubt is not None and doubt.agrees(self.book.planned.get(ends), link, USUAL_BYTES)
+            agreed |= {ends} if agrees else set()
+            sure.append(self.book.learn(ends, link, confirms=agrees))
         self._tournament.ended(pair, True, now, confirm=not all(sure))
         self._settle_at = min(self._settle_at, now + PATIENCE_S)
-        yield from self._settle(now)
+        yield from self._settle(now, agreed)
+
+    def carried(self, ends: Ends, window: Window, now: float) -> Iterator[Instruction]:
+        """What live traffic shows of a link may be a reason to measure it before its turn."""
+        planned = self.book.planned.get(ends)
+        doubt = self._live.add(ends, window, planned, now)
+        if doubt is None or planned is None or not self._tournament.knows(ends):
+            return
+        self._doubts[ends] = doubt
+        self._tournament.again(ends, now, doubted=True)
+        fields = {"slower": doubt.slower, "planned_bytes_per_s": planned.bytes_per_s, "bytes_per_s": doubt.bytes_per_s}
+        yield Note("link doubted", {"source": ends[0], "target": ends[1], **fields})
 
     def lost(self, identity: str) -> None:
         """That peer went away, or starts anew."""
@@ -75,6 +101,11 @@ class Links:
         """It will not come back."""
         self.book.forget(identity)
         self.blocks.forget(identity)
+        self._live.forget(identity)
+        tables: tuple[dict[Ends, Any], ...] = (self._doubts, self._carried, self.noticed)
+        for table in tables:
+            for ends in [ends for ends in table if identity in ends]:
+                del table[ends]
         self._tournament.forget(identity)
 
     def view(self, nodes: Sequence[Node], members: Members) -> Network:
@@ -106,7 +137,26 @@ class Links:
             if self.book.break_off(ends):
                 yield Note("link broken", {"source": ends[0], "target": ends[1], "reason": reason})
 
-    def _settle(self, now: float) -> Iterator[Instruction]:
+    def _beside_traffic(self, pair: Ends, found: tuple[Link, Link]) -> tuple[Link, Link]:
+        """What was measured, corrected where requests passed: they took their part of the link.
+
+        It can carry at least what they alone did before, and a round trip counts what waited, too.
+        """
+        ways = (pair, pair[::-1])
+        carried = [self._carried.pop(ends, 0.0) for ends in ways]
+        if not any(carried):
+            return found
+
+        def corrected(ends: Ends, link: Link, least: float) -> Link:
+            known = self.book.planned.get(ends)
+            latency_s = min(link.latency_s, known.latency_s) if known is not None else link.latency_s
+            return replace(link, bytes_per_s=max(link.bytes_per_s, least), latency_s=latency_s)
+
+        out, back = (corrected(*one) for one in zip(ways, found, carried, strict=True))
+        return out, back
+
+    def _settle(self, now: float, agreed: Collection[Ends] = ()) -> Iterator[Instruction]:
+        """`agreed`: links on which traffic and a measurement agree."""
         complete = self._tournament.complete or now >= self._settle_at
         changed = self.book.settle(complete)
         if complete:
@@ -114,10 +164,15 @@ class Links:
         if changed:
             yield PersistLinks({ends: link for ends, (_, link) in changed.items()})
         for ends, (before, link) in changed.items():
+            self.noticed.pop(ends, None)
             if before is not None:
+                if ends in agreed:
+                    self.noticed[ends] = before
+                    self._tournament.around(ends, now)
                 fields = {"before_bytes_per_s": before.bytes_per_s, "bytes_per_s": link.bytes_per_s}
                 fields |= {"before_latency_s": before.latency_s, "latency_s": link.latency_s}
-                yield Note("link drifted", {"source": ends[0], "target": ends[1], **fields})
+                noticed = "traffic" if ends in agreed else "measurements"
+                yield Note("link drifted", {"source": ends[0], "target": ends[1], **fields, "noticed_by": noticed})
 
 
 def present(members: Members) -> list[Peer]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from stageline.messages import Pong, Probed, Profiled, StageTime
+from stageline.messages import Passage, Pong, Probed, Profiled, StageTime
 
+from .doubts import Windows
 from .drift import Drift
 from .events import Instruction, Note, Send
 from .figures import Figures, Models
@@ -14,7 +15,7 @@ from .members import Members
 from .network import Ends, Link
 from .peers import Node, Peer, speaks_for
 from .profiling import ProfileBook
-from .stalls import Stalls
+from .stalls import MOST, Stalls
 from .tournament import host_of
 from .turns import Turns
 
@@ -29,6 +30,7 @@ class Measuring:
         self.book = ProfileBook(figures)
         self.links = Links(links)
         self.stalls = Stalls()
+        self._windows = Windows()
         self._drift = Drift()
         self._turns = Turns()
 
@@ -66,12 +68,23 @@ class Measuring:
     def passed(self, peer: Peer, message: Pong, members: Members, now: float) -> Iterator[Instruction]:
         """A peer says which batches passed it. A link that goes on letting nothing through is planned around."""
         for passage in message.passages:
-            for stall in self.stalls.heard(passage, now) if speaks_for(peer, passage.end) else ():
+            if not speaks_for(peer, passage.end):
+                continue
+            yield from self._carried(peer, passage, members, now)
+            for stall in self.stalls.heard(passage, now):
                 ends = (members.end(stall.source), members.end(stall.target))
                 yield Note("link stalled", {"source": ends[0], "target": ends[1], "times": stall.strikes})
                 if stall.strikes >= PLAN_AROUND and all(ends):
                     yield from self.links.block(ends, now)
         members.stalled = self.stalls.stalled
+
+    def _carried(self, peer: Peer, passage: Passage, members: Members, now: float) -> Iterator[Instruction]:
+        """What live traffic says of the links to `peer`; within a host there is no cable that could change."""
+        for flow in passage.flows[:MOST]:
+            window = self._windows.heard(passage.end, flow, now)
+            source = members.bearer(flow.peer) if window else None
+            if window and source is not None and host_of(source) != host_of(peer):
+                yield from self.links.carried((source.identity, peer.identity), window, now)
 
     def lost(self, peer: Peer) -> None:
         """It will not answer what it was asked."""
@@ -82,5 +95,6 @@ class Measuring:
         """What old traffic said of nodes and links."""
         yield from self._drift.forget(now)
         self.stalls.forget(now)
+        self._windows.forget(now)
         members.stalled = self.stalls.stalled
         yield from self.links.unblock(now)

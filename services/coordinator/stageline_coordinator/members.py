@@ -44,11 +44,16 @@ class Members:
 
     def end(self, name: str) -> str:
         """The identity of the peer that headers call `name`: an executor, or a gateway. Empty if it is not here."""
+        found = self.bearer(name)
+        return found.identity if found is not None else ""
+
+    def bearer(self, name: str) -> Peer | None:
+        """That peer itself."""
         for node in self.nodes.values():
             if name in node.executors:
-                return node.identity
+                return node
         gateway = self.gateways.get(name.rpartition("/")[0])
-        return gateway.identity if gateway is not None and speaks_for(gateway, name) else ""
+        return gateway if gateway is not None and speaks_for(gateway, name) else None
 
     def drain(self, names: Collection[str]) -> None:
         """Have these workers emptied, and no others."""

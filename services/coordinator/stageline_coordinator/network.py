@@ -1,8 +1,8 @@
 """What is known of the links between nodes and gateways, and the view of it that a problem gets. Pure.
 
 An end is named by its identity, ``role:name``. What the planner works with (`planned`) changes only when links are
-first measured, or when two measurements in a row differ from it by `FACTOR` in a way that matters, so that noise never
-makes a new problem.
+first measured, or when two measurements in a row, or live traffic and one measurement, differ from it by `FACTOR` in a
+way that matters, so that noise never makes a new problem.
 """
 
 from __future__ import annotations
@@ -93,8 +93,11 @@ class LinkBook:
     def __post_init__(self) -> None:
         self.latest = dict(self.planned)
 
-    def learn(self, ends: Ends, link: Link) -> bool:
-        """Take a measurement in; False if it deviates and another one should confirm it."""
+    def learn(self, ends: Ends, link: Link, *, confirms: bool = False) -> bool:
+        """Take a measurement in; False if it deviates and another one should confirm it.
+
+        `confirms`: it is itself the confirmation of what something else showed.
+        """
         self.latest[ends] = link
         known = self.planned.get(ends)
         if known is None:
@@ -103,7 +106,7 @@ class LinkBook:
         if not drifted(known, link):
             self._deviant.pop(ends, None)
             return True
-        self._deviant[ends] = self._deviant.get(ends, 0) + 1
+        self._deviant[ends] = CONFIRMATIONS if confirms else self._deviant.get(ends, 0) + 1
         return self._deviant[ends] >= CONFIRMATIONS
 
     def settle(self, complete: bool) -> dict[Ends, tuple[Link | None, Link]]:

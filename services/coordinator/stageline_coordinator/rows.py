@@ -80,12 +80,14 @@ def _links(cluster: Cluster) -> dict[str, list[LinkRow]]:
     found: dict[str, list[LinkRow]] = {identity: [] for identity in sorted(here)}
     for (source, target), link in sorted(cluster.measuring.links.book.latest.items()):
         if source in here and target in here:
+            before = cluster.measuring.links.noticed.get((source, target))
             row = LinkRow(
                 peer=target,
                 bytes_per_s=link.bytes_per_s,
                 latency_s=link.latency_s,
                 error=link.error,
                 latency_error=link.latency_error,
+                before_bytes_per_s=before.bytes_per_s if before is not None else 0.0,
             )
             found[source].append(row)
     return found

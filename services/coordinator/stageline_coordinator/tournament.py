@@ -3,7 +3,8 @@
 No two measurements use one host at the same time, or they would measure each other. New pairs come first, in the
 order of a round-robin tournament (circle method: n nodes meet in n - 1 rounds, n/2 pairs at a time), then those that
 have waited longest. Where requests pass through an end, one pair at a time is measured in the whole cluster, and
-then there is a rest, so that `BUSY_SHARE` of the time goes into it.
+then there is a rest, so that `BUSY_SHARE` of the time goes into it. Those that live traffic casts doubt upon come
+before all others, and have `DOUBT_SHARE` of the time for themselves besides.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Pair = tuple[str, str]
 BUDGET_S, SAME_HOST_S = 0.06, 0.012
 """How long to measure a link; within a host, where messages never meet a cable, shorter."""
 
-BUSY_SHARE = 0.03
-"""Of the time, at most, while requests pass through an end; what is promised is 5 %."""
+BUSY_SHARE, DOUBT_SHARE = 0.03, 0.02
+"""Of the time, at most, while requests pass through an end; what is promised is 5 % together."""
 
 REFRESH_S = 300.0
 CONFIRM_S = 2.0
@@ -50,12 +51,16 @@ class _State:
     due: float
     measured: bool
     attempts: int = 0
+    doubted: bool = False
 
 
 @dataclass(frozen=True)
 class _Match:
+    """`apart`: its time counts as part of `DOUBT_SHARE`."""
+
     hosts: frozenset[str]
     busy: bool
+    apart: bool
     begun: float
 
 
@@ -69,7 +74,7 @@ class Tournament:
         self._incarnations: dict[str, str] = {}
         self._entered: dict[str, str] = {}
         self._matches: dict[Pair, _Match] = {}
-        self._busy_from = self._look_at = -math.inf
+        self._busy_from = self._doubt_from = self._look_at = -math.inf
         self._resting: frozenset[str] = frozenset()
         self.waiting: frozenset[str] = frozenset()
         """Hosts of pairs that are due, have not failed, and wait for nothing but hosts."""
@@ -94,12 +99,13 @@ class Tournament:
         taken, found, waiting = {*self.hosts, *resting}, list[tuple[Peer, Peer]](), set[str]()
         due = [pair for pair, state in self._states.items() if state.due <= now and pair not in self._matches]
         for pair in sorted(due, key=self._urgency):
-            a, b = here[pair[0]], here[pair[1]]
+            a, b, state = here[pair[0]], here[pair[1]], self._states[pair]
             hosts, busy = frozenset((host_of(a), host_of(b))), not (a.quiet(now) and b.quiet(now))
-            if hosts & taken or (busy and (now < self._busy_from or self._busy)):
-                waiting |= frozenset() if busy or self._states[pair].attempts else hosts
+            apart = state.doubted and now >= self._doubt_from
+            if hosts & taken or (busy and (self._busy or not (apart or now >= self._busy_from))):
+                waiting |= frozenset() if busy or state.attempts else hosts
                 continue
-            self._matches[pair] = _Match(hosts, busy, now)
+            self._matches[pair] = _Match(hosts, busy, apart, now)
             taken |= hosts
             found.append((a, b))
         later = [state.due for pair, state in self._states.items() if pair not in self._matches]
@@ -113,11 +119,13 @@ class Tournament:
         self._look_at = now
         if match is None or state is None:
             return False
-        if match.busy:
+        if match.busy and match.apart:
+            self._doubt_from = now + (now - match.begun) / DOUBT_SHARE
+        elif match.busy:
             self._busy_from = now + (now - match.begun) / BUSY_SHARE
         if ok:
             self._measured.add(pair)
-            state.measured, state.attempts = True, 0
+            state.measured, state.attempts, state.doubted = True, 0, False
             state.due = now + (CONFIRM_S if confirm else REFRESH_S)
             return False
         state.attempts += 1
@@ -128,12 +136,19 @@ class Tournament:
         """Whether the link between the two, in either order, can be measured."""
         return ends in self._states or ends[::-1] in self._states
 
-    def again(self, ends: Pair, now: float) -> None:
-        """Measure that link soon, if it can be."""
+    def again(self, ends: Pair, now: float, *, doubted: bool = False) -> None:
+        """Measure that link soon, if it can be; one that is `doubted` before all others."""
         for pair in (ends, ends[::-1]):
             state = self._states.get(pair)
             if state is not None:
                 state.due, self._look_at = now, now
+                state.doubted = state.doubted or doubted
+
+    def around(self, ends: Pair, now: float) -> None:
+        """Measure the other links of both ends when there is time: what slowed this one down may slow them, too."""
+        for pair, state in self._states.items():
+            if set(pair) & set(ends) and not set(pair) <= set(ends):
+                state.due, self._look_at = min(state.due, now), now
 
     def overdue(self, now: float) -> list[Pair]:
         """Pairs whose answer does not come; tell `ended`."""
@@ -154,9 +169,9 @@ class Tournament:
     def _busy(self) -> bool:
         return any(match.busy for match in self._matches.values())
 
-    def _urgency(self, pair: Pair) -> tuple[bool, float, int]:
+    def _urgency(self, pair: Pair) -> tuple[bool, bool, float, int]:
         state = self._states[pair]
-        return (state.measured, state.due if state.measured else 0.0, state.rank)
+        return (not state.doubted, state.measured, state.due if state.measured else 0.0, state.rank)
 
     def _enter(self, peers: Sequence[Peer], now: float) -> None:
         """Pairs of those who started anew are due at once; those of who left wait for their return."""

@@ -149,6 +149,7 @@ class Dispatcher:
             level=requests[0].level,
             trace=requests[0].trace,
             reply_checked=core.identity.reply.checked_from(batch.path[-1].endpoint.host),
+            sent_us=int(batch.sent * 1e6),
         )
         core.stats.dispatched += 1
         stages = zip(batch.model.stages, batch.path, strict=True)

@@ -40,6 +40,9 @@ class Outcomes:
         core, header = self._core, event.header
         if header.gateway == core.identity.name and header.path:
             core.passing.came(header.gateway, header.path[-1].executor, header.batch)
+            if header.sent_us:
+                nbytes = sum(memoryview(buffer).nbytes for buffer in event.buffers)
+                core.passing.took(header.path[-1].executor, header.sent_us, now, nbytes)
         batch = self._batch_of(header)
         if batch is None:
             core.stats.results_dropped += 1

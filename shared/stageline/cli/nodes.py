@@ -13,7 +13,7 @@ from stageline.cli.jointokens import token
 from stageline.cli.nodeduty import cordon, drain, find_node, label, served, state_of, uncordon
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, size
-from stageline.messages import NodeProfile, NodeRow
+from stageline.messages import LinkRow, NodeProfile, NodeRow
 from stageline.nodewishes import shown
 
 
@@ -113,8 +113,15 @@ def _details(node: NodeRow, serves: list[dict[str, Any]]) -> list[tuple[str, str
         *(("serves", f"{one['model']} {one['start']}-{one['end']}{' as standby' * one['standby']}") for one in serves),
         *(("done", f"{p.items_done} items in {p.busy_s:.1f} s, {p.queue_depth} wait") for p in node.progress),
         ("measured", _measured(profile)),
-        *(("link", f"to {one.peer}: {one.bytes_per_s / 1e6:.1f} MB/s, {one.latency_s * 1e3:.2f} ms") for one in links),
+        *(("link", _link(one)) for one in links),
     ]
+
+
+def _link(link: LinkRow) -> str:
+    text = f"to {link.peer}: {link.bytes_per_s / 1e6:.2f} MB/s, {link.latency_s * 1e3:.2f} ms"
+    if not link.before_bytes_per_s:
+        return text
+    return f"{text} (profiled {link.before_bytes_per_s / 1e6:.2f} MB/s: noticed by traffic)"
 
 
 def node_json(node: NodeRow) -> dict[str, Any]:

@@ -80,6 +80,7 @@ from stageline.messages.partner import Follow, Followed, Standing, StoreRow
 from stageline.messages.parts import (
     BlockTime,
     ExecutorInfo,
+    Flow,
     GatewayRow,
     LinkRow,
     LinkTime,
@@ -130,6 +131,7 @@ __all__ = [
     "ExecutorInfo",
     "ExecutorUp",
     "Farewell",
+    "Flow",
     "Follow",
     "Followed",
     "FromAgent",

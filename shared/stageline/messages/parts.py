@@ -62,6 +62,19 @@ class Mark(Part, frozen=True):
     nbytes: int = 0
 
 
+class Flow(Part, frozen=True):
+    """What came from `peer` so far: batches, bytes, and the seconds at least that the link took for them.
+
+    `last_s`: when the last one came, by the receiver's monotonic clock.
+    """
+
+    peer: str
+    batches: int
+    nbytes: int
+    busy_s: float
+    last_s: float
+
+
 class Passage(Part, frozen=True):
     """What came to `end` (an executor, or a gateway as headers name it) over each link, and went away from it.
 
@@ -72,6 +85,7 @@ class Passage(Part, frozen=True):
     looks: int
     came: tuple[Mark, ...] = ()
     went: tuple[Mark, ...] = ()
+    flows: tuple[Flow, ...] = ()
 
 
 class BlockTime(Part, frozen=True):
@@ -125,13 +139,17 @@ class ModelRow(Part, frozen=True):
 
 
 class LinkRow(Part, frozen=True):
-    """A measured link from a node to `peer` (``role:name``), for listings. Errors are relative; 0 bytes/s: no way."""
+    """A measured link from a node to `peer` (``role:name``), for listings. Errors are relative; 0 bytes/s: no way.
+
+    `before_bytes_per_s`: what it was taken for until traffic showed otherwise; 0: traffic did not.
+    """
 
     peer: str
     bytes_per_s: float
     latency_s: float
     error: float = 0.0
     latency_error: float = 0.0
+    before_bytes_per_s: float = 0.0
 
 
 class NodeProfile(Part, frozen=True):

@@ -14,6 +14,7 @@ from stageline_coordinator.tournament import (
     BUDGET_S,
     BUSY_SHARE,
     CONFIRM_S,
+    DOUBT_SHARE,
     MAX_ATTEMPTS,
     REFRESH_S,
     SAME_HOST_S,
@@ -101,6 +102,69 @@ def test_beside_live_traffic_one_pair_at_a_time_is_measured_and_then_there_is_a_
             spent += 0.06
             tournament.ended((a.identity, b.identity), True, now)
     assert 0.5 * BUSY_SHARE < spent / now <= BUSY_SHARE * 1.1
+
+
+def test_links_in_doubt_come_first_and_have_a_share_of_their_own() -> None:
+    peers = [node(f"n{i}") for i in range(4)]
+    for peer in peers:
+        peer.worked_at = 1e9
+    tournament = Tournament(())
+    pairs, spent, now = list[Pair](), 0.0, 0.0
+    while now < 120.0:
+        for pair in (("agent:n2", "agent:n3"), ("agent:n1", "agent:n0")):
+            tournament.again(pair, now, doubted=True)
+        matches = tournament.next(peers, (), now)
+        assert len(matches) <= 1
+        for a, b in matches:
+            now, spent = now + 0.1, spent + 0.1
+            pairs.append((a.identity, b.identity))
+            tournament.ended(pairs[-1], True, now)
+        now += 0.1
+    assert set(pairs[1:]) == {("agent:n0", "agent:n1"), ("agent:n2", "agent:n3")}, "after the first, before any doubt"
+    assert 0.8 * (BUSY_SHARE + DOUBT_SHARE) < spent / now <= 1.1 * (BUSY_SHARE + DOUBT_SHARE)
+
+
+def test_links_that_nobody_doubts_do_not_take_of_the_share_of_doubt() -> None:
+    peers = [node(f"n{i}") for i in range(4)]
+    for peer in peers:
+        peer.worked_at = 1e9
+    tournament, spent, now = Tournament(()), 0.0, 0.0
+    while now < 120.0:
+        tournament.around(("agent:n0", "agent:n1"), now)
+        for a, b in tournament.next(peers, (), now):
+            now, spent = now + 0.1, spent + 0.1
+            tournament.ended((a.identity, b.identity), True, now)
+        now += 0.1
+    assert 0.8 * BUSY_SHARE < spent / now <= 1.1 * BUSY_SHARE
+
+
+def test_a_link_in_doubt_does_not_wait_for_the_rest_after_another() -> None:
+    peers = [node(name) for name in "abc"]
+    tournament = Tournament(())
+    _, now = play(tournament, [*peers], 0.0)
+    for peer in peers:
+        peer.worked_at = 1e9
+    tournament.again(("agent:a", "agent:b"), now)
+    assert tournament.next(peers, (), now)
+    now += 0.3
+    tournament.ended(("agent:a", "agent:b"), True, now)
+    tournament.again(("agent:b", "agent:c"), now)
+    assert not tournament.next(peers, (), now)
+    tournament.again(("agent:c", "agent:a"), now, doubted=True)
+    assert tournament.next(peers, (), now) == [(peers[0], peers[2])]
+
+
+def test_the_other_links_of_both_ends_are_measured_when_there_is_time() -> None:
+    peers: list[Peer] = [node(name) for name in "abcde"]
+    tournament = Tournament(())
+    _, now = play(tournament, peers, 0.0)
+    tournament.around(("agent:b", "agent:a"), now + 1.0)
+    met = set[Pair]()
+    while matches := tournament.next(peers, (), now + 1.0):
+        for a, b in matches:
+            met.add((a.identity[-1], b.identity[-1]))
+            tournament.ended((a.identity, b.identity), True, now + 1.0)
+    assert met == {(one, other) for one in "ab" for other in "cde"}
 
 
 def test_measured_links_are_renewed_later_and_those_of_who_comes_anew_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -46,7 +47,8 @@ def next_message(
     there = path[hop] if hop < len(path) else None
     values, buffers = outgoing_values(outputs, there.codec if there else "")
     timing = Timing(_microseconds(queued_s), _microseconds(computed_s), _microseconds(sustained_s))
-    following = msgspec.structs.replace(header, hop=hop, values=values, timings=(*header.timings, timing))
+    timings, sent_us = (*header.timings, timing), time.monotonic_ns() // 1000
+    following = msgspec.structs.replace(header, hop=hop, values=values, timings=timings, sent_us=sent_us)
     if there is None:
         frames = encode_frames(following, buffers, checked=header.reply_checked)
         return Outgoing(header.reply, frames, header.gateway)

@@ -230,6 +230,9 @@ class Traffic:
         batch = Batch(header, buffers, time.monotonic())
         sender = header.path[header.hop - 1].executor if header.hop else header.gateway
         self._passing.came(header.gateway, sender, header.batch)
+        if header.sent_us:
+            nbytes = len(buffers[0]) if len(buffers) == 1 else sum(map(len, buffers))
+            self._passing.took(sender, header.sent_us, batch.arrived_s, nbytes)
         urgency = urgency_of(header.priority, header.deadline_ns)
         if not self._queue.put(urgency, batch, gateway=header.gateway, tell=False):
             self._fail(header, "not_loaded", "the worker is stopping")

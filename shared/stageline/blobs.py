@@ -41,7 +41,7 @@ class BlobStore:
         self._lock = threading.RLock()
         with _disk_errors("creating the blob store", 0):
             (root / "partial").mkdir(parents=True, exist_ok=True)
-        self._total = sum(path.stat().st_size for path in root.glob("*/*") if path.is_file())
+        self._total = sum(path.stat().st_size for path in self._files() if path.is_file())
 
     @property
     def total_bytes(self) -> int:
@@ -187,7 +187,7 @@ class BlobStore:
         May run beside anything: what `path` gave out a moment ago stays.
         """
         count = freed = 0
-        for path in list(self.root.glob("*/*")):
+        for path in list(self._files()):
             if path.name in keep:
                 continue
             with self._lock, suppress(FileNotFoundError):
@@ -204,7 +204,7 @@ class BlobStore:
         limit = min(self.max_bytes, self._total + free)
         if self._total + nbytes <= limit:
             return
-        files = [p for p in self.root.glob("*/*") if p.name != keep and p.name not in self._pinned]
+        files = [p for p in self._files() if p.name != keep and p.name not in self._pinned]
         removable = [(p.parent.name != "partial", p.stat().st_mtime_ns, p) for p in files]
         if self._total + nbytes - sum(p.stat().st_size for p in files) > self.max_bytes:
             raise StoreError(
@@ -215,6 +215,10 @@ class BlobStore:
             if self._total + nbytes <= limit:
                 return
             self._remove(path)
+
+    def _files(self) -> Iterator[Path]:
+        """All blobs and downloads under way; other folders of the root are not ours."""
+        return (path for folders in ("??", "partial") for path in self.root.glob(f"{folders}/*"))
 
     def _remove(self, path: Path) -> int:
         """The bytes that it had."""

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from os import getpid, sched_getaffinity
 from typing import Any
 
+import msgspec
 import zmq
 
 from stageline import messages, reached
@@ -97,6 +98,10 @@ class Agent:
             data_address=config.data_address,
             checksum=config.checksum,
             advertised=sockets.advertised,
+            backend=config.backend,
+            backend_retry=config.backend_retry,
+            compiled_dir=str(config.cache_dir / "compiled"),
+            compiled_bytes=config.cache_max_bytes,
             keyring=sockets.keyring,
         )
         supervisor = Supervisor(Patience(start_s=config.start_timeout_s), now)
@@ -177,6 +182,8 @@ class Agent:
         self._membership.pinged(now)
         self._upkeep.add(now, time.process_time() + self._slot.io_s)
         progress = self._slot.progress
+        if progress is not None and self._work.backends.rows:
+            progress = msgspec.structs.replace(progress, backends=self._work.backends.rows)
         self._control.send(
             messages.Pong(
                 sequence=message.sequence,
@@ -297,6 +304,8 @@ class Agent:
             stages=len(self._work.loading.loaded),
             bytes_fetched=self._fetcher.transfer.bytes_fetched,
             cache_bytes=self._store.total_bytes,
+            backends=self._work.backends.counts,
+            fallbacks=self._work.backends.fallbacks,
         )
 
 

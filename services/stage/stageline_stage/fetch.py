@@ -207,6 +207,7 @@ class Fetcher:
             tensors={ref.sha256: str(self._store.path(ref.sha256)) for block in blocks for ref in block.tensors},
             weights={ref.sha256: ref.nbytes for block in blocks for ref in block.tensors},
             blobs=frozenset({stage.manifest, *sizes}),
+            manifest=str(self._store.path(stage.manifest)),
         )
 
     def _fetch_profile(self, request: ProfileRequest) -> Fetched:

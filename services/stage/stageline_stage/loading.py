@@ -23,11 +23,12 @@ class StageFiles:
     tensors: Mapping[str, str] = field(hash=False)
     weights: Mapping[str, int] = field(default_factory=dict, hash=False)
     blobs: frozenset[str] = frozenset()
+    manifest: str = ""
 
     @property
     def load(self) -> Load:
         """The message that has an executor load it."""
-        return Load(stage=self.stage, graphs=self.graphs, tensors=dict(self.tensors))
+        return Load(stage=self.stage, graphs=self.graphs, tensors=dict(self.tensors), manifest=self.manifest)
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,14 @@ class Launch:
     data_address: str = ""
     checksum: str = "auto"
     advertised: str = ""
+    backend: str = "eager"
+    backend_retry: bool = False
+    compiled_dir: str = ""
+    compiled_bytes: int = 0
     keyring: Keyring | None = field(default=None, repr=False)
 
-    def command(self, executor: str, blackbox: int) -> list[str]:
-        """The command line of executor `executor`."""
+    def command(self, executor: str, blackbox: int, crashed: int = 0) -> list[str]:
+        """The command line of executor `executor`; `crashed`: pid of the one before if that crashed."""
         flags = {
             "agent": self.agent,
             "executor": executor,
@@ -50,6 +54,11 @@ class Launch:
             "data-address": self.data_address,
             "checksum": self.checksum,
             "advertised": self.advertised,
+            "backend": self.backend,
+            "backend-retry": int(self.backend_retry),
+            "compiled-dir": self.compiled_dir,
+            "compiled-bytes": self.compiled_bytes,
+            "crashed": crashed,
             "keyed": int(self.keyring is not None),
             "parent": os.getpid(),
             "blackbox": blackbox,
@@ -68,7 +77,7 @@ class Launch:
 class ExecutorProcess:
     """A running child. Must be made in the agent's main thread: the kernel kills it when that thread ends."""
 
-    def __init__(self, launch: Launch, executor: str) -> None:
+    def __init__(self, launch: Launch, executor: str, crashed: int = 0) -> None:
         self.executor = executor
         self.hello: ExecutorHello | None = None
         self.progress: Progress | None = None
@@ -77,7 +86,7 @@ class ExecutorProcess:
         """Processor time of its I/O thread."""
         self._blackbox = BlackBox.create()
         self._child = subprocess.Popen(
-            launch.command(executor, self._blackbox.descriptor),
+            launch.command(executor, self._blackbox.descriptor, crashed),
             stdin=subprocess.PIPE if launch.keyring is not None else subprocess.DEVNULL,
             env=launch.environment,
             pass_fds=(self._blackbox.descriptor,),

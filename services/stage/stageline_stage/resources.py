@@ -24,6 +24,12 @@ def cpu_name(root: Path = ROOT) -> str:
     return next((found[key] for key in keys if found.get(key)), platform.machine())
 
 
+def cpu_features(root: Path = ROOT) -> list[str]:
+    """The instructions that the CPU has, by the kernel's names, sorted; empty where it gives none."""
+    lines = [line.partition(":") for line in _text(root / "proc/cpuinfo").splitlines()]
+    return next((sorted(value.split()) for key, _, value in lines if key.strip() in ("flags", "Features")), [])
+
+
 def available_bytes(root: Path = ROOT) -> int:
     """Memory in bytes that this process and its children may use: what is free, and what the cgroups leave."""
     limits = [_meminfo(root, "MemAvailable")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Union
 
 import zmq
@@ -14,6 +15,7 @@ from stageline.logs import Logger
 from stageline.messages import (
     LOCAL,
     Admitted,
+    Backed,
     ExecutorDown,
     ExecutorHello,
     ExecutorInfo,
@@ -31,6 +33,9 @@ from stageline.wire import Decoder, Message, encode
 from stageline_stage.process import ExecutorProcess, Launch
 from stageline_stage.supervision import Kill, Spawn, Supervisor
 
+CRASHES = (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS, signal.SIGFPE, signal.SIGABRT)
+"""Signals that code sends itself, so that what it ran is to blame."""
+
 
 @dataclass(frozen=True)
 class Died:
@@ -40,7 +45,7 @@ class Died:
     was_up: bool
 
 
-Happening = Union[ExecutorHello, Loaded, LoadFailed, Measured, Admitted, Died]
+Happening = Union[ExecutorHello, Loaded, LoadFailed, Backed, Measured, Admitted, Died]
 
 
 class ExecutorSlot:
@@ -53,6 +58,7 @@ class ExecutorSlot:
         self._incarnation, self._log = incarnation, log
         self._decode: Decoder[ToAgent] = Decoder(ToAgent)
         self._count = 0
+        self._crashed = 0
 
     @property
     def up(self) -> bool:
@@ -120,7 +126,7 @@ class ExecutorSlot:
             if isinstance(message, ExecutorHello):
                 self._supervisor.hello(now)
                 yield message
-            elif isinstance(message, Loaded | LoadFailed | Measured | Admitted):
+            elif isinstance(message, Loaded | LoadFailed | Backed | Measured | Admitted):
                 yield message
 
     def watch(self, now: float) -> Iterator[Happening]:
@@ -155,7 +161,8 @@ class ExecutorSlot:
 
     def _spawn(self, now: float) -> None:
         self._count += 1
-        self.process = ExecutorProcess(self._launch, f"{self._incarnation[:6]}.{self._count}")
+        launch = self._launch if self._count == 1 else replace(self._launch, backend_retry=False)
+        self.process = ExecutorProcess(launch, f"{self._incarnation[:6]}.{self._count}", self._crashed)
         self._supervisor.spawned(now)
         self._log.info("executor started", executor=self.process.executor, pid=self.process.pid)
 
@@ -163,6 +170,7 @@ class ExecutorSlot:
         was_up, computing = process.hello is not None, process.computing()
         first = self._count == 1 and not was_up
         reason = self._supervisor.exited(now, code)
+        self._crashed = process.pid if -code in CRASHES else 0
         process.close()
         self.process = None
         if first and code == EXIT_USAGE:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -24,6 +24,8 @@ class Status:
     stages: int = 0
     bytes_fetched: int = 0
     cache_bytes: int = 0
+    backends: Mapping[str, int] = field(default_factory=dict)
+    fallbacks: int = 0
 
     @property
     def items_done(self) -> int:
@@ -51,6 +53,7 @@ COUNTERS = {
     "busy_s": ("stageline_stage_busy_seconds", "seconds that the present executor computed"),
     "restarts": ("stageline_stage_executor_restarts", "executors that ended"),
     "bytes_fetched": ("stageline_stage_fetched_bytes", "bytes downloaded into the cache"),
+    "fallbacks": ("stageline_stage_backend_fallbacks", "stages that a compiling backend could not serve, or no longer"),
 }
 GAUGES = {
     "queue_depth": ("stageline_stage_queue_depth", "batches that wait"),
@@ -67,10 +70,14 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
-        for field, (name, text) in COUNTERS.items():
-            yield CounterMetricFamily(name, text, value=getattr(status, field))
-        for field, (name, text) in GAUGES.items():
-            yield GaugeMetricFamily(name, text, value=float(getattr(status, field)))
+        for attribute, (name, text) in COUNTERS.items():
+            yield CounterMetricFamily(name, text, value=getattr(status, attribute))
+        for attribute, (name, text) in GAUGES.items():
+            yield GaugeMetricFamily(name, text, value=float(getattr(status, attribute)))
+        served = GaugeMetricFamily("stageline_stage_backend_stages", "stages by what runs them", labels=["backend"])
+        for backend, count in sorted(status.backends.items()):
+            served.add_metric([backend], count)
+        yield served
 
 
 def registry(status: Callable[[], Status]) -> CollectorRegistry:

@@ -8,6 +8,7 @@ from typing import Any
 from stageline.errors import BlobCorruptError, BlobMissingError
 from stageline.logs import Logger
 from stageline.messages import (
+    Backed,
     ExecutorHello,
     ExecutorUp,
     Loaded,
@@ -21,6 +22,7 @@ from stageline.messages import (
 from stageline.wire import Message
 from stageline_stage import fetch, loading
 from stageline_stage.profiling import Profiling, Step
+from stageline_stage.served import Backends
 from stageline_stage.slot import Died, ExecutorSlot
 
 DAMAGED = (BlobCorruptError.code, BlobMissingError.code)
@@ -34,6 +36,7 @@ class Work:
     ) -> None:
         self.loading = loading.Loading()
         self.hello: ExecutorHello | None = None
+        self.backends = Backends(log)
         self._profiling = Profiling()
         self._fetcher, self._slot, self._tell, self._log = fetcher, slot, tell, log
 
@@ -78,6 +81,7 @@ class Work:
             self._up(happening)
         elif isinstance(happening, Died):
             self.loading.executor_down()
+            self.backends.executor_down()
             if happening.was_up:
                 self._tell(happening.down)
             self._pass_on(self._profiling.executor_down(self._fingerprint))
@@ -88,6 +92,8 @@ class Work:
             if happening.code in DAMAGED:
                 self._fetcher.doubt()
             self._do(self.loading.load_failed(happening.stage, happening.code, happening.message))
+        elif isinstance(happening, Backed):
+            self.backends.heard(happening)
         elif isinstance(happening, Measured):
             self._pass_on(self._profiling.measured(happening, self._fingerprint))
 
@@ -105,6 +111,7 @@ class Work:
             elif isinstance(step, loading.Pin):
                 self._fetcher.pin(step.blobs)
             elif isinstance(step, loading.ToExecutor):
+                self.backends.told(step.message)
                 self._slot.send(step.message)
             else:
                 self._log.info("prepare answered", answer=type(step.message).__name__, epoch=self.loading.epoch)

@@ -13,7 +13,7 @@ from stageline.cli.jointokens import token
 from stageline.cli.nodeduty import cordon, drain, find_node, label, served, state_of, uncordon
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, size
-from stageline.messages import LinkRow, NodeProfile, NodeRow
+from stageline.messages import Backing, LinkRow, NodeProfile, NodeRow, Progress
 from stageline.nodewishes import shown
 
 
@@ -112,6 +112,7 @@ def _details(node: NodeRow, serves: list[dict[str, Any]]) -> list[tuple[str, str
         *(("executor", f"{e.executor}, pid {e.pid}, at {split_key(e.endpoint.tcp)[0]}") for e in node.executors),
         *(("serves", f"{one['model']} {one['start']}-{one['end']}{' as standby' * one['standby']}") for one in serves),
         *(("done", f"{p.items_done} items in {p.busy_s:.1f} s, {p.queue_depth} wait") for p in node.progress),
+        *(("backend", _backing(one)) for p in node.progress for one in p.backends),
         ("measured", _measured(profile)),
         *(("link", _link(one)) for one in links),
     ]
@@ -142,10 +143,21 @@ def node_json(node: NodeRow) -> dict[str, Any]:
         "executors": [
             {"executor": e.executor, "pid": e.pid, "stages": [str(stage) for stage in e.loaded]} for e in node.executors
         ],
-        "progress": [{**msgspec.structs.asdict(p)} for p in node.progress],
+        "progress": [_progress_json(p) for p in node.progress],
         "standbys": [str(stage) for stage in node.standbys],
         "profile": node.profile and _profile_json(node.profile),
     }
+
+
+def _progress_json(progress: Progress) -> dict[str, Any]:
+    backends = [{**msgspec.structs.asdict(one), "stage": str(one.stage)} for one in progress.backends]
+    return {**msgspec.structs.asdict(progress), "backends": backends}
+
+
+def _backing(one: Backing) -> str:
+    """What runs a stage, in a line."""
+    times = f", {one.seconds * 1e3:.1f} ms where torch takes {one.eager_s * 1e3:.1f}" if one.seconds else ""
+    return f"{one.backend} runs {one.stage}{times}{f' ({one.reason})' if one.reason else ''}"
 
 
 def _profile_json(profile: NodeProfile) -> dict[str, Any]:

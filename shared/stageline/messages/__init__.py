@@ -53,7 +53,18 @@ from stageline.messages.channels import (
     ToCoordinator,
     control_identity,
 )
-from stageline.messages.local import Beat, ExecutorHello, Load, Loaded, LoadFailed, Measure, Measured, Stop, Unload
+from stageline.messages.local import (
+    Backed,
+    Beat,
+    ExecutorHello,
+    Load,
+    Loaded,
+    LoadFailed,
+    Measure,
+    Measured,
+    Stop,
+    Unload,
+)
 from stageline.messages.membership import (
     REACHED,
     ROTATES,
@@ -78,6 +89,7 @@ from stageline.messages.membership import (
 )
 from stageline.messages.partner import Follow, Followed, Standing, StoreRow
 from stageline.messages.parts import (
+    Backing,
     BlockTime,
     ExecutorInfo,
     Flow,
@@ -112,6 +124,8 @@ __all__ = [
     "Admitted",
     "BLOBS",
     "BLOB_CHUNK_BYTES",
+    "Backed",
+    "Backing",
     "Beat",
     "BlobAck",
     "BlobChunk",

@@ -32,7 +32,18 @@ from stageline.messages.administration import (
     TokenMade,
 )
 from stageline.messages.bulk import BlobAck, BlobChunk, BlobGet, BlobPut, BlobQuery, BlobStatus, Probe, ProbeReply
-from stageline.messages.local import Beat, ExecutorHello, Load, Loaded, LoadFailed, Measure, Measured, Stop, Unload
+from stageline.messages.local import (
+    Backed,
+    Beat,
+    ExecutorHello,
+    Load,
+    Loaded,
+    LoadFailed,
+    Measure,
+    Measured,
+    Stop,
+    Unload,
+)
 from stageline.messages.membership import (
     Admit,
     Admitted,
@@ -103,7 +114,7 @@ FromCoordinator = Union[
 ]  # fmt: skip
 ToBlobs = Union[BlobGet, BlobQuery, BlobPut]
 FromBlobs = Union[BlobChunk, BlobStatus, BlobAck, ErrorReply]
-ToAgent = Union[ExecutorHello, Loaded, LoadFailed, Measured, Beat, Admitted]
+ToAgent = Union[ExecutorHello, Loaded, LoadFailed, Backed, Measured, Beat, Admitted]
 FromAgent = Union[Load, Unload, Measure, Stop, Admit]
 
 CONTROL = Channel("control", zmq.ROUTER, zmq.DEALER, ToCoordinator, FromCoordinator, heartbeats=True)

@@ -26,11 +26,15 @@ class ExecutorHello(Message, frozen=True):
 
 
 class Load(Message, frozen=True):
-    """Join these block graphs (files, in order) with these tensors (SHA-256 → file) and serve them as `stage`."""
+    """Join these block graphs (files, in order) with these tensors (SHA-256 → file) and serve them as `stage`.
+
+    `manifest`: the model's (a file), without which the stage is not compiled.
+    """
 
     stage: StageKey
     graphs: tuple[str, ...]
     tensors: dict[str, str]
+    manifest: str = ""
 
 
 class Loaded(Message, frozen=True):
@@ -46,6 +50,22 @@ class LoadFailed(Message, frozen=True):
     stage: StageKey
     code: str
     message: str
+
+
+class Backed(Message, frozen=True):
+    """What runs the stage from the next batch on.
+
+    `seconds`: at nominal sizes, where torch takes `eager_s` (0: unknown). `reason`: why no compiled stage runs it,
+    where one was tried; `lost` if that is not as it should be.
+    """
+
+    stage: StageKey
+    backend: str
+    precision: str = "f32"
+    reason: str = ""
+    lost: bool = False
+    eager_s: float = 0.0
+    seconds: float = 0.0
 
 
 class Unload(Message, frozen=True):

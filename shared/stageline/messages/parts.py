@@ -40,14 +40,31 @@ class NodeInfo(Part, frozen=True):
     byte_s: float = 0.0
 
 
+class Backing(Part, frozen=True):
+    """What runs a stage where that is, or was to be, not torch; `reason` says why it is torch all the same.
+
+    `seconds`: at the stage's nominal sizes, where torch takes `eager_s` (0: unknown).
+    """
+
+    stage: StageKey
+    backend: str
+    reason: str = ""
+    eager_s: float = 0.0
+    seconds: float = 0.0
+
+
 class Progress(Part, frozen=True):
-    """How far a worker is, so that a live heartbeat beside a stuck computation is seen."""
+    """How far a worker is, so that a live heartbeat beside a stuck computation is seen.
+
+    `backends`: added by its agent.
+    """
 
     executor: str
     items_done: int = 0
     busy_s: float = 0.0
     queue_depth: int = 0
     current_age_s: float = 0.0
+    backends: tuple[Backing, ...] = ()
 
 
 class Mark(Part, frozen=True):

@@ -6,9 +6,10 @@ import pytest
 
 from stageline.cli import run
 from stageline.cli.nodeduty import served, state_of
+from stageline.cli.nodes import _details, node_json
 from stageline.cli.options import EXIT_NO_CLUSTER, EXIT_USAGE
 from stageline.errors import ConfigError
-from stageline.messages import ExecutorInfo, NodeRow
+from stageline.messages import Backing, ExecutorInfo, NodeRow, Progress
 from stageline.nodewishes import read_labels, selects
 from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature, StageKey
 
@@ -87,3 +88,20 @@ def test_keys_rotate_says_what_it_needs(
     assert run(["keys", "rotate", *arguments]) == EXIT_USAGE
     shown = capsys.readouterr().err
     assert expected in shown and len(shown.strip().splitlines()) == 1
+
+
+def test_what_runs_a_stage_is_said_with_its_times_or_the_reason() -> None:
+    key = StageKey(manifest="ab" * 32, start=0, end=4)
+    fast = Backing(stage=key, backend="openvino", eager_s=0.077, seconds=0.0331)
+    lost = Backing(stage=key, backend="eager", reason="openvino: out of tolerance")
+    row = NodeRow(node="n", state="alive", incarnation="i", progress=(Progress(executor="e", backends=(fast, lost)),))
+    shown = [text for what, text in _details(row, []) if what == "backend"]
+    assert shown == [
+        f"openvino runs {key}, 33.1 ms where torch takes 77.0",
+        f"eager runs {key} (openvino: out of tolerance)",
+    ]
+    (progress,) = node_json(row)["progress"]
+    assert [(one["stage"], one["backend"]) for one in progress["backends"]] == [
+        (str(key), "openvino"),
+        (str(key), "eager"),
+    ]

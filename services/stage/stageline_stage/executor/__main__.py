@@ -25,6 +25,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         parser.add_argument(flag, required=True)
     for flag in ("--threads", "--parent", "--blackbox"):
         parser.add_argument(flag, required=True, type=int)
+    parser.add_argument("--backend", default="eager")
+    parser.add_argument("--compiled-dir", default="")
+    for flag in ("--backend-retry", "--compiled-bytes", "--crashed"):
+        parser.add_argument(flag, default=0, type=int)
     parser.add_argument("--data-port", type=int, default=0)
     parser.add_argument("--data-address", default="")
     parser.add_argument("--checksum", default="auto")
@@ -71,10 +75,11 @@ def serve(flags: argparse.Namespace, sockets: Sockets, log: logs.Logger) -> None
     from stageline_stage.executor import assembly
 
     chosen = assembly.set_up_device(flags)
+    backends = assembly.backends(flags, chosen)
     cost = assembly.message_cost(flags, sockets)
     settle()
     hello = assembly.greeting(flags, chosen, endpoint, cost)
-    executor = assembly.assemble(flags, chosen, hello, sockets, local, data, log)
+    executor = assembly.assemble(flags, chosen, hello, sockets, local, data, backends, log)
     log.info("executor is up", device=hello.device, address=endpoint.tcp)
     executor.run()
 

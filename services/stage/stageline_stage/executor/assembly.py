@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -13,8 +15,10 @@ from stageline.messages import ExecutorHello
 from stageline.passing import Passing
 from stageline.plan import Endpoint
 from stageline.sockets import Socket, Sockets
+from stageline_stage.backends.base import Backend
+from stageline_stage.backends.table import candidates
 from stageline_stage.blackbox import BlackBox
-from stageline_stage.executor import batches, device, hopcost, io, outbox, queue, runtime, stages, traffic
+from stageline_stage.executor import batches, compiling, device, hopcost, io, outbox, queue, runtime, stages, traffic
 from stageline_stage.executor.compute import Computer
 from stageline_stage.resources import cpu_quota, resident_bytes
 
@@ -26,6 +30,7 @@ class Executor:
     computer: Computer
     carrier: traffic.Traffic
     loader: stages.Loader
+    compiling: compiling.Compiling
     thread: io.IoThread
 
     def run(self) -> None:
@@ -34,6 +39,7 @@ class Executor:
         self.computer.run()
         self.carrier.close()
         self.loader.close()
+        self.compiling.close()
         self.thread.finish()
         self.thread.join()
 
@@ -44,6 +50,14 @@ def set_up_device(flags: argparse.Namespace) -> torch.device:
     runtime.set_up(chosen, flags.threads)
     runtime.warm_up(chosen)
     return chosen
+
+
+def backends(flags: argparse.Namespace, chosen: torch.device) -> list[Backend]:
+    """Those that shall be tried for each stage, ready to load. Raises `ConfigError` for one that is not here."""
+    wanted = candidates(flags.backend, chosen.type)
+    for backend in wanted:
+        backend.prepare()
+    return wanted
 
 
 def greeting(
@@ -72,15 +86,20 @@ def message_cost(flags: argparse.Namespace, sockets: Sockets) -> hopcost.HopCost
 
 def assemble(
     flags: argparse.Namespace, chosen: torch.device, hello: ExecutorHello, sockets: Sockets,
-    local: Socket, data: Socket, log: logs.Logger,
+    local: Socket, data: Socket, wanted: Sequence[Backend], log: logs.Logger,
 ) -> Executor:  # fmt: skip
-    """`local` leads to the agent, `data` receives batches."""
+    """`local` leads to the agent, `data` receives batches; `wanted`: backends that may take over from torch."""
     runner, posted = device.make_runner(chosen), outbox.Outbox()
     work: queue.WorkQueue[batches.Work] = queue.WorkQueue(traffic.Bell(sockets, data).ring)
     host = traffic.Host(flags.node, flags.executor)
     carrier = traffic.Traffic(host, sockets, data, queue=work, call_io=posted.event.set, passing=Passing(), log=log)
     loaded = stages.Stages(chosen)
-    loader = stages.Loader(loaded, posted.post, log)
+    wish = compiling.Wish(
+        flags.backend, flags.threads, Path(flags.compiled_dir), flags.compiled_bytes, flags.crashed,
+        again=bool(flags.backend_retry),
+    )  # fmt: skip
+    compiler = compiling.Compiling(wish, wanted, posted.post, log)
+    loader = stages.Loader(loaded, posted.post, log, compiler)
     computer = Computer(
         node=flags.node, executor=flags.executor, queue=work, stages=loaded, runner=runner, traffic=carrier,
         outbox=posted, blackbox=BlackBox(flags.blackbox), log=log,
@@ -89,4 +108,4 @@ def assemble(
         hello=hello, local=local, queue=work, computer=computer, loader=loader, runner=runner, traffic=carrier,
         outbox=posted, keyring=sockets.keyring, log=log,
     )  # fmt: skip
-    return Executor(computer, carrier, loader, thread)
+    return Executor(computer, carrier, loader, compiler, thread)

@@ -7,9 +7,9 @@ import os
 from collections import deque
 from typing import Union
 
-from stageline.messages import Loaded, LoadFailed, Measured
+from stageline.messages import Backed, Loaded, LoadFailed, Measured
 
-Posted = Union[Loaded, LoadFailed, Measured]
+Posted = Union[Loaded, LoadFailed, Backed, Measured]
 
 
 class Event:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar, Union
+from typing import Protocol, TypeVar, Union
 from weakref import WeakValueDictionary
 
 import torch
@@ -89,11 +89,21 @@ class Stages:
         return tensor
 
 
+class Follower(Protocol):
+    """Told by the loader's thread what is served now."""
+
+    def loaded(self, message: Load, stage: LoadedStage) -> None:
+        """A stage is served."""
+
+    def unloaded(self, key: StageKey) -> None:
+        """It is not any more."""
+
+
 class Loader:
     """A thread that loads one stage after the other, so that neither computing nor heartbeats wait for it."""
 
-    def __init__(self, stages: Stages, announce: Announce, log: Logger) -> None:
-        self._stages = stages
+    def __init__(self, stages: Stages, announce: Announce, log: Logger, follower: Follower) -> None:
+        self._stages, self._follower = stages, follower
         self._announce = announce
         self._log = log
         self._jobs: queue.SimpleQueue[Load | StageKey | None] = queue.SimpleQueue()
@@ -117,8 +127,12 @@ class Loader:
             while (job := self._jobs.get()) is not None:
                 if isinstance(job, Load):
                     self._announce(self._load(job))
+                    stage = self._stages.get(job.stage)
+                    if stage is not None:
+                        self._follower.loaded(job, stage)
                 else:
                     self._stages.unload(job)
+                    self._follower.unloaded(job)
                 give_back()
 
     def _load(self, job: Load) -> Loaded | LoadFailed:

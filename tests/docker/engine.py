@@ -124,6 +124,16 @@ class Site:
         if kind is None and left:
             raise AssertionError(f"left behind: {left}")
 
+    @property
+    def coordinator(self) -> str:
+        """The address of its control port."""
+        return f"tcp://127.0.0.1:{self._environ['STAGELINE_COORDINATOR_PORT']}"
+
+    def admin_keys(self, folder: Path) -> Path:
+        """A copy of the administrator's keys, in that folder."""
+        run("docker", "cp", f"{self.container('digits')}:/etc/stageline/keys", str(folder))
+        return folder / "keys"
+
     def compose(self, *arguments: str, timeout_s: float = 120, check: bool = True, **more: Any) -> str:
         """`docker compose` on this project."""
         command = (*_compose(), "-p", self.project, "-f", str(ROOT / "compose" / "compose.yaml"), *arguments)
@@ -134,8 +144,7 @@ class Site:
         """A second worker by join.yaml, within the block; gives the address of its HTTP port."""
         (port,) = free_ports(1)
         more = {"STAGELINE_NODE": name, "STAGELINE_JOIN_TOKEN": token, "STAGELINE_STAGE_HTTP_PORT": str(port)}
-        coordinator = f"tcp://127.0.0.1:{self._environ['STAGELINE_COORDINATOR_PORT']}"
-        environ = {**self._environ, **more, "STAGELINE_COORDINATOR": coordinator}
+        environ = {**self._environ, **more, "STAGELINE_COORDINATOR": self.coordinator}
         command = (*_compose(), "-p", f"{self.project}-{name}", "-f", str(ROOT / "compose" / "join.yaml"))
         try:
             run(*command, "up", "-d", "--no-build", timeout_s=UP_S, env=environ)

@@ -12,19 +12,18 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from stageline.docking import last_line
-from stageline.importjob.words import OUT, SOURCE, Ended, Failed, Ready, Said, encode
+from stageline.importjob.words import OUT, SOURCE, Ended, Failed, Printed, Ready, Said, encode
 
 CHILD = ["-m", "stageline_stage.importer.job"]
 NEEDS = "torch"
 LOOK_S = 0.1
 PIECE_BYTES = 1 << 16
-TAIL_BYTES = 4096
-STDIN, STDOUT, STDERR = 0, 1, 2
+MAX_PRINTED = 4096
+STDIN, STDOUT = 0, 1
 KILLS = (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control"))
 """Where the kernel counts those of this container that it killed for memory (cgroup 2 and 1)."""
 
@@ -70,34 +69,46 @@ def _work(folder: Path, request: bytes) -> bool:
             with suppress(BrokenPipeError):
                 child.stdin.write(request)
                 child.stdin.close()
-        wanted, last = _follow(child, {said: STDOUT, printed: STDERR})
+        wanted = _follow(child, {said: _pass_on, printed: _tell})
         if not wanted:
             child.kill()
     for one in (said, printed):
         os.close(one)
     if wanted:
-        os.write(STDOUT, b"\n")  # in case that its last line has no end
-        _say(Ended(child.returncode, last, _killed_for_memory()))
+        _say(Ended(child.returncode, _killed_for_memory()))
     return wanted
 
 
-def _follow(child: subprocess.Popen[bytes], pipes: Mapping[int, int]) -> tuple[bool, str]:
-    """Until the child has ended. Whether anybody still wants to know, and the last line that it printed."""
-    tail, open_ = b"", list(pipes)
+def _follow(child: subprocess.Popen[bytes], pipes: Mapping[int, Callable[[bytes], None]]) -> bool:
+    """Give each line that comes through a pipe to its function, until the child has ended; whether anybody listens."""
+    rests, open_ = dict.fromkeys(pipes, b""), list(pipes)
     while open_ or child.poll() is None:
         ready, _, _ = select.select([STDIN, *open_], [], [], LOOK_S)
         if STDIN in ready and not os.read(STDIN, PIECE_BYTES):
-            return False, ""
+            return False
         for pipe in (one for one in ready if one != STDIN):
             data = os.read(pipe, PIECE_BYTES)
-            os.write(pipes[pipe], data)
-            if pipes[pipe] == STDERR:
-                tail = (tail + data)[-TAIL_BYTES:]
+            *lines, rest = (rests[pipe] + data).split(b"\n")
+            rests[pipe] = rest[-PIECE_BYTES:]
+            for line in lines:
+                pipes[pipe](line)
             if not data:
                 open_.remove(pipe)
         if not ready and child.poll() is not None:  # what it started holds its end of a pipe
             break
-    return True, last_line(tail, "")
+    for pipe, rest in rests.items():
+        pipes[pipe](rest)
+    return True
+
+
+def _pass_on(line: bytes) -> None:
+    os.write(STDOUT, line + b"\n")
+
+
+def _tell(line: bytes) -> None:
+    text = line.decode(errors="replace").rstrip().rpartition("\r")[2]  # of a progress bar, how it ended
+    if text:
+        _say(Printed(text[-MAX_PRINTED:]))
 
 
 def _killed_for_memory() -> bool:

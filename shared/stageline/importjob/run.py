@@ -15,7 +15,7 @@ from stageline.blobs import CHUNK_BYTES, BlobStore
 from stageline.catalogue import Report, parse_manifest
 from stageline.errors import BY_CODE, BlobCorruptError, ConfigError, ModelError, ModelImportError
 from stageline.importjob.archives import members, streamed
-from stageline.importjob.engine import FOLDER, STDOUT, Recipe
+from stageline.importjob.engine import FOLDER, STDERR, STDOUT, Recipe
 from stageline.importjob.files import Parcel
 from stageline.importjob.words import (
     BLOBS,
@@ -25,6 +25,7 @@ from stageline.importjob.words import (
     SOURCE,
     Ended,
     Failed,
+    Printed,
     Ready,
     Request,
     Said,
@@ -100,29 +101,37 @@ def _environment(network: bool) -> dict[str, str]:
 
 
 class _Heard:
-    """What a job says, message by message; `last` is the last line of what else was printed."""
+    """What a job says, message by message, but for what is only printed; `last` is the last line of that."""
 
     def __init__(self, box: Box, told: Told) -> None:
         self._pieces, self._told = box.hears(), told
         self._waiting: list[Said] = []
-        self._rest = {True: b"", False: b""}
+        self._rest: dict[int, bytes] = {}
         self.last = ""
 
     def next(self) -> Said | None:
         """None when nothing comes any more. Raises `ModelImportError` for what is no message."""
-        while not self._waiting:
-            found = next(self._pieces, None)
-            if found is None:
-                self._printed(self._rest[False])
+        while True:
+            while self._waiting:
+                if not isinstance(found := self._waiting.pop(0), Printed):
+                    return found
+                self._printed(found.line)
+            if not self._listen():
                 return None
-            spoken = found[0] == STDOUT
-            *lines, rest = (self._rest[spoken] + found[1]).split(b"\n")
-            if len(rest) > MAX_LINE_BYTES:
-                raise ModelImportError("the import wrote an endless line: is the image a stage image?")
-            self._rest[spoken] = rest
-            for line in lines:
-                self._message(line) if spoken else self._printed(line)
-        return self._waiting.pop(0)
+
+    def _listen(self) -> bool:
+        """Whether there was anything."""
+        kind, data = next(self._pieces, (0, b""))
+        if not data:
+            self._printed(self._rest.pop(STDERR, b"").decode(errors="replace"))
+            return False
+        *lines, rest = (self._rest.get(kind, b"") + data).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ModelImportError("the import wrote an endless line: is the image a stage image?")
+        self._rest[kind] = rest
+        for line in lines:
+            self._message(line) if kind == STDOUT else self._printed(line.decode(errors="replace"))
+        return True
 
     def _message(self, line: bytes) -> None:
         try:
@@ -132,11 +141,10 @@ class _Heard:
                 "the import said what this Stageline does not understand: name an image of this version by --image"
             ) from None
 
-    def _printed(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip()
-        if text:
-            self.last = text
-            self._told(text)
+    def _printed(self, line: str) -> None:
+        if line.strip():
+            self.last = line
+            self._told(line)
 
 
 def _unable(last: str, image: str, theirs: str, ours: str) -> ConfigError:
@@ -171,7 +179,7 @@ def _until_ended(heard: _Heard, memory_bytes: int, report: Report) -> None:
         raise (kind if allowed else ModelImportError)(failed.message[:MAX_MESSAGE])
     if said.status:
         how = f"with exit code {said.status}" if said.status > 0 else f"by signal {-said.status}"
-        raise ModelImportError(f"the import ended {how}: {said.printed or 'it printed nothing'}"[:MAX_MESSAGE])
+        raise ModelImportError(f"the import ended {how}: {heard.last or 'it said nothing'}"[:MAX_MESSAGE])
 
 
 def _fetched(box: Box, name: str, store: BlobStore, report: Report) -> ModelManifest:

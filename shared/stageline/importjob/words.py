@@ -37,16 +37,20 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
+class Printed(msgspec.Struct, frozen=True, tag="printed"):
+    """A line that the model's code printed."""
+
+    line: str
+
+
 class Ended(msgspec.Struct, frozen=True, tag="ended"):
-    """The last word. `status`: as `subprocess` tells it, 0 when all is in `OUT`; `printed`: the last line that
-    the model's code printed, as its own stream may come later than this."""
+    """The last word. `status`: as `subprocess` tells it, 0 when all is in `OUT`."""
 
     status: int
-    printed: str = ""
     out_of_memory: bool = False
 
 
-Said = Ready | Step | Failed | Ended
+Said = Ready | Step | Failed | Printed | Ended
 
 
 def encode(message: Said | Request) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stageline.importjob.words import Ended, Failed, Ready, Request, Said, Step, encode
+from stageline.importjob.words import Ended, Failed, Printed, Ready, Request, Said, Step, encode
 
 PARENT = """
 import sys
@@ -77,26 +77,28 @@ def hears(job: subprocess.Popen[bytes]) -> Said:
 def test_what_the_child_says_is_passed_on(start: Start) -> None:
     assert told(start('tell(type="step", step=request["source"], part=0.5); print("for people")')) == [
         Step("m:f", 0.5),
-        Ended(0, "for people"),
+        Printed("for people"),
+        Ended(0),
     ]
 
 
 @pytest.mark.parametrize(
-    ("script", "ended"),
+    ("script", "says"),
     [
-        ("sys.exit(3)", Ended(3)),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", Ended(-11)),
-        ('os.write(int(sys.argv[2]), b"{cut"); sys.exit("why")', Ended(1, "why")),
+        ("sys.exit(3)", [Ended(3)]),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", [Ended(-11)]),
+        ('os.write(int(sys.argv[2]), b"{cut"); sys.exit(1)', [Ended(1)]),
+        ('print("a\\n\\n\\r10 %\\r20 %\\n"); sys.exit("b")', [Printed("a"), Printed("20 %"), Printed("b"), Ended(1)]),
     ],
 )
-def test_how_the_child_ended_is_told(start: Start, script: str, ended: Ended) -> None:
+def test_how_the_child_ended_is_told(start: Start, script: str, says: list[Said]) -> None:
     job = start(script)
     if "cut" in script:
         with pytest.raises(msgspec.DecodeError):
             told(job)
-        assert hears(job) == ended  # on a line of its own
+        assert hears(job) == says[-1]  # on a line of its own
     else:
-        assert told(job) == [ended]
+        assert told(job) == says
 
 
 def test_a_child_that_was_killed_for_memory_is_told_apart(start: Start, tmp_path: Path) -> None:

@@ -69,6 +69,12 @@ def test_what_it_made_is_brought_here(played: Played) -> None:
     assert played.steps[0] == ("starting a container", 0.0) and played.steps[-1][0] == "fetching blocks"
 
 
+def test_what_its_code_prints_is_told_line_by_line(played: Played) -> None:
+    played('say(type="ready"); input(); say(type="printed", line="a"); leave(); say(type="printed", line=" "); '
+           'say(type="printed", line="b"); say(type="ended", status=0); input()')  # fmt: skip
+    assert played.told == ["a", "b"]
+
+
 def test_only_a_job_that_fetches_weights_gets_a_network_and_what_that_takes(
     played: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,9 +95,9 @@ def test_only_a_job_that_fetches_weights_gets_a_network_and_what_that_takes(
         ('say(type="failed", code="no_cluster", message="odd"); say(type="ended", status=1)', ModelImportError, "odd"),
         ('say(type="failed", code="model", message="x"); say(type="ended", status=1, out_of_memory=True)',
          ModelImportError, "the import ran out of its 1.5 GiB of memory: allow more by --memory"),
-        ('say(type="ended", status=-11, printed="last words")',
+        ('say(type="printed", line="last words"); say(type="ended", status=-11)',
          ModelImportError, "the import ended by signal 11: last words"),
-        ('say(type="ended", status=3)', ModelImportError, "the import ended with exit code 3: it printed nothing"),
+        ('say(type="ended", status=3)', ModelImportError, "the import ended with exit code 3: it said nothing"),
         ('print("cut", end="", file=sys.stderr)', ModelImportError, "the import's container ended: cut"),
         ('say(type="ended", status=0)', ModelImportError, "the import left no out/manifest.json"),
         ('print("nonsense")', ModelImportError, "said what this Stageline does not understand"),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
 from boxed import Engine, small
 
@@ -12,7 +17,7 @@ from stageline.blobs import BlobStore
 from stageline.errors import ConfigError, ModelImportError, StagelineError, UnsafeArchiveError
 from stageline.importjob.files import Parcel, parcel
 from stageline.importjob.run import Order, import_in_container
-from stageline.importjob.words import Request
+from stageline.importjob.words import Failed, Request, Said, encode
 from stageline.manifest import ModelManifest, canonical_json
 
 PLAYED = """
@@ -158,31 +163,58 @@ def make():
     return torch.nn.Sequential(layer(), torch.nn.ReLU()), (torch.zeros(2, 4),)
 def lost():
     import left_at_home
+def leaves():
+    raise SystemExit("no weights")
 """
 
 
-def test_a_factory_is_imported_by_the_real_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = tmp_path / "here"
-    here.mkdir()
-    (here / "net_of_tests.py").write_text(FACTORY)
-    (here / "layers_of_tests.py").write_text("import torch\ndef layer(): return torch.nn.Linear(4, 4)\n")
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with a factory."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "net_of_tests.py").write_text(FACTORY)
+    (folder / "layers_of_tests.py").write_text("import torch\ndef layer(): return torch.nn.Linear(4, 4)\n")
+    return folder
+
+
+def test_a_factory_is_imported_by_the_real_job(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     steps: list[str] = []
     engine, store = Engine(tmp_path), BlobStore(tmp_path / "store")
-
-    def imported(function: str) -> ModelManifest:
-        sent = parcel(f"net_of_tests:{function}", [Path("layers_of_tests.py")], here)
-        order = Order(sent, Request(sent.source, "net"), "stageline-stage", 1 << 30)
-        return import_in_container(engine, order, store, lambda step, part: steps.append(step), told.append)
-
-    manifest = imported("make")
+    sent = parcel("net_of_tests:make", [Path("layers_of_tests.py")], here)
+    order = Order(sent, Request(sent.source, "net"), "stageline-stage", 1 << 30)
+    manifest = import_in_container(engine, order, store, lambda step, part: steps.append(step), told.append)
     assert told == ["made in source"] and "exporting" in steps
     assert engine.boxes[0].child.returncode == 0
-    with pytest.raises(ModelImportError, match=r"named 'left_at_home' \(left_at_home is not in the image: --i"):
-        imported("lost")
 
     from stageline_stage.importer import import_model
 
     monkeypatch.syspath_prepend(here)
-    local = BlobStore(tmp_path / "local")
-    assert import_model("net_of_tests:make", name="net", store=local) == manifest
+    assert import_model("net_of_tests:make", name="net", store=BlobStore(tmp_path / "local")) == manifest
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("lost", r"No module named 'left_at_home' \(left_at_home is not in the image: --include it if it is yours"),
+        ("leaves", "net_of_tests:leaves ended with no weights"),
+    ],
+)
+def test_why_a_factory_cannot_be_imported_is_said_in_a_line(
+    function: str, says: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stageline_stage.importer import job
+
+    reader, writer = os.pipe()
+    monkeypatch.chdir(tmp_path)  # back afterwards
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", ["job", str(tmp_path), str(writer)])
+    request = encode(Request(f"net_of_tests:{function}", "net"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(request)))
+    with pytest.raises(SystemExit) as ended:
+        job.main()
+    os.close(writer)
+    with open(reader, "rb") as said:  # noqa: PTH123  a descriptor
+        failed = msgspec.json.decode(said.readlines()[-1], type=Said)
+    assert ended.value.code == 1 and isinstance(failed, Failed) and re.search(says, failed.message)

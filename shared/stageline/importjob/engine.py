@@ -102,20 +102,26 @@ class Engine:
         with one_line(self.name):
             found = self._docker.api.containers(all=True, filters={"label": OWNER})
         left = [one["Names"][0].lstrip("/") for one in found if abandoned(one, time.time())]
-        return [name for name in left if self._remove(name)]
+        gone = [name for name in left if self._remove(name)]
+        with one_line(self.name):
+            for volume in self._docker.volumes.list(filters={"label": OWNER, "dangling": True}):
+                volume.remove(force=True)
+                gone.append(f"the volume {volume.name}")
+        return gone
 
     def _create(self, name: str, recipe: Recipe) -> None:
         from docker.types import Mount
 
+        owner = {OWNER: owners.this_process()}
         self._docker.containers.create(
             recipe.image,
             entrypoint=COMMAND,
             name=name,
-            labels={OWNER: owners.this_process()},
+            labels=owner,
             environment=dict(recipe.environment),
             use_config_proxy=recipe.network,
             network_mode="bridge" if recipe.network else "none",
-            mounts=[Mount(FOLDER, None, type="volume")],
+            mounts=[Mount(FOLDER, None, type="volume", labels=owner)],
             user=f"{UID}:{UID}",
             stdin_open=True,
             auto_remove=True,

@@ -30,8 +30,8 @@ from stageline_stage.resources import available_bytes
 GAIN = 0.95
 """Where the choice is ours, a compiled stage has to take less than this part of torch's time."""
 
-LOADING_WEIGHTS = 2
-"""Free memory in which a compiled stage is loaded: its weights so many times."""
+LOADING_WEIGHTS = 3
+"""Free memory in which a compiled stage is loaded: its weights so many times. OpenVINO takes twice them."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Links that carry live traffic slower, or faster, than plans reckon with. Pure; times are seconds.
 
 Receivers tell for each link how many bytes came, and how long at least it was busy with them (`stageline.passing`).
-More than `FACTOR` times what the profile allows for these bytes, and `LEAST_S` per batch more, is slower: a link that
+More than `FACTOR` times what the profile allows for these bytes, and noticeably more per batch, is slower: a link that
 is never idle shows that at once, one with time to spare from 1 + `FACTOR` times. Whether receivers compute, batches
 queue or load grows does not matter to it. Bytes that came in less than a `FACTOR`th of the time are faster. `WINDOWS`
 such windows in a row are a doubt, and no more: only a measurement tells bandwidth and latency apart, and a machine that
@@ -23,8 +23,13 @@ WINDOW_S, FEWEST = 0.5, 2
 
 WINDOWS = 3
 
-LEAST_S = 0.002
-"""What a batch takes longer at least. A receiver with short stages looks at its socket every few of them."""
+LEAST_S, NEVER_IDLE = 0.002, 0.9
+"""What a batch takes longer at least, where the link is busy for that part of the time. A receiver with short stages
+looks at its socket every few of them."""
+
+SPARE_S, SPARE_BYTES = 0.01, 8 << 10
+"""The same on a link with time to spare, and how large batches must be there: what smaller ones take, and differences
+below that, say more of how busy the machines at its ends are."""
 
 PAUSE_S, LONGEST_S = 10.0, 320.0
 CALM_S = 600.0
@@ -103,9 +108,9 @@ class Doubts:
         state.carried_bytes_per_s, state.heard = window.nbytes / window.span_s, now
         if planned is None or planned.bytes_per_s <= 0:
             return None
-        expected_s, least_s = window.nbytes / planned.bytes_per_s, LEAST_S * window.batches
-        slower = window.busy_s >= max(FACTOR * expected_s, expected_s + least_s)
-        faster = window.span_s <= min(expected_s / FACTOR, expected_s - least_s)
+        expected_s = window.nbytes / planned.bytes_per_s
+        slower = window.busy_s >= max(FACTOR * expected_s, expected_s + _least_s(window))
+        faster = window.span_s <= min(expected_s / FACTOR, expected_s - LEAST_S * window.batches)
         state.slow = state.slow + 1 if slower else 0
         state.fast = state.fast + 1 if faster else 0
         if max(state.slow, state.fast) < WINDOWS or now < state.doubted + state.pause_s:
@@ -123,3 +128,10 @@ class Doubts:
     def forget(self, identity: str) -> None:
         """That peer will not come back."""
         self._states = {ends: state for ends, state in self._states.items() if identity not in ends}
+
+
+def _least_s(window: Window) -> float:
+    """How much longer than expected it must be busy."""
+    if window.busy_s >= NEVER_IDLE * window.span_s:
+        return LEAST_S * window.batches
+    return SPARE_S * window.batches if window.nbytes >= SPARE_BYTES * window.batches else math.inf

@@ -10,7 +10,7 @@ from typing import Any
 from stageline.messages import LinkTime, Probed, ProbeRequest
 
 from .blocks import Blocks
-from .doubts import Doubt, Doubts, Window
+from .doubts import CALM_S, LONGEST_S, PAUSE_S, Doubt, Doubts, Window
 from .events import Instruction, Note, PersistLinks, Send
 from .members import Members
 from .network import USUAL_BYTES, Ends, Link, LinkBook, Network
@@ -37,6 +37,8 @@ class Links:
         self._live = Doubts()
         self._doubts: dict[Ends, Doubt] = {}
         self._carried: dict[Ends, float] = {}
+        self._agreed: set[Ends] = set()
+        self._changed, self._pause_s = -math.inf, 0.0
         self.noticed: dict[Ends, Link] = {}
         """Links that drifted as live traffic showed, with what they were before."""
 
@@ -72,19 +74,20 @@ class Links:
             return
         self._probed[pair] = self._probed[pair[::-1]] = now
         found = dict(zip((pair, pair[::-1]), self._beside_traffic(pair, directions(message.link)), strict=True))
-        agreed, sure = set[Ends](), list[bool]()
+        sure = list[bool]()
         for ends, link in found.items():
             doubt = self._doubts.pop(ends, None)
             agrees = doubt is not None and doubt.agrees(self.book.planned.get(ends), link, USUAL_BYTES)
-            agreed |= {ends} if agrees else set()
+            self._agreed.discard(ends)
+            self._agreed |= {ends} if agrees else set()
             sure.append(self.book.learn(ends, link, confirms=agrees))
         self._tournament.ended(pair, True, now, confirm=not all(sure))
         self._settle_at = min(self._settle_at, now + PATIENCE_S)
-        yield from self._settle(now, agreed)
+        yield from self._settle(now)
 
-    def carried(self, ends: Ends, window: Window, now: float) -> Iterator[Instruction]:
-        """What live traffic shows of a link may be a reason to measure it before its turn."""
-        planned = self.book.planned.get(ends)
+    def carried(self, ends: Ends, window: Window, now: float, *, judge: bool) -> Iterator[Instruction]:
+        """What live traffic shows of a link may be a reason, where one is to `judge`, to measure it before its turn."""
+        planned = self.book.planned.get(ends) if judge else None
         doubt = self._live.add(ends, window, planned, now)
         if doubt is None or planned is None or not self._tournament.knows(ends):
             return
@@ -106,6 +109,7 @@ class Links:
         for table in tables:
             for ends in [ends for ends in table if identity in ends]:
                 del table[ends]
+        self._agreed = {ends for ends in self._agreed if identity not in ends}
         self._tournament.forget(identity)
 
     def view(self, nodes: Sequence[Node], members: Members) -> Network:
@@ -155,23 +159,28 @@ class Links:
         out, back = (corrected(*one) for one in zip(ways, found, carried, strict=True))
         return out, back
 
-    def _settle(self, now: float, agreed: Collection[Ends] = ()) -> Iterator[Instruction]:
-        """`agreed`: links on which traffic and a measurement agree."""
+    def _settle(self, now: float) -> Iterator[Instruction]:
+        """Use first figures once all are in, others at once, but not one by one: each is a new problem."""
         complete = self._tournament.complete or now >= self._settle_at
-        changed = self.book.settle(complete)
+        changed = self.book.settle(complete, drifts=now >= self._changed + self._pause_s)
         if complete:
             self._settle_at = math.inf
         if changed:
             yield PersistLinks({ends: link for ends, (_, link) in changed.items()})
+        if any(before is not None for before, _ in changed.values()):
+            calm = now - self._changed >= CALM_S
+            self._pause_s = PAUSE_S if calm else min(LONGEST_S, 2 * self._pause_s)
+            self._changed = now
         for ends, (before, link) in changed.items():
             self.noticed.pop(ends, None)
             if before is not None:
-                if ends in agreed:
+                agreed = ends in self._agreed
+                if agreed:
                     self.noticed[ends] = before
                     self._tournament.around(ends, now)
                 fields = {"before_bytes_per_s": before.bytes_per_s, "bytes_per_s": link.bytes_per_s}
                 fields |= {"before_latency_s": before.latency_s, "latency_s": link.latency_s}
-                noticed = "traffic" if ends in agreed else "measurements"
+                noticed = "traffic" if agreed else "measurements"
                 yield Note("link drifted", {"source": ends[0], "target": ends[1], **fields, "noticed_by": noticed})
 
 

@@ -109,12 +109,12 @@ class LinkBook:
         self._deviant[ends] = CONFIRMATIONS if confirms else self._deviant.get(ends, 0) + 1
         return self._deviant[ends] >= CONFIRMATIONS
 
-    def settle(self, complete: bool) -> dict[Ends, tuple[Link | None, Link]]:
+    def settle(self, complete: bool, *, drifts: bool = True) -> dict[Ends, tuple[Link | None, Link]]:
         """Move what is due into `planned`; returns (before, now) by ends for all that changed.
 
-        First measurements wait until those of all links are in, as `complete` says.
+        First measurements wait until those of all links are in, as `complete` says, others until `drifts` is true.
         """
-        due = [ends for ends, seen in self._deviant.items() if seen >= CONFIRMATIONS]
+        due = [ends for ends, seen in self._deviant.items() if seen >= CONFIRMATIONS] if drifts else []
         due += self._fresh if complete else []
         found = {ends: (self.planned.get(ends), self.latest[ends]) for ends in due}
         for ends, (_, link) in found.items():

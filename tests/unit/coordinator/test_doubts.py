@@ -141,6 +141,16 @@ def test_a_receiver_that_looks_rarely_or_stands_still_now_and_then_is_not_taken_
     assert not busy.found
 
 
+def test_small_batches_and_small_delays_on_a_link_with_time_to_spare_are_put_down_to_busy_machines() -> None:
+    late = itertools.cycle((0.0, 0.05, 0.01, 0.03))
+    full = Cable(20, lambda now: 20.0, read=lambda at: at + next(late))
+    full.paced(0.25, 20.0, 4_000)
+    assert not full.found
+    full = Cable(1000, lambda now: 1000.0, read=lambda at: at + next(late) / 5)
+    full.paced(0.05, 20.0)
+    assert not full.found
+
+
 def test_a_clock_that_jumps_casts_no_doubt() -> None:
     cable = Cable(20, lambda now: 20.0, clocks_s=5e3)
     cable.paced(0.1, 10.0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
-from fleet import MB, Fleet, link, manifest, probe_of
+from fleet import MB, FakeAgent, Fleet, link, manifest, probe_of
 
-from stageline.messages import Flow, Hello, Passage, Pong, ProbeRequest, Progress
+from stageline.manifest import ModelManifest
+from stageline.messages import Flow, Hello, Passage, Pong, Prepare, ProbeRequest, Progress
+from stageline.wire import Message
 from stageline_coordinator.doubts import PAUSE_S, WINDOWS
 from stageline_coordinator.rows import node_rows
 
@@ -128,6 +131,41 @@ def test_traffic_that_takes_its_part_of_the_link_does_not_make_a_measurement_sma
     latest = busy.book.latest[AB]
     assert latest.bytes_per_s == pytest.approx(2.5 * MB, rel=0.1) and latest.latency_s == 0.001
     assert busy.book.latest[AB[::-1]].latency_s == 0.001
+
+
+def test_weights_on_their_way_to_an_end_are_not_taken_for_a_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = FakeAgent.answer
+
+    def still_loading(self: FakeAgent, message: Message, models: dict[str, ModelManifest]) -> Message | None:
+        return None if isinstance(message, Prepare) else answer(self, message, models)
+
+    busy = Busy()
+    busy.run(5.0, 2.5)
+    monkeypatch.setattr(FakeAgent, "answer", still_loading)
+    busy.fleet.add(manifest("other", blocks=2, weights=MB))
+    nodes = busy.fleet.cluster.members.nodes
+    assert None in (nodes["n0"].kept, nodes["n1"].kept)
+    busy.run(5.0, 0.625)
+    assert None in (nodes["n0"].kept, nodes["n1"].kept) and not busy.notes("link doubted")
+    for node in nodes.values():
+        node.kept = frozenset()
+    busy.run(2.0, 0.625)
+    assert busy.notes("link doubted")
+
+
+def test_figures_change_one_after_the_other_only_ever_more_rarely() -> None:
+    busy, changes = Busy(), list[float]()
+    busy.run(5.0, 2.5)
+    while busy.fleet.now < 300.0:
+        rate = 0.625 if busy.book.planned[AB].bytes_per_s > MB else 2.5
+        busy.change(rate)
+        seen = len(busy.notes("link drifted"))
+        while len(busy.notes("link drifted")) == seen and busy.fleet.now < 300.0:
+            busy.fleet.cluster.measuring.links._tournament.again(AB, busy.fleet.now)
+            busy.fleet.pass_time(0.5)
+        changes.append(busy.fleet.now)
+    waits = [later - sooner for sooner, later in itertools.pairwise(changes[:-1])]
+    assert len(waits) >= 3 and all(later >= 1.9 * sooner for sooner, later in itertools.pairwise(waits))
 
 
 def test_links_within_a_host_are_not_judged_by_traffic() -> None:

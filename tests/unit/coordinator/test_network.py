@@ -64,6 +64,14 @@ def test_a_drift_counts_when_a_second_measurement_confirms_it() -> None:
     assert made.planned[AB] == slower and made.version == 1
 
 
+def test_what_something_else_showed_needs_one_measurement_and_may_have_to_wait() -> None:
+    made = book(a_b=FAST)
+    slow = Link(50 * MB, 0.001)
+    assert made.learn(AB, slow, confirms=True) and made.settle(complete=True, drifts=False) == {}
+    assert made.settle(complete=False) == {AB: (FAST, slow)}
+    assert made.learn(AB, slow, confirms=True) and made.settle(complete=True) == {}, "nothing new"
+
+
 def test_a_broken_link_counts_at_once_and_its_repair_when_confirmed() -> None:
     made = book(a_b=FAST)
     assert made.break_off(AB) and made.planned[AB] == BROKEN and made.version == 1

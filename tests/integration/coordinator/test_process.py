@@ -77,7 +77,7 @@ def test_killed_and_restarted_it_resumes_the_plan_under_a_higher_term(
     assert not [prepare for prepare in peer.of(Prepare) if prepare.term > before.term]
 
 
-def test_without_its_worker_a_restarted_coordinator_says_that_the_model_is_unavailable(
+def test_without_its_worker_a_restarted_coordinator_says_so_and_resumes_when_it_comes(
     coordinator: Process, join: Join, model: Model
 ) -> None:
     register(coordinator, model)
@@ -85,11 +85,17 @@ def test_without_its_worker_a_restarted_coordinator_says_that_the_model_is_unava
     peer.hello()
     peer.until("the model is served", lambda: serving(peer, 1))
     coordinator.kill()
-    peer.sockets.release(peer.socket)
+    with Store(coordinator.data_dir) as store:
+        before = store.plan()
+    assert before is not None
     coordinator.start()
     with coordinator.admin() as admin:
         wait_until("the model is unavailable", lambda: admin.models()[0].status == "unavailable")
         assert "no workers" in admin.models()[0].reason
+    peer.hello()
+    peer.until("the plan is published under the new term", lambda: serving(peer, 2))
+    assert next(plan.models for plan in peer.of(Plan) if plan.term > before.term) == before.models
+    assert not [prepare for prepare in peer.of(Prepare) if prepare.term > before.term]
 
 
 def test_a_broken_connection_is_noticed_and_a_silent_peer_too(coordinator: Process, join: Join) -> None:

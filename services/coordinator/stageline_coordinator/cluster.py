@@ -252,9 +252,11 @@ class Cluster:
         yield from self.measuring.probed(node, message, now)
 
     def _prepared(self, node: Node, message: Prepared, now: float) -> Iterator[Instruction]:
+        node.loading = False
         yield from self._course.prepared(node, message)
 
     def _prepare_failed(self, node: Node, message: PrepareFailed, now: float) -> Iterator[Instruction]:
+        node.loading = False
         yield from self._course.prepare_failed(node, message, now)
 
     # --- models and solutions -------------------------------------------------------------------------------

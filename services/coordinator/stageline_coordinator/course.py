@@ -181,7 +181,7 @@ class Course:
         yield from self._make_room(begun, now)
         yield Note("preparing", {"version": begun.version, "nodes": sorted(begun.stages)})
         for name in begun.stages:
-            here[name].kept = None
+            here[name].prepares()
             yield Send(here[name].address, begun.message(self._term, name))
 
     def _make_room(self, begun: Preparation, now: float) -> Iterator[Instruction]:

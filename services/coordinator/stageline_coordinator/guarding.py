@@ -122,7 +122,7 @@ class Guard:
             if not missing or (asked is not None and asked.life == _life(node)):
                 continue
             asked = self._asked[name] = _Asked(next_version(), missing[0], _life(node))
-            node.kept = None
+            node.prepares()
             kept = (serving.get(name, frozenset()) | stages) & node.loaded()
             yield Note("loading a standby", {"node": name, "stage": str(asked.stage)})
             stages_now = (*sorted(kept), asked.stage)

@@ -81,14 +81,14 @@ class Measuring:
     def _carried(self, peer: Peer, passage: Passage, members: Members, now: float) -> Iterator[Instruction]:
         """What live traffic says of the links to `peer`; within a host there is no cable that could change.
 
-        While an end loads stages, their weights take a part of its links that nobody knows.
+        While it loads stages, their weights take a part of these links that nobody knows.
         """
         for flow in passage.flows[:MOST]:
             window = self._windows.heard(passage.end, flow, now)
             source = members.bearer(flow.peer) if window else None
             if window and source is not None and host_of(source) != host_of(peer):
-                loading = any(isinstance(end, Node) and end.kept is None for end in (source, peer))
-                yield from self.links.carried((source.identity, peer.identity), window, now, judge=not loading)
+                judge = not (isinstance(peer, Node) and peer.loading)
+                yield from self.links.carried((source.identity, peer.identity), window, now, judge=judge)
 
     def lost(self, peer: Peer) -> None:
         """It will not answer what it was asked."""

@@ -122,6 +122,7 @@ class Node(Peer):
 
     `kept` is what the last `Retire` told it to keep, None since a `Prepare`: it may load that and not say so.
 
+    `loading`: it has not answered the last `Prepare` yet.
     `drained`: users want it emptied.
     `failures` in a row leave it out of all plans until `excluded_until`; `load_failures` out of those of one model.
     `slowdown`: its live seconds / its profiled seconds, as plans reckon with it; `drift`: as last seen.
@@ -132,6 +133,7 @@ class Node(Peer):
     crash: Crash | None = None
     progress: tuple[Progress, ...] = ()
     kept: frozenset[StageKey] | None = frozenset()
+    loading: bool = False
     failures: int = 0
     failure: str = ""
     excluded_until: float = 0.0
@@ -215,8 +217,12 @@ class Node(Peer):
                 loaded = tuple(stage for stage in info.loaded if stage != gone)
                 self.executors[name] = msgspec.structs.replace(info, loaded=loaded)
 
+    def prepares(self) -> None:
+        """It is told to load something."""
+        self.kept, self.loading = None, True
+
     def keep_loaded(self, keep: frozenset[StageKey]) -> None:
-        self.kept = keep
+        self.kept, self.loading = keep, False
         for name, info in self.executors.items():
             loaded = tuple(stage for stage in info.loaded if stage in keep)
             self.executors[name] = msgspec.structs.replace(info, loaded=loaded)

@@ -11,32 +11,47 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
+from happenings import EVENTS, Action, brief, faults, possible
 from states import clone, fingerprint, mark
 from world import BACK, EVICTED, LOST, Parcel, ViolationError, World
 
-from stageline.messages import Leaving, Prepare, Retire
-from stageline.plan import Digest, Plan, StageKey
-from stageline.wire import Message
+from stageline.messages import Prepare, Retire
+from stageline.plan import StageKey
 from stageline_gateway import events as ev
 
 MAX_WAITS = 14
-Action = tuple[str, Callable[[World], None]]
-Step = tuple[str, Callable[[World], None], int, bool]
+INDEPENDENT = frozenset({"lose", "gateway", "late"})
+"""Faults that change nothing of an agent, nor of what the coordinator told it."""
+
+Step = tuple[str, Callable[[World], None], "Left"]
+"""Its name, what it does, and what may still happen afterwards."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`faults`: which kinds, of which `budget` may happen in all. `leave`: worker a is told to stop, once, any time.
+    """`faults`: which kinds, of which `budget` may happen in all. `events`: what happens once each, in order, any time.
 
-    `standbys`: how many deaths at once each stage is to have standbys for.
+    `standbys`: how many deaths at once each stage is to have standbys for. `overtaking`: how often in all another
+    message of the control plane arrives than the first by the names of its ends, or somebody speaks up while one is
+    under way; None for any number of times. Requests, batches, events and faults come in every order all the same.
     """
 
     requests: int
     faults: frozenset[str] = frozenset()
     budget: int = 0
-    leave: bool = True
+    events: tuple[str, ...] = ("a leaves",)
     standbys: int = 0
+    overtaking: int | None = None
+
+
+class Left(NamedTuple):
+    """What may still happen: faults, events, overtaking."""
+
+    faults: int
+    events: tuple[str, ...]
+    overtaking: int | None
 
 
 @dataclass(frozen=True)
@@ -66,40 +81,40 @@ def explore(scenario: Scenario) -> Found:
     """Raises `ViolationError` with what led to it."""
     seen: set[int] = set()
     states = ends = early = 0
-    stack: list[tuple[World, int, bool, tuple[object, ...]]] = [
-        (prepared(scenario), scenario.budget, scenario.leave, ())
-    ]
+    first = Left(scenario.budget, scenario.events, scenario.overtaking)
+    stack: list[tuple[World, Left, tuple[object, ...]]] = [(prepared(scenario), first, ())]
     while stack:
-        world, budget, leave, trail = stack.pop()
+        world, left, trail = stack.pop()
         states += 1
         early = max(early, world.unloaded_early)
         if world.waits > MAX_WAITS:
             raise ViolationError(f"it does not settle\n{told(trail)}")
-        following = list(_steps(world, scenario, budget, leave))
+        following = list(_steps(world, scenario, left))
         if not following:
             ends += 1
             _settled(world, trail)
-        if not budget:
-            following = _alone(world, leave, following) or following
-        for name, act, cost, leaves in following:
+        if left.overtaking is None and (not left.faults or scenario.faults <= INDEPENDENT):
+            following = _alone(world, left, following) or following
+        for name, act, still in following:
             after = _copy(world, act)
             try:
                 act(after)
             except ViolationError as violation:
                 raise ViolationError(f"{violation}\n{told((trail, name))}") from violation
-            found = _mark(after, budget - cost, leave and not leaves)
+            found = _mark(after, still)
             if found not in seen:
                 seen.add(found)
-                stack.append((after, budget - cost, leave and not leaves, (trail, name)))
+                stack.append((after, still, (trail, name)))
     return Found(states, ends, early)
 
 
-def _alone(world: World, leave: bool, following: list[Step]) -> list[Step]:
+def _alone(world: World, left: Left, following: list[Step]) -> list[Step]:
     """A step that may be taken first, whatever else is possible now or later, if there is one.
 
     That is what the coordinator told an agent, as long as nothing else can reach the agent, break its connection or
     have it say hello before: all other steps commute with it, and no promise depends on whether it was taken. Only
-    without faults to come. Each takes a message from a queue and adds none to it, so nothing is put off for ever.
+    without faults to come that touch it. Each takes a message from a queue and adds none to it, so nothing is put off
+    for ever.
     """
     if type(world) is not World:
         return []
@@ -107,7 +122,7 @@ def _alone(world: World, leave: bool, following: list[Step]) -> list[Step]:
         act = step[1]
         if isinstance(act, partial) and act.func is World.deliver:
             source, target = act.keywords["ends"]
-            told = source == "c" and target in world.workers and not (leave and target == "a")
+            told = source == "c" and target in world.workers and not (left.events and target == "a")
             if told and _undisturbed(world, target):
                 return [step]
     return []
@@ -148,11 +163,11 @@ def _copy(world: World, act: Callable[[World], None]) -> World:
     return copy
 
 
-def _mark(world: World, budget: int, leave: bool) -> int:
+def _mark(world: World, left: Left) -> int:
     """Equal for states that behave alike."""
     shared, parts = world.shared(), _parts(world).values()
     marks = tuple([mark(part, shared) for part in parts])
-    return hash((fingerprint(world, set(map(id, (*shared, *parts)))), marks, budget, leave))
+    return hash((fingerprint(world, set(map(id, (*shared, *parts)))), marks, left))
 
 
 def _arrive(world: World, parcel: Parcel) -> None:
@@ -160,25 +175,34 @@ def _arrive(world: World, parcel: Parcel) -> None:
     world.compute(parcel)
 
 
-def _steps(world: World, scenario: Scenario, budget: int, leave: bool) -> Iterator[Step]:
-    """What can happen next: (name, what it does, what it costs of the budget, whether worker a begins to leave)."""
-    regular = list(_regular(world))
-    yield from ((name, act, 0, False) for name, act in regular)
-    if leave and world.workers["a"].up:
-        yield ("a leaves", _leave, 0, True)
-    if budget:
-        yield from ((name, act, 1, False) for name, act in _faults(world, scenario.faults))
-    if not regular and not leave and not _quiet(world):
-        yield ("time passes", World.wait, 0, False)
+def _steps(world: World, scenario: Scenario, left: Left) -> Iterator[Step]:
+    """What can happen next."""
+    requests, control = list(_requests(world)), list(_control(world))
+    yield from ((name, act, left) for name, act in requests)
+    for i, (name, act) in enumerate(control):
+        if not i or left.overtaking is None:
+            yield (name, act, left)
+        elif left.overtaking:
+            yield (name, act, left._replace(overtaking=left.overtaking - 1))
+    event = left.events[0] if left.events and possible(world, left.events[0]) else ""
+    if event:
+        yield (event, EVENTS[event], left._replace(events=left.events[1:]))
+    for name, act in faults(world, scenario.faults) if left.faults else ():
+        yield (name, act, left._replace(faults=left.faults - 1))
+    if not (requests or control or event or _quiet(world)):
+        yield ("time passes", World.wait, left)
 
 
-def _regular(world: World) -> Iterator[Action]:
-    for ends in world.queues:
-        yield (f"{ends[0]} to {ends[1]}: {_brief(world.queues[ends][0])}", partial(World.deliver, ends=ends))
+def _requests(world: World) -> Iterator[Action]:
     for parcel in dict.fromkeys(world.parcels):
         yield (f"{type(parcel.header).__name__} to {parcel.to}", partial(_arrive, parcel=parcel))
     if world.unasked and world.engine.plan is not None:
         yield (f"request {world.unasked[0]}", partial(World.ask, number=world.unasked[0]))
+
+
+def _control(world: World) -> Iterator[Action]:
+    for ends in sorted(world.queues):
+        yield (f"{ends[0]} to {ends[1]}: {brief(world.queues[ends][0])}", partial(World.deliver, ends=ends))
     members = world.cluster.members
     for worker in world.workers.values():
         silent = (worker.name, "c") not in world.queues
@@ -186,6 +210,8 @@ def _regular(world: World) -> Iterator[Action]:
             yield (f"{worker.name} says hello", lambda w, name=worker.name: w.say(name, w.workers[name].hello()))
         elif silent and not worker.up and not worker.leaving and worker.starts < 2:
             yield (f"{worker.name} starts again", lambda w, name=worker.name: w.restart(w.workers[name]))
+        if worker.up and not worker.running:
+            yield (f"{worker.name} starts an executor", lambda w, name=worker.name: w.executor_starts(w.workers[name]))
     yield from _gateway_steps(world)
 
 
@@ -201,78 +227,6 @@ def _gateway_steps(world: World) -> Iterator[Action]:
             yield ("c repeats its plan", lambda w: w.push("c", "g", w.cluster.plan))
         elif world.seen != world.cluster.members.views():
             yield ("c repeats its digest", lambda w: w.push("c", "g", w.cluster.digest()))
-
-
-def _faults(world: World, kinds: frozenset[str]) -> Iterator[Action]:
-    for ends, queue in world.queues.items():
-        if "duplicate" in kinds and isinstance(queue[0], Message) and "c" in ends:
-            yield (f"{_brief(queue[0])} comes twice", partial(World.deliver, ends=ends, keep=True))
-        if "lose" in kinds and isinstance(queue[0], (Plan, Digest)):
-            yield (f"{_brief(queue[0])} is lost", lambda w, ends=ends: _pop(w, ends))
-    for parcel in dict.fromkeys(world.parcels):
-        if "lose" in kinds:
-            yield (f"a batch to {parcel.to} is lost", lambda w, parcel=parcel: w.parcels.remove(parcel))
-        if "duplicate" in kinds:
-            yield (f"a batch to {parcel.to} comes twice", partial(World.compute, parcel=parcel))
-    for name, worker in world.workers.items():
-        if "crash" in kinds and worker.up:
-            yield (f"{name} dies", lambda w, name=name: _crash(w, name))
-        if "break" in kinds and worker.up:
-            yield (f"the connection of {name} breaks", lambda w, name=name: _break(w, name))
-    if "coordinator" in kinds:
-        yield ("c restarts", _restart_coordinator)
-    if "gateway" in kinds:
-        yield ("g restarts", _restart_gateway)
-    if "late" in kinds:
-        yield ("time passes early", _late)
-
-
-def _leave(world: World) -> None:
-    world.workers["a"].leaving = True
-    world.say("a", Leaving("a"))
-
-
-# --- what faults do -----------------------------------------------------------------------------------------
-
-
-def _pop(world: World, ends: tuple[str, str]) -> None:
-    world.queues[ends].popleft()
-    if not world.queues[ends]:
-        del world.queues[ends]
-
-
-def _crash(world: World, name: str) -> None:
-    world.stop(world.workers[name])
-    world.workers[name].leaving = False
-
-
-def _break(world: World, name: str) -> None:
-    """What was on the way is lost; the coordinator hears of it, then from the worker again."""
-    for ends in ((name, "c"), ("c", name)):
-        world.queues.pop(ends, None)
-    world.say(name, LOST)
-    world.say(name, BACK)
-
-
-def _restart_coordinator(world: World) -> None:
-    world.calm = False
-    world.start_coordinator()
-
-
-def _restart_gateway(world: World) -> None:
-    """Its clients ask again what was not answered."""
-    world.calm = False
-    for ends in (("g", "c"), ("c", "g")):
-        world.queues.pop(ends, None)
-    world.say("g", LOST)
-    world.start_gateway()
-    waiting = [number for number in world.asked if number not in world.outcomes]
-    world.unasked, world.asked = waiting + world.unasked, [n for n in world.asked if n not in waiting]
-
-
-def _late(world: World) -> None:
-    world.calm = False
-    world.wait()
 
 
 # --- what must be true when nothing more happens --------------------------------------------------------------
@@ -300,11 +254,6 @@ def _settled(world: World, trail: tuple[object, ...]) -> None:
     if answered != world.asked or left != (0, 0, 0, 0) or not serving:
         wrong = f"answered: {answered} of {world.asked}; credits, bytes and batches left: {left}; serving: {serving}"
         raise ViolationError(f"{wrong}\n{told(trail)}")
-
-
-def _brief(message: object) -> str:
-    version = getattr(message, "version", "")
-    return f"{type(message).__name__ if not isinstance(message, str) else message} {version}".strip()
 
 
 def told(trail: tuple[object, ...]) -> str:

@@ -3,7 +3,7 @@
 What happens by itself: a message arrives, in the order of its connection; the two tell each other what is news; one
 finds the other silent, and a service gives its coordinator up, when that is dead or out of reach; a leader goes on with
 its plan under its term, once somebody came; a dead one starts again. A fault is one of these without cause, or what
-`Scenario` names. States seen before are not gone on from.
+`Scenario` names. One that is frozen wakes up. States seen before are not gone on from.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from functools import partial
 
 from explorer import Action, told
 from states import clone, fingerprint
-from terms import LOST, OTHER, Service, Side, Terms, Told
+from terms import LOST, OTHER, Service, Side, Terms
 from world import ViolationError
 
-STARTS = "starts again"
+STARTS, WAKES = "starts again", "wakes up"
+MOST_WAITING = 2
 Trail = tuple[object, ...]
 
 
@@ -25,9 +26,11 @@ Trail = tuple[object, ...]
 class Scenario:
     """`faults`: so many, of these `kinds`. `plans`: how often the leader makes one. `services`: g(ateway), a (worker).
 
-    Kinds: `kill`, a coordinator dies; `cut`, the two do not hear each other; `deaf`, one finds the other silent that is
-    not, or a service gives its coordinator up that is well; `still`, the leader finds that it stood still; `lose`, a
-    broadcast is lost; `duplicate`, a message comes twice; `late`, what a leader said last comes again.
+    Kinds: `kill`, a coordinator dies; `waits`, that too, and what is under way to it or from it arrives nevertheless,
+    as does what its partner says meanwhile; `freeze`, one is frozen; `cut`, the two do not hear each other; `deaf`, one
+    finds the other silent that is not, or a service gives its coordinator up that is well; `still`, the leader finds
+    that it stood still; `lose`, a broadcast is lost; `duplicate`, a message comes twice; `late`, what a leader said
+    last comes again.
     """
 
     kinds: frozenset[str]
@@ -48,7 +51,7 @@ def prepared(services: str) -> Terms:
 def explore(scenario: Scenario) -> int:
     """How many states there are; raises `ViolationError` with what led to it."""
     first = prepared(scenario.services)
-    first.plans = scenario.plans
+    first.plans, first.waits = scenario.plans, "waits" in scenario.kinds
     first.said = first.said if "late" in scenario.kinds else None
     trails: dict[int, Trail] = {}
     calm: set[int] = set()
@@ -62,10 +65,10 @@ def explore(scenario: Scenario) -> int:
             continue
         trails[mark] = trail
         regular = list(_regular(world))
-        if all(name.endswith(STARTS) for name, _ in regular):
+        if all(name.endswith((STARTS, WAKES)) for name, _ in regular):
             _settled(world, trail)
             calm.add(mark)
-        none_up = not any(side.up for side in world.sides.values())
+        none_up = not any(side.awake for side in world.sides.values())
         costly = [(name, act, 1) for name, act in _faults(world, scenario.kinds)] if left else []
         for name, act, cost in [*((name, act, 0) for name, act in regular), *costly]:
             after = clone(world, {})
@@ -73,7 +76,7 @@ def explore(scenario: Scenario) -> int:
                 act(after)
             except ViolationError as violation:
                 raise ViolationError(f"{violation}\n{told((trail, name))}") from violation
-            by_itself = not cost and (none_up or not name.endswith(STARTS))
+            by_itself = not cost and (none_up or not name.endswith((STARTS, WAKES)))
             stack.append((after, left - cost, (trail, name), mark if by_itself else 0))
     _come_to_rest(trails, calm, before)
     return len(trails)
@@ -94,15 +97,18 @@ def _come_to_rest(trails: dict[int, Trail], calm: set[int], before: dict[int, li
 
 def _regular(world: Terms) -> Iterator[Action]:
     for ends in world.queues:
-        yield (f"{ends[0]} to {ends[1]}: {world.queues[ends][0]}", partial(Terms.deliver, ends=ends))
+        if ends[1] not in world.sides or world.sides[ends[1]].awake:
+            yield (f"{ends[0]} to {ends[1]}: {world.queues[ends][0]}", partial(Terms.deliver, ends=ends))
     for side in world.sides.values():
         other = world.sides[OTHER[side.name]]
         if not side.up:
             yield (f"{side.name} {STARTS}", lambda w, name=side.name: w.start(w.sides[name]))
             continue
-        apart, led = world.cut or not other.up, side.leadership
-        now = Told(led.coordinator, led.term, led.taken, led.leading, side.plan)
-        if not apart and (side.name, other.name) not in world.queues and _stale(other, now):
+        if side.asleep:
+            yield (f"{side.name} {WAKES}", partial(Terms.still, name=side.name))
+            continue
+        apart, led = world.cut or not other.awake, side.leadership
+        if _has_news(world, side, other):
             yield (f"{side.name} tells {other.name}", partial(Terms.tell, name=side.name))
         if apart and not led._absent:
             yield (f"{side.name} finds {other.name} silent", partial(Terms.silent, name=side.name))
@@ -116,9 +122,18 @@ def _regular(world: Terms) -> Iterator[Action]:
         yield from _service(world, name, service)
 
 
-def _stale(side: Side, told: Told) -> bool:
-    """Whether that is news: what was said before, and what is known to be so, is not."""
-    return side.heard != told or bool(side.leadership._absent) or bool(side.leadership.passed_over)
+def _has_news(world: Terms, side: Side, other: Side) -> bool:
+    """Whether it tells the other how it stands: what was said before, and what is known to be so, makes no difference.
+
+    What is told to one that does not read waits for it, the oldest first.
+    """
+    now, under_way = side.told(), world.queues.get((side.name, other.name), ())
+    if world.cut or (under_way and other.awake):
+        return False
+    if other.awake:
+        return other.heard != now or bool(other.leadership._absent) or bool(other.leadership.passed_over)
+    waits = other.asleep or world.waits
+    return waits and len(under_way) < MOST_WAITING and (not under_way or under_way[-1] != now)
 
 
 def _plan(world: Terms, name: str) -> None:
@@ -129,7 +144,7 @@ def _plan(world: Terms, name: str) -> None:
 def _service(world: Terms, name: str, service: Service) -> Iterator[Action]:
     side = world.sides[service.link.current]
     talking = (name, side.name) in world.queues or (side.name, name) in world.queues
-    if not side.up:
+    if not side.awake:
         yield (f"{name} gives {side.name} up", partial(Terms.go_on, name=name))
     elif not talking and (not service.joined or name not in side.members):
         yield (f"{name} says hello to {side.name}", partial(Terms.hello, name=name))
@@ -144,16 +159,18 @@ def _behind(world: Terms, service: Service, side: Side) -> bool:
 
 def _faults(world: Terms, kinds: frozenset[str]) -> Iterator[Action]:
     for side in world.sides.values():
-        if "kill" in kinds and side.up:
+        if kinds & {"kill", "waits"} and side.up:
             yield (f"{side.name} dies", partial(Terms.kill, name=side.name))
-        if "deaf" in kinds and side.up and not side.leadership._absent:
-            yield (f"{side.name} wrongly finds its partner silent", partial(Terms.silent, name=side.name))
-        if "still" in kinds and side.up and side.leadership.leading and not side.leadership._absent:
+        if "freeze" in kinds and side.awake:
+            yield (f"{side.name} is frozen", lambda w, name=side.name: setattr(w.sides[name], "asleep", True))
+        if "deaf" in kinds and side.awake and not side.leadership._absent:
+            yield (f"{side.name} wrongly finds its partner silent", partial(Terms.mistake, name=side.name))
+        if "still" in kinds and side.awake and side.leadership.leading and not side.leadership._absent:
             yield (f"{side.name} stood still", partial(Terms.still, name=side.name))
     if "cut" in kinds and not world.cut:
         yield ("c and d do not hear each other", Terms.part)
     for name, service in world.services.items():
-        if "deaf" in kinds and world.sides[service.link.current].up:
+        if "deaf" in kinds and world.sides[service.link.current].awake:
             yield (f"{name} wrongly gives {service.link.current} up", partial(Terms.go_on, name=name))
     for ends, said in (world.said or {}).items():
         for kind, message in said.items():
@@ -167,11 +184,10 @@ def _faults(world: Terms, kinds: frozenset[str]) -> Iterator[Action]:
 
 def _settled(world: Terms, trail: tuple[object, ...]) -> None:
     """Nothing more happens until a dead one starts: one leads, everybody follows it, and all who live know its plan."""
-    leading = [side.name for side in world.sides.values() if side.up and side.leadership.leading]
+    awake = [side for side in world.sides.values() if side.awake]
+    leading = [side.name for side in awake if side.leads]
     following = {service.link.current for service in world.services.values()}
-    plans = {side.plan.epoch for side in world.sides.values() if side.up} | {
-        one.epoch for one in world.services.values()
-    }
+    plans = {side.plan.epoch for side in awake} | {one.epoch for one in world.services.values()}
     if following != set(leading) or len(plans) != 1:
         wrong = f"leading: {leading}, followed: {following}; plans: {sorted(plans)}"
         raise ViolationError(f"{wrong}\n{told(trail)}")

@@ -49,19 +49,40 @@ class Told:
     taken: int
     leads: bool
     plan: Plan
+    stamp: int
+    echo: int
 
 
 @dataclass
 class Side:
-    """A coordinator; `plan` and `standing` are on disk."""
+    """A coordinator; `plan` and `standing` are on disk. Asleep: its process is frozen, reads and says nothing."""
 
     name: str
     standing: Remembered
     plan: Plan = Plan(term=0, version=0)
     up: bool = True
+    asleep: bool = False
+    drawn: int = 0
     leadership: Any = None
     members: set[str] = field(default_factory=set)
     heard: Told | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.up and bool(self.leadership.leading)
+
+    def told(self) -> Told:
+        """What it tells the other now."""
+        led = self.leadership
+        return Told(led.coordinator, led.term, led.taken, led.leading, self.plan, led.stamp, led.echo)
+
+    @property
+    def awake(self) -> bool:
+        return self.up and not self.asleep
+
+    def draw(self) -> int:
+        self.drawn += 1
+        return self.drawn
 
 
 @dataclass
@@ -80,11 +101,16 @@ class Service:
 
 
 class Terms:
-    """`plans` is how many more times something happens for which the leader makes a new plan; services by name."""
+    """`plans` is how many more times something happens for which the leader makes a new plan; services by name.
+
+    `waits`: what is under way to or from a coordinator that dies arrives nevertheless, to it when it starts again.
+    `mistaken`: somebody was found silent that was not.
+    """
 
     def __init__(self, plans: int, services: str) -> None:
         self.queues: dict[tuple[str, str], deque[Any]] = {}
-        self.cut, self.plans = False, plans
+        self.cut = self.waits = self.mistaken = False
+        self.plans = plans
         self.leaders: dict[int, str] = {}
         self.said: dict[tuple[str, str], dict[type, Any]] | None = {}  # None where no old message comes again
         self.made: dict[tuple[int, int], str] = {}
@@ -96,15 +122,15 @@ class Terms:
     # --- coordinators ---------------------------------------------------------------------------------------
 
     def start(self, side: Side) -> None:
-        side.up, side.heard = True, None
-        side.leadership = Leadership(side.standing, partner=True)
+        side.up, side.asleep, side.heard = True, False, None
+        side.leadership = Leadership(side.standing, partner=True, draw=side.draw)
         self.steps(side, side.leadership.start())
 
     def kill(self, name: str) -> None:
         side = self.sides[name]
         side.up = False
         side.members.clear()
-        for ends in [ends for ends in self.queues if name in ends]:
+        for ends in [ends for ends in self.queues if name in ends and not self.waits]:
             del self.queues[ends]
         for service in self.services.values():
             service.joined = service.joined and service.link.current != name
@@ -118,6 +144,8 @@ class Terms:
                 if step.term in self.leaders:
                     raise ViolationError(f"term {step.term} was taken twice, the last time by {side.name}")
                 self.leaders[step.term] = side.name
+                if self.sides[OTHER[side.name]].leads and not (side.leadership._absent or self.mistaken):
+                    raise ViolationError(f"{side.name} takes the lead from {OTHER[side.name]}, which it hears")
                 side.members.clear()
             else:
                 members, side.members = side.members, set()
@@ -144,21 +172,26 @@ class Terms:
             self.queues.setdefault((f"{side.name} to all", "g"), deque()).append(side.plan)
 
     def tell(self, name: str) -> None:
-        side, led = self.sides[name], self.sides[name].leadership
-        self.push(name, OTHER[name], Told(led.coordinator, led.term, led.taken, led.leading, side.plan))
+        self.push(name, OTHER[name], self.sides[name].told())
 
     def still(self, name: str) -> None:
         """It finds that it stood still for long."""
+        self.sides[name].asleep = False
         self.steps(self.sides[name], self.sides[name].leadership.stood_still())
 
     def silent(self, name: str) -> None:
         self.steps(self.sides[name], self.sides[name].leadership.silent())
 
+    def mistake(self, name: str) -> None:
+        """It finds the other silent, which is not."""
+        self.mistaken = True
+        self.silent(name)
+
     def _to_side(self, side: Side, source: str, message: Any) -> None:
         if isinstance(message, Told):
             side.heard = message
-            led = side.leadership
-            self.steps(side, led.heard(message.coordinator, message.term, message.taken, leads=message.leads))
+            led, stamps = side.leadership, {"stamp": message.stamp, "echo": message.echo}
+            self.steps(side, led.heard(message.coordinator, message.term, message.taken, leads=message.leads, **stamps))
             side.plan = max(side.plan, message.plan, key=lambda plan: plan.epoch)
         elif message == LOST:
             side.members.discard(source)
@@ -187,7 +220,9 @@ class Terms:
         before, service.joined = service.link.current, False
         move()
         for ends in ((name, before), (before, name)):
-            self.queues.pop(ends, None)
+            waits = ends[1] == before and self.sides[before].asleep and LOST not in self.queues.get(ends, ())
+            if not waits:  # in the socket of one that is frozen
+                self.queues.pop(ends, None)
         self.push(name, before, LOST)
         self.hello(name)
 
@@ -234,7 +269,8 @@ class Terms:
         if self.said is not None and isinstance(message, (Welcome, Prepare)):
             self.said.setdefault((source, target), {})[type(message)] = message
         closed = target in self.services and self.services[target].link.current != source
-        if not closed and not (target in self.sides and not self.sides[target].up):
+        waits = self.waits and source in self.sides
+        if not closed and (target not in self.sides or self.sides[target].up or waits):
             self.queues.setdefault((source, target), deque()).append(message)
 
     def deliver(self, ends: tuple[str, str], *, keep: bool = False, drop: bool = False) -> None:

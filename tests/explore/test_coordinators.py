@@ -1,6 +1,7 @@
 """Two coordinators in every order: no term is taken twice, nobody goes back to an older plan, and one leads in the end.
 
-Explored whole, within bounds: two coordinators, a gateway or a worker or both, one or two faults at any moment.
+Explored whole, within bounds: two coordinators, a gateway or a worker or both, one or two faults at any moment. Nobody
+takes the lead from one whom it hears, unless somebody was found silent that was not.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ SCENARIOS = {
     "the leader stands still, with a gateway": _of("still", 1, 1, "g"),
     "two broadcasts are lost": _of("lose", 2, 2, "ga"),
     "two messages come twice": _of("duplicate", 2, 1, "ga"),
+    "one dies, what was said before waits for it, with a gateway": _of("waits", 1, 0, "g"),
+    "one dies, what was said before waits for it, with a worker": _of("waits", 1, 0, "a"),
+    "one is frozen, with a gateway": _of("freeze", 1, 0, "g"),
+    "one is frozen, with a worker": _of("freeze", 1, 0, "a"),
 }
 PAST = "a leader of the past is heard after another took over, with a worker"
 LONGER = {
     PAST: _of("kill,late", 2, 0, "a"),
+    "one dies, what was said before waits for it, a new plan, with a gateway": _of("waits", 1, 1, "g"),
+    "one dies, what was said before waits for it, a new plan, with a worker": _of("waits", 1, 1, "a"),
+    "one is frozen, a new plan, with a gateway": _of("freeze", 1, 1, "g"),
+    "one is frozen, a new plan, with a worker": _of("freeze", 1, 1, "a"),
     "the leader stands still, twice, with a gateway": _of("still", 2, 0, "g"),
     "the leader stands still, with both": _of("still", 1, 0, "ga"),
     "one of two coordinators dies, with both": _of("kill", 1, 0, "ga"),
@@ -76,6 +85,13 @@ class TestMutations:
         monkeypatch.setattr(leadership.Leadership, "_promise", promise)
         with pytest.raises(ViolationError, match="both made a plan"):
             explore(_of("deaf", 2, 0, "ga"))
+
+    @pytest.mark.parametrize("fault", ["waits", "freeze"])
+    def test_one_that_believes_what_was_said_before(self, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Before it started, or stood still: the other's heartbeats wait in the socket, and it may lead since."""
+        monkeypatch.setattr(leadership.Leadership, "_stale", lambda self, stamp, echo: False)
+        with pytest.raises(ViolationError, match="takes the lead from"):
+            explore(_of(fault, 1, 0, "g"))
 
     def test_nobody_takes_over_from_the_dead(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(leadership.Leadership, "called", lambda self, term: self._promise(term))

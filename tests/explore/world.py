@@ -19,7 +19,9 @@ import msgspec
 from stageline.data import DATA_VERSION, Activation, Failure
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, ValueSpec
 from stageline.messages import (
+    ExecutorDown,
     ExecutorInfo,
+    ExecutorUp,
     Farewell,
     GetPlan,
     Hello,
@@ -34,6 +36,7 @@ from stageline.messages import (
     Unload,
     Welcome,
 )
+from stageline.nodewishes import NodeWishes
 from stageline.plan import Digest, Endpoint, Plan, StageKey
 from stageline.protocol import Infer, TensorSpec
 from stageline_coordinator import events
@@ -54,14 +57,15 @@ LOST, EVICTED, BACK = "lost", "evicted", "back"
 """What a coordinator's sockets and failure detector say of a connection."""
 
 
-def _model() -> ModelManifest:
-    values = [ValueSpec(f"v{i}", "uint8", ("batch", 2)) for i in range(BLOCKS + 1)]
-    graphs = [hashlib.sha256(bytes([i])).hexdigest() for i in range(BLOCKS)]
-    blocks = (BlockSpec(f"b{i}", graphs[i], 9, (), (values[i],), (values[i + 1],), 1, 1) for i in range(BLOCKS))
-    return ModelManifest("m", (values[0],), (values[-1],), tuple(blocks), {"batch": DimRange(1, 8, 1)})
+def _model(name: str, size: int) -> ModelManifest:
+    values = [ValueSpec(f"v{i}", "uint8", ("batch", 2)) for i in range(size + 1)]
+    graphs = [hashlib.sha256(bytes([i])).hexdigest() for i in range(size)]
+    blocks = (BlockSpec(f"b{i}", graphs[i], 9, (), (values[i],), (values[i + 1],), 1, 1) for i in range(size))
+    return ModelManifest(name, (values[0],), (values[-1],), tuple(blocks), {"batch": DimRange(1, 8, 1)})
 
 
-MODEL = _model()
+MODEL = _model("m", BLOCKS)
+SECOND = ("cd" * 32, _model("n", 1))
 FIGURES = {FigureKey(b.graph, "cpu", n): Figure(0.01 * n, 1) for b in MODEL.blocks for n in (1, 2, 4, 8)}
 
 
@@ -80,18 +84,23 @@ class Worker:
 
     name: str
     starts: int = 1
+    executors: int = 1
     up: bool = True
+    running: bool = True
     leaving: bool = False
     stages: set[StageKey] = field(default_factory=set)
     loading: loading.Loading = field(default_factory=loading.Loading)
 
     @property
     def executor(self) -> str:
-        return f"{self.name}/{self.starts}"
+        return f"{self.name}/{self.executors}"
+
+    @property
+    def info(self) -> ExecutorInfo:
+        return ExecutorInfo(self.executor, 1, Endpoint(f"tcp://{self.executor}"), tuple(sorted(self.loading.loaded)))
 
     def hello(self) -> Hello:
-        info = ExecutorInfo(self.executor, 1, Endpoint(f"tcp://{self.executor}"), tuple(sorted(self.loading.loaded)))
-        node = NodeInfo(1 << 20, "cpu", "cpu", "h", executors=(info,))
+        node = NodeInfo(1 << 20, "cpu", "cpu", "h", executors=(self.info,) if self.running else ())
         return Hello("agent", self.name, f"i{self.starts}", node=node)
 
 
@@ -114,6 +123,8 @@ class World:
         self.parcels: list[Parcel] = []
         self.disk: Plan | None = None
         self.known: dict[str, Hello] = {}
+        self.models: tuple[tuple[str, ModelManifest], ...] = ((SHA, MODEL),)
+        self.wishes: dict[str, NodeWishes] = {}
         self.term, self.published = 0, (0, 0)
         self.start_coordinator()
         self.gateways, self.wake, self.seen = 0, 0.0, ()
@@ -131,13 +142,14 @@ class World:
 
     # --- the coordinator ------------------------------------------------------------------------------------
 
-    def start_coordinator(self) -> None:
-        """A new term, with what is on disk; every connection is new."""
+    def start_coordinator(self, *, waits: bool = False) -> None:
+        """A new term, with what is on disk; every connection is new. `waits`: what was sent to it is delivered."""
         self.term += 1
         for ends in list(self.queues):
-            if "c" in ends:
+            if "p" in ends or ends[0] == "c" or (ends[1] == "c" and not waits):
                 del self.queues[ends]
-        memory = Memory(((SHA, MODEL),), FIGURES, self.disk, tuple(self.known.values()))
+        nodes, wishes = tuple(self.known.values()), dict(self.wishes)
+        memory = Memory(self.models, FIGURES, self.disk, nodes, node_wishes=wishes)
         settings = Settings(self.term, "c", "p", "b", rejoin_s=1.0, drain_s=DRAIN_S, standbys=self.standbys)
         self.cluster = Cluster(settings, memory, self.now)
 
@@ -156,6 +168,16 @@ class World:
                 self.known[do.hello.name] = do.hello
             elif isinstance(do, events.Solve):
                 self.push("p", "c", events.Solved(do.problem, _solution(json.dumps(do.document))))
+
+    def want(self, wishes: NodeWishes) -> None:
+        """An administrator says what worker a is for."""
+        self.wishes["a"] = wishes
+        self.tell_cluster(events.NodeSet("a", wishes))
+
+    def add(self, model: tuple[str, ModelManifest]) -> None:
+        """An administrator adds a model."""
+        self.models = (*self.models, model)
+        self.tell_cluster(events.ModelAdded(*model))
 
     def _publish(self, plan: Plan) -> None:
         if plan.epoch <= self.published or self.disk != plan:
@@ -249,6 +271,8 @@ class World:
         elif isinstance(message, Rejoin):
             self.say(worker.name, worker.hello())
         elif isinstance(message, Farewell):
+            if self.calm and any(self._in_use(worker, stage) for stage in worker.stages):
+                raise ViolationError(f"{worker.name} goes while the gateway may still send to it")
             self.stop(worker)
         if worker.loading.epoch < epoch:
             raise ViolationError(f"worker {worker.name} went from {epoch} back to {worker.loading.epoch}")
@@ -300,16 +324,34 @@ class World:
     def restart(self, worker: Worker) -> None:
         """Another incarnation, with nothing loaded."""
         worker.starts += 1
-        worker.up, worker.loading = True, loading.Loading()
+        worker.executors += 1
+        worker.up, worker.running, worker.loading = True, True, loading.Loading()
         worker.loading.executor_up(worker.executor)
         self.say(worker.name, worker.hello())
+
+    def executor_dies(self, worker: Worker, computing: tuple[int, ...]) -> None:
+        """The agent sees it; what was on the way there is lost."""
+        worker.running = False
+        self.queues.pop((worker.name, f"x{worker.name}"), None)
+        self.parcels = [parcel for parcel in self.parcels if parcel.to != worker.executor]
+        worker.stages.clear()
+        worker.loading.executor_down()
+        self.say(worker.name, ExecutorDown(worker.executor, -9, "killed", computing))
+
+    def executor_starts(self, worker: Worker) -> None:
+        """The agent starts another."""
+        worker.executors += 1
+        worker.running = True
+        instructions = worker.loading.executor_up(worker.executor)
+        self.say(worker.name, ExecutorUp(worker.info))
+        self._load(worker, instructions)
 
     def compute(self, parcel: Parcel) -> None:
         """What an executor does with a batch, or the gateway with what comes back."""
         if parcel.to.startswith("g/") or parcel.to == "g":
             self._returned(parcel)
             return
-        worker = next((w for w in self.workers.values() if w.up and w.executor == parcel.to), None)
+        worker = next((w for w in self.workers.values() if w.up and w.running and w.executor == parcel.to), None)
         header = parcel.header
         if worker is None or isinstance(header, Failure):
             return

@@ -24,7 +24,7 @@ from random import Random
 from typing import Any
 
 FOUND = Path("build/fuzz")
-LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-max_len=4096", "-print_final_stats=1", "-len_control=0")
+LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-print_final_stats=1", "-len_control=0")
 OURS = ["stageline", "stageline_gateway", "stageline_coordinator", "stageline_stage", "planted", "yaml"]
 PLANTED, ALL = "planted", "all"
 
@@ -61,7 +61,7 @@ def fuzz(name: str, libfuzzer: list[str], corpus: Path) -> None:
             (FOUND / f"{name}-crash-{sha1(data, usedforsecurity=False).hexdigest()}").write_bytes(data)
             raise
 
-    atheris.Setup([sys.argv[0], *libfuzzer, str(corpus)], run, custom_mutator=neighbour)
+    atheris.Setup([sys.argv[0], *libfuzzer, f"-max_len={target.max_len}", str(corpus)], run, custom_mutator=neighbour)
     atheris.Fuzz()
 
 

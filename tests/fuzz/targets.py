@@ -49,11 +49,12 @@ MAX_BODY = 1 << 16
 
 @dataclass(frozen=True)
 class Target:
-    """`form` None: only bytes are changed."""
+    """`form` None: only bytes are changed. `max_len`: inputs grow to so many bytes."""
 
     read: Callable[[bytes], None]
     seeds: Callable[[], list[bytes]]
     form: Form | None = None
+    max_len: int = 4096
 
     def run(self, data: bytes) -> None:
         """Let the decoder have it; whatever this raises is a defect."""
@@ -300,10 +301,11 @@ def graph(data: bytes) -> None:
 
 
 def settings(data: bytes) -> None:
-    """A service reads its section of a configuration file."""
+    """Services whose section is named, or one of all, read a configuration file: parsing YAML in Python takes long."""
     path = scratch() / "settings.yaml"
     path.write_bytes(data)
-    for kind in (CoordinatorConfig, GatewayConfig, StageConfig):
+    kinds = (CoordinatorConfig, GatewayConfig, StageConfig)
+    for kind in [kind for kind in kinds if kind.section.encode() in data] or kinds[:1]:
         try:
             load(kind, flags={}, environ={}, file=path)
         except StagelineError as error:
@@ -348,7 +350,7 @@ TARGETS: dict[str, Target] = {
     "problem": Target(problem, seeds.problems, JSON),
     "solution": Target(solution, seeds.solutions, JSON),
     "graph": Target(graph, seeds.graphs, JSON),
-    "settings": Target(settings, seeds.settings),
+    "settings": Target(settings, seeds.settings, max_len=256),
     "client-tokens": Target(client_tokens, seeds.client_tokens, JSON),
     "tensor-file": Target(tensor_file, seeds.tensor_files, TENSOR),
     "journal": Target(journal, seeds.journals, JOURNAL),

@@ -9,14 +9,16 @@ different workers. The rules keep that rare and short:
 - who stands by takes over when its partner is silent *and* somebody needs a coordinator: a worker or gateway came, as
   its own was silent, or nobody else can have led since (`taken` is the highest term promised);
 - of two that hear each other and stand by, the one leads that led last; what the partner said before this process
-  started or stood still does not count, as it may lead since then (heartbeats wait for a partner that is away);
+  started or stood still does not count, as it may lead since then (heartbeats wait for a partner that is away): each
+  draws a `stamp` then, and says which of the other's it heard last (`echo`);
 - who leads and finds that its process stood still for long leads no more until it has heard its partner, or was called:
   some of its workers and gateways may have gone over meanwhile, and each of two leaders would plan without the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
@@ -61,15 +63,24 @@ class StepDown:
 Step = Union[Promise, Lead, StepDown]
 
 
-class Leadership:
-    """Whoever owns it does the steps, in order. `partner`: whether another coordinator is known, heard of or not."""
+def _draw() -> int:
+    return 1 + secrets.randbits(62)
 
-    def __init__(self, past: Remembered, *, partner: bool) -> None:
+
+class Leadership:
+    """Whoever owns it does the steps, in order. `partner`: whether another coordinator is known, heard of or not.
+
+    `draw` gives a number above 0 that it never gave before.
+    """
+
+    def __init__(self, past: Remembered, *, partner: bool, draw: Callable[[], int] = _draw) -> None:
         self.coordinator, self._founder, self.able = past.coordinator, past.founder, past.able
         self.taken, self.promised = past.taken, past.promised
         self.leading = self.passed_over = False
         self._absent = not partner
         self._called = False
+        self._draw = draw
+        self.stamp, self.echo = draw(), 0
 
     @property
     def term(self) -> int:
@@ -80,11 +91,13 @@ class Leadership:
         """The process runs; with a partner it waits until that was heard, or was silent."""
         yield from self._perhaps_lead()
 
-    def heard(self, coordinator: int, term: int, taken: int, *, leads: bool, stale: bool = False) -> Iterator[Step]:
-        """The partner said how it stands; `stale`: perhaps before we started, or stood still."""
-        self._absent = False
+    def heard(
+        self, coordinator: int, term: int, taken: int, *, leads: bool, stamp: int = 0, echo: int = 0
+    ) -> Iterator[Step]:
+        """The partner said how it stands; see `stageline.messages.Standing`."""
+        self._absent, self.echo = False, stamp
         yield from self._promise(term)
-        if stale:
+        if self._stale(stamp, echo):
             return
         self.passed_over = False
         last = (self.taken, self.coordinator) > (taken, coordinator)
@@ -99,6 +112,7 @@ class Leadership:
 
     def stood_still(self) -> Iterator[Step]:
         """The process did nothing for so long that its workers and gateways may have gone to the partner."""
+        self.stamp = self._draw()
         if self.leading and not self._absent:
             self.leading, self._called, self.passed_over = False, False, True
             yield StepDown(self.promised)
@@ -108,6 +122,10 @@ class Leadership:
         self._called = True
         yield from self._promise(term)
         yield from self._perhaps_lead()
+
+    def _stale(self, stamp: int, echo: int) -> bool:
+        """Whether it may have been said before we started, or stood still. One of an older version does not tell."""
+        return bool(stamp) and echo != self.stamp
 
     def _promise(self, term: int) -> Iterator[Step]:
         if not self.promised < term < NO_TERM_FROM:

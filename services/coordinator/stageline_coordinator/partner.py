@@ -7,7 +7,6 @@ alone is lost by nobody.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
@@ -96,7 +95,6 @@ class Partner:
         self._link: Socket | None = None
         self._next = 0.0
         self._id, self._peer, self._sent, self._confirmed = 0, "", 0, 0
-        self.stamp, self.echo = _draw(), 0
         self.address, self.leader = "", ""
         self.in_step = False
         self._waiting: list[_Waiting] = []
@@ -128,14 +126,6 @@ class Partner:
     def wanted(self) -> tuple[str, ...]:
         """The manifests of those."""
         return self._following.wanted
-
-    def stale(self, standing: Standing) -> bool:
-        """Whether it may have been said before we started, or stood still. One of an older version does not tell."""
-        return bool(standing.stamp) and standing.echo != self.stamp
-
-    def stood_still(self) -> None:
-        """What was said until now is stale."""
-        self.stamp = _draw()
 
     def row(self) -> StandbyRow | None:
         """For listings."""
@@ -263,7 +253,7 @@ class Partner:
                 self._log.error("the other coordinator is not followed", address=standing.address, reason=problem)
             self._refused = problem
             return renamed
-        self._id, self.echo = standing.coordinator, standing.stamp
+        self._id = standing.coordinator
         if standing.cluster and not own.cluster:
             self._store.join(standing.cluster)
         if self.state in (None, PeerState.EVICTED):
@@ -327,7 +317,3 @@ class Partner:
             if now >= one.told_at + KEEP_WAITING_S:
                 self._waiting[i] = _Waiting(one.peer, one.reply, one.change, now)
                 self._control.send(one.peer, Ping(sequence=0, sent_s=now))
-
-
-def _draw() -> int:
-    return 1 + secrets.randbits(62)

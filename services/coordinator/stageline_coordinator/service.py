@@ -212,7 +212,6 @@ class Coordinator:
         still_s, self._awake = now - self._awake, now
         if still_s > STOOD_STILL_S:
             self._log.warning("stood still", seconds=round(still_s, 3))
-            self._partner.stood_still()
             self._steps(self._leadership.stood_still(), now)
 
     def _tick(self, now: float) -> None:
@@ -230,8 +229,8 @@ class Coordinator:
         for news in found:
             if isinstance(news, other.Heard):
                 told = news.standing
-                stale = self._partner.stale(told)
-                steps = self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads, stale=stale)
+                stamps = {"stamp": told.stamp, "echo": told.echo}
+                steps = self._leadership.heard(told.coordinator, told.term, told.taken, leads=told.leads, **stamps)
                 self._steps(steps, now)
             elif isinstance(news, other.Renamed):
                 self._leadership.coordinator = news.coordinator
@@ -297,8 +296,8 @@ class Coordinator:
             term=self._leadership.term,
             taken=self._leadership.taken,
             leads=self._leadership.leading,
-            stamp=self._partner.stamp,
-            echo=self._partner.echo,
+            stamp=self._leadership.stamp,
+            echo=self._leadership.echo,
         )
 
 

@@ -46,9 +46,15 @@ def test_of_two_that_stand_by_the_one_leads_that_led_last() -> None:
 def test_what_was_said_before_it_started_does_not_make_it_lead() -> None:
     """The partner took over since, and its heartbeats from before waited for us."""
     one, theirs = founder(partner=True, taken=4, promised=4), 5 << 20 | B
-    assert list(one.heard(B, 4, 0, leads=False, stale=True)) == []
-    assert list(one.heard(B, theirs, theirs, leads=True, stale=True)) == [Promise(theirs)]
-    assert list(one.heard(B, theirs, theirs, leads=True)) == [] and not one.leading
+    assert list(one.heard(B, 4, 0, leads=False, stamp=3, echo=one.stamp + 1)) == []
+    assert list(one.heard(B, theirs, theirs, leads=True, stamp=3, echo=0)) == [Promise(theirs)]
+    assert one.echo == 3, "so the partner's next words can be told from those"
+    assert list(one.heard(B, theirs, theirs, leads=True, stamp=3, echo=one.stamp)) == [] and not one.leading
+
+
+def test_what_was_said_since_it_started_does() -> None:
+    one = founder(partner=True, taken=4, promised=4)
+    assert list(one.heard(B, 4, 0, leads=False, stamp=3, echo=one.stamp)) == [Lead(5)]
 
 
 def test_a_standby_takes_over_when_the_leader_is_silent_and_somebody_comes() -> None:
@@ -78,9 +84,11 @@ class TestStandingStill:
 
     def test_what_its_partner_said_before_does_not_count(self) -> None:
         one = self.leader()
+        before = one.stamp
         assert list(one.stood_still()) == [StepDown(5)]
-        assert list(one.heard(B, 5, 0, leads=False, stale=True)) == []
+        assert list(one.heard(B, 5, 0, leads=False, stamp=3, echo=before)) == []
         assert one.passed_over and not one.leading
+        assert list(one.heard(B, 5, 0, leads=False, stamp=3, echo=one.stamp)) == [Lead(6)]
 
     def test_it_follows_a_partner_that_took_over(self) -> None:
         one, theirs = self.leader(), 6 << 20 | B

@@ -16,8 +16,8 @@ import msgspec
 
 _PLAIN = (str, bytes, int, float, bool, type(None), Enum, type, frozenset, types.FunctionType)
 MARK = "_mark"
-_IGNORED = frozenset({"stats", "observed", "_handlers", "_timer_handlers", "out", MARK})
-"""Counters, and what is the same in every state: no part of what a state is."""
+_IGNORED = frozenset({"stats", "observed", "_flows", "_handlers", "_timer_handlers", "out", MARK})
+"""Counters of what was measured, and what is the same in every state: no part of what a state is."""
 
 _marks: dict[int, tuple[Any, int]] = {}
 """Fingerprints of what cannot change, by identity; the object is kept so that its identity stays its own."""
@@ -62,7 +62,9 @@ def clone(one: Any, known: dict[int, Any]) -> Any:
     made: Any = object.__new__(type(one)) if kind == "object" else type(one)()
     known[key] = made
     if kind == "object":
-        made.__dict__.update({name: clone(value, known) for name, value in one.__dict__.items() if name != MARK})
+        for name, value in _fields(one):
+            if name != MARK:
+                object.__setattr__(made, name, clone(value, known))
     elif kind in ("dict", "ordered"):
         made.update({name: clone(value, known) for name, value in one.items()})
     elif kind == "list":
@@ -108,8 +110,12 @@ def mark(part: Any, shared: Iterable[object]) -> int:
 
 
 def _of_object(one: Any, seen: set[int]) -> Any:
-    fields = one.__dict__.items()
-    return (type(one), *[fingerprint(value, seen) for name, value in fields if name not in _IGNORED])
+    return (type(one), *[fingerprint(value, seen) for name, value in _fields(one) if name not in _IGNORED])
+
+
+def _fields(one: Any) -> Iterable[tuple[str, Any]]:
+    slots: tuple[str, ...] = getattr(type(one), "__slots__", ())
+    return [(name, getattr(one, name)) for name in slots] if slots else one.__dict__.items()
 
 
 def _mark(one: Any) -> int:

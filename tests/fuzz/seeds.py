@@ -17,7 +17,7 @@ from stageline import messages, protocol
 from stageline.clienttokens import ClientToken
 from stageline.data import DATA_VERSION, Activation, Cancel, Failure, Hop, Scalar, Tensor, Timing, encode_frames
 from stageline.manifest import BlockSpec, DimRange, ModelManifest, TensorRef, ValueSpec
-from stageline.plan import StageKey
+from stageline.plan import Endpoint, StageKey
 from stageline.wire import encode
 from stageline_coordinator.planner import Problem, solve
 from stageline_gateway import journal_format
@@ -119,10 +119,10 @@ def data_frames() -> list[bytes]:
 
 def conversations() -> list[bytes]:
     """What an agent, and a gateway, say to the coordinator one after the other."""
-    executor = messages.ExecutorInfo("n/0", 1, messages.Endpoint("tcp://127.0.0.1:1"))
+    executor = messages.ExecutorInfo("n/0", 1, Endpoint("tcp://127.0.0.1:1"))
     node = messages.NodeInfo(1 << 30, "cpu", "cpu", "h", executors=(executor,))
-    agent = messages.Hello("agent", "a0", "i", node=node, probe=messages.Endpoint("tcp://127.0.0.1:2"))
-    gateway = messages.Hello("gateway", "g", "i", probe=messages.Endpoint("tcp://127.0.0.1:3"))
+    agent = messages.Hello("agent", "a0", "i", node=node, probe=Endpoint("tcp://127.0.0.1:2"))
+    gateway = messages.Hello("gateway", "g", "i", probe=Endpoint("tcp://127.0.0.1:3"))
     times = tuple(messages.BlockTime(i, 1, 0.01, 100) for i in range(2))
     stage = StageKey(manifest=SHA, start=0, end=2)
     from_agent = (

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 OUTSIDE = 0.05
 """How likely, at most, the true median lies beyond either end of the interval (five samples and more)."""
 
+UNKNOWN = 1.0
+"""The error stated for a single sample, which says nothing of how much the next one would differ."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -22,8 +25,11 @@ def estimate(samples: Sequence[float]) -> Estimate:
     """The median of `samples` (at least one) with a distribution-free interval between two order statistics.
 
     With five samples and more the interval covers the true median in at least 90 % of cases (David and Nagaraja,
-    Order Statistics, section 7.1); with fewer it is the whole range, and covers it less often.
+    Order Statistics, section 7.1); with fewer it is the whole range, and covers it less often. One has no range: its
+    error is `UNKNOWN`.
     """
+    if len(samples) == 1:
+        return Estimate(samples[0], UNKNOWN)
     ordered = sorted(samples)
     count = len(ordered)
     middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2

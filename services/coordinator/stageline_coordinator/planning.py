@@ -43,7 +43,7 @@ RETRY_S = 1.0
 def _coming_from(plan: Plan, models: Models, nodes: Sequence[Node]) -> dict[str, Any]:
     """What a problem says of the plan that runs, and when to leave it; nothing where none runs."""
     running = running_stages(plan, models, nodes)
-    replan = {"threshold": 1 - WORTH_MOVING, "tolerance": MOVING_COSTS - 1}
+    replan = {"threshold": round(1 - WORTH_MOVING, 9), "tolerance": round(MOVING_COSTS - 1, 9)}
     return {"current": running, "replan": replan} if running else {}
 
 

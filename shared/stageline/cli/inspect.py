@@ -101,7 +101,13 @@ def _print_status(
         click.echo(f"plan {number_of(plan.term)}.{plan.version} for {objective}; coordinator {location.coordinator}")
         lacking, stages = exposed(plan)
         if lacking:
-            note(f"{lacking} of {stages} stages have no standby: `stageline plan show` says why")
+            note(unguarded(lacking, stages))
+
+
+def unguarded(lacking: int, stages: int) -> str:
+    """How many of the plan's stages have no standby, and where it says why."""
+    have = "stage has" if stages == 1 else "stages have"
+    return f"{lacking} of {stages} {have} no standby: `stageline plan show` says why"
 
 
 MODEL_COLUMNS = ("model", "state", "blocks", "weights", "reason")

@@ -119,7 +119,8 @@ def _details(node: NodeRow, serves: list[dict[str, Any]]) -> list[tuple[str, str
 
 
 def _link(link: LinkRow) -> str:
-    text = f"to {link.peer}: {link.bytes_per_s / 1e6:.2f} MB/s, {link.latency_s * 1e3:.2f} ms"
+    error = f" ± {100 * link.error:.3g} %" if link.bytes_per_s else ""
+    text = f"to {link.peer}: {link.bytes_per_s / 1e6:.2f} MB/s{error}, {link.latency_s * 1e3:.2f} ms"
     if not link.before_bytes_per_s:
         return text
     return f"{text} (profiled {link.before_bytes_per_s / 1e6:.2f} MB/s: noticed by traffic)"

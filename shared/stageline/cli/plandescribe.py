@@ -64,7 +64,7 @@ def describe_plan(
         objective_s=objective,
         bottleneck_s=found.bottleneck_s,
         bound_s=bound,
-        gap=None if bound is None else max(0.0, 1 - bound / objective) if 0 < objective < math.inf else 0.0,
+        gap=None if found.faults or bound is None else _gap(bound, objective),
         load_factor=found.load_factor,
         chains=tuple(
             view.chain(model, found.models[model.name]) for model in problem.models if model.name in found.models
@@ -79,6 +79,10 @@ def describe_plan(
         faults=found.faults,
         algorithm=claim.algorithm,
     )
+
+
+def _gap(bound: float, objective: float) -> float:
+    return max(0.0, 1 - bound / objective) if 0 < objective < math.inf else 0.0
 
 
 @dataclass(frozen=True)

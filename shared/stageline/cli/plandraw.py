@@ -86,7 +86,7 @@ def drawing(figures: Figures, width: int) -> RenderableType:
 
 
 def summary(figures: Figures) -> Iterator[str]:
-    """What the plan reaches, what limits it, how far it is from the best, in sentences."""
+    """What the plan reaches, what limits it, how far it is from the best, in sentences; not why it cannot run."""
     if figures.per_s is not None:
         yield f"Predicted: {_rate(figures)}."
     if figures.limits:
@@ -99,8 +99,6 @@ def summary(figures: Figures) -> Iterator[str]:
         more = len(figures.unused) - SHOWN_UNUSED
         some = ", ".join(figures.unused[:SHOWN_UNUSED]) + (f" and {more} more" if more > 0 else "")
         yield f"Not used: {some}."
-    for fault in figures.faults:
-        yield f"This plan cannot run: {fault}."
 
 
 def proof(figures: Figures) -> str:

@@ -76,7 +76,10 @@ class Limit:
 
 @dataclass(frozen=True)
 class Figures:
-    """A plan. Seconds are per item of the most requested model; `bound_s` and `gap` None: not known."""
+    """A plan. Seconds are per item of the most requested model; `bound_s` and `gap` None: not known.
+
+    `faults` say why it cannot run: then its seconds are of no use, and there is no gap.
+    """
 
     title: str
     objective: str
@@ -98,8 +101,8 @@ class Figures:
 
     @property
     def per_s(self) -> float | None:
-        """Requests per second of the most requested model; None where nothing takes time."""
-        return 1 / self.bottleneck_s if 0 < self.bottleneck_s < math.inf else None
+        """Requests per second of the most requested model; None where nothing takes time, or the plan cannot run."""
+        return 1 / self.bottleneck_s if not self.faults and 0 < self.bottleneck_s < math.inf else None
 
     def to_json(self) -> dict[str, Any]:
         """For scripts; what is infinite is null."""

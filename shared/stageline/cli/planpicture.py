@@ -190,7 +190,7 @@ def _host(canvas: Canvas, host: Host, corner: tuple[float, float], full_s: float
 def _footer(canvas: Canvas, figures: Figures, top: float) -> float:
     canvas.rect(MARGIN, top, WIDTH - 2 * MARGIN, 1, FAINT)
     y = top + 8
-    for line in summary(figures):
+    for line in (*summary(figures), *(f"This plan cannot run: {fault}." for fault in figures.faults)):
         for part in textwrap.wrap(line, int((WIDTH - 2 * MARGIN) / (LETTER * 13))):
             y += 20
             canvas.text(MARGIN, y, part, 13)

@@ -170,7 +170,8 @@ def check_plan(problem: str, solution: str, objective: str | None, as_json: bool
         )]  # fmt: skip
         emit_table("", ("recomputed", "value"), [*rows, ("bottleneck", report.bottleneck)], right=("value",))
     if not report.ok:
-        note(f"stageline: {len(report.violations)} violations; the first: {report.violations[0]}")
+        many = len(report.violations)
+        note(f"stageline: {many} violation{'s' * (many > 1)}; the first: {report.violations[0]}")
         return EXIT_FAILED
     if not as_json and report.infeasibility:
         note(INFEASIBILITY[report.infeasibility])

@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from stageline.admin import AdminClient
-from stageline.cli.options import Seconds, Where, connect, json_option, location_options
+from stageline.cli.options import EXIT_FAILED, Seconds, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
 from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows, standby_lines
 from stageline.coordinators import number_of
@@ -72,11 +72,12 @@ def write_problem(where: Where, models: tuple[str, ...], output: Path | None, as
 @json_option
 def show_plan(
     where: Where, problem: str | None, solution: str | None, svg: Path | None, measure: float | None, as_json: bool
-) -> None:
+) -> int:
     """Show which blocks run on which node, what each stage and hop takes, and what limits the plan.
 
     PROBLEM and SOLUTION are files as `plan problem` and `plan solve` write them; - is stdin. Without SOLUTION: the
-    best plan for PROBLEM. Without both: the running cluster's plan.
+    best plan for PROBLEM. Without both: the running cluster's plan. Why a plan of files cannot run is said on stderr,
+    with exit code 1.
 
     \b
     Example:
@@ -86,7 +87,7 @@ def show_plan(
     if problem is None:
         with connect(where()) as admin:
             _show_running(_ask(admin, measure), svg, as_json)
-        return
+        return 0
     if measure is not None:
         raise ConfigError("--measure watches the running cluster: leave PROBLEM out")
     from stageline.cli.plandescribe import of_solution
@@ -101,6 +102,7 @@ def show_plan(
     figures = of_solution(_stem(problem), found, answer)
     _draw(svg, figures)
     emit_json(figures.to_json()) if as_json else _print(figures)
+    return _violations(figures)
 
 
 @click.command("explain")
@@ -110,11 +112,11 @@ def show_plan(
               help="Solve again with changes for so long.")  # fmt: skip
 @location_options
 @json_option
-def explain_plan(where: Where, problem: str | None, solution: str | None, time_limit: float, as_json: bool) -> None:
+def explain_plan(where: Where, problem: str | None, solution: str | None, time_limit: float, as_json: bool) -> int:
     """Say what limits a plan and what would help most: a faster node or link, more memory, one more node.
 
     The problem is solved again with one change at a time. Without SOLUTION the best plan for PROBLEM is explained,
-    without both the running cluster's plan.
+    without both the running cluster's plan. For a plan of files that cannot run, stderr says why, with exit code 1.
 
     \b
     Example:
@@ -139,6 +141,15 @@ def explain_plan(where: Where, problem: str | None, solution: str | None, time_l
     emit_json(answer.to_json()) if as_json else report(answer)
     if answer.reason and not answer.best.solved:
         raise PlacementError(f"no plan: {answer.reason}")
+    violations = _violations(answer.figures)
+    return violations if solution else 0
+
+
+def _violations(figures: Figures) -> int:
+    """Say on stderr why the plan cannot run; returns the exit code."""
+    for fault in figures.faults:
+        note(f"this plan cannot run: {fault}")
+    return EXIT_FAILED if figures.faults else 0
 
 
 @dataclass(frozen=True)
@@ -199,6 +210,7 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
         emit_table(_title(plan), PLAN_COLUMNS, plan_rows(plan), right=PLAN_RIGHT)
     else:
         _print(figures)
+        _violations(figures)
     if running.objective != "throughput":
         note(f"plans are for {running.objective}: `stageline plan set`")
     for line in standby_lines(plan):
@@ -235,11 +247,14 @@ def _draw(svg: Path | None, figures: Figures | None) -> None:
 
 
 def _print(figures: Figures) -> None:
-    """Drawn on a terminal, tab-separated in a pipe."""
-    from stageline.cli.plandraw import COLUMNS, drawing, rows
+    """Drawn on a terminal; in a pipe tab-separated, with the sentences on stderr."""
+    from stageline.cli.plandraw import COLUMNS, drawing, rows, summary
 
     if sys.stdout.isatty():
         console = Console()
         console.print(drawing(figures, console.width))
-    else:
+        return
+    if figures.chains:
         emit_table("", COLUMNS, rows(figures))
+    for line in summary(figures):
+        note(line)

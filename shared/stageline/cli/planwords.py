@@ -29,16 +29,20 @@ def report(answer: Answer) -> None:
     if answer.losses:
         emit_table("What a loss would cost", LOSS_COLUMNS, gain_rows(answer.losses), right=("gain",))
     if answer.cut:
-        note(f"{answer.cut} problems were solved only in part for lack of time: gains may be larger: see --time-limit")
+        were = "problem was" if answer.cut == 1 else "problems were"
+        note(f"{answer.cut} {were} solved only in part for lack of time: gains may be larger: see --time-limit")
     if answer.untried:
-        note(f"{answer.untried} more changes were not tried for lack of time: see --time-limit")
+        were = "change was" if answer.untried == 1 else "changes were"
+        note(f"{answer.untried} more {were} not tried for lack of time: see --time-limit")
 
 
 def sentences(answer: Answer) -> Iterator[str]:
     """What limits the plan, whether there is a better one, and what kind of change would help at all."""
     if answer.reason:
         yield f"There is no plan: {answer.reason}."
-    if answer.figures.chains:
+    if answer.figures.faults and answer.best.solved:
+        yield "This plan cannot run, but there is one that can: what follows is about that."
+    elif answer.figures.chains:
         yield from limits(answer.figures)
     if answer.better > NOTHING:
         yield f"Planning anew gains {100 * answer.better:.3g} %, without any change; what follows is beside that."
@@ -62,7 +66,6 @@ def limits(figures: Figures) -> Iterator[str]:
             yield f"Next is {others[0].name}, with {milliseconds(others[0].busy_s)}: {others[0].why}."
     if figures.gap is not None:
         yield proof(figures)
-    yield from (f"This plan cannot run: {fault}." for fault in figures.faults)
 
 
 def kinds(answer: Answer) -> Iterator[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from stageline.cli import run
+from stageline.cli.inspect import unguarded
 from stageline.cli.nodeduty import served, state_of
 from stageline.cli.nodes import _details, node_json
 from stageline.cli.options import EXIT_NO_CLUSTER, EXIT_USAGE
 from stageline.errors import ConfigError
-from stageline.messages import Backing, ExecutorInfo, NodeRow, Progress
+from stageline.messages import Backing, ExecutorInfo, LinkRow, NodeProfile, NodeRow, Progress
 from stageline.nodewishes import read_labels, selects
 from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature, StageKey
 
@@ -88,6 +89,23 @@ def test_keys_rotate_says_what_it_needs(
     assert run(["keys", "rotate", *arguments]) == EXIT_USAGE
     shown = capsys.readouterr().err
     assert expected in shown and len(shown.strip().splitlines()) == 1
+
+
+def test_links_are_shown_with_their_error() -> None:
+    links = (LinkRow("agent:b", 2.5e6, 0.001, 0.034), LinkRow("agent:c", 1e6, 0.01, 1.0, 0.0, 9e6), LinkRow("g", 0, 0))
+    row = NodeRow(node="n", state="alive", incarnation="i", profile=NodeProfile(links=links))
+    assert [text for what, text in _details(row, []) if what == "link"] == [
+        "to agent:b: 2.50 MB/s ± 3.4 %, 1.00 ms",
+        "to agent:c: 1.00 MB/s ± 100 %, 10.00 ms (profiled 9.00 MB/s: noticed by traffic)",
+        "to g: 0.00 MB/s, 0.00 ms",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lacking", "stages", "said"), [(1, 1, "1 of 1 stage has no"), (1, 3, "1 of 3 stages have no"), (2, 2, "2 of 2 st")]
+)
+def test_stages_without_a_standby_are_counted(lacking: int, stages: int, said: str) -> None:
+    assert unguarded(lacking, stages).startswith(said)
 
 
 def test_what_runs_a_stage_is_said_with_its_times_or_the_reason() -> None:

@@ -228,12 +228,51 @@ def test_the_example_has_a_plan_that_is_proven_best(capsys: pytest.CaptureFixtur
     assert (found["gap"], found["faults"], found["limits"][0]["name"]) == (0.0, [], "node desk")
 
 
-def test_a_plan_that_cannot_run_says_why(problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = tmp_path / "bad.json"
-    placed = [{"blocks": [0, 4], "nodes": ["n1", "n2", HOSTILE]}]
-    bad.write_text(json.dumps({"status": "feasible", "stages": {"net": placed}}))
-    assert run(["plan", "show", problem, str(bad), "--json"]) == 0
-    assert "has 3 nodes; 1 to 1 are allowed" in json.loads(capsys.readouterr().out)["faults"][0]
+@pytest.mark.parametrize("how", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("placed", "more", "wanted"),
+    [
+        ([(0, 4, ["n1", "n2"])], {}, ["model 'net': stage 0: has 2 nodes; 1 to 1 are allowed"]),
+        ([(0, 3, ["n1"])], {}, ["model 'net': the stages are not its blocks in order"]),
+        ([(0, 4, ["n9"])], {}, ["model 'net': stage 0: no node 'n9'"]),
+        ([(0, 4, ["n1"])], {"other": []}, ["model 'other': not in the problem"]),
+        ([(0, 4, ["n1"])], {"memory": 50 * MB}, ["n1 has 50000000 bytes and would need 90000000"]),
+    ],
+    ids=["many", "uncovered", "unknown-node", "unknown-model", "memory"],
+)
+def test_a_plan_that_cannot_run_says_why_and_fails(
+    placed: list[Any], more: dict[str, Any], wanted: list[str], how: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    made = document()
+    for node in made["nodes"]:
+        node["memory_bytes"] = 100 * MB
+    made["nodes"][1]["memory_bytes"] = more.get("memory", 100 * MB)
+    named = {"net": [{"blocks": [start, end], "nodes": nodes} for start, end, nodes in placed]}
+    if "other" in more:
+        named["other"] = named["net"]
+    problem, bad = tmp_path / "problem.json", tmp_path / "bad.json"
+    problem.write_text(json.dumps(made))
+    bad.write_text(json.dumps({"status": "feasible", "lower_bound_s": 1.5, "stages": named}))
+    for command in ("show", "explain"):
+        assert run(["plan", command, str(problem), str(bad), *how]) == EXIT_FAILED
+        said = capsys.readouterr()
+        faults = [line for line in said.err.splitlines() if line.startswith("this plan cannot run: ")]
+        assert len(faults) == len(wanted) and all(map(str.__contains__, faults, wanted)), said.err
+        assert "Predicted" not in said.out + said.err and "Proven" not in said.out + said.err
+        if how:
+            found = json.loads(said.out)
+            figures = found if command == "show" else found["plan"]
+            assert (figures["requests_per_s"], figures["gap"], len(figures["faults"])) == (None, None, len(wanted))
+        elif command == "explain":
+            assert "This plan cannot run, but there is one that can" in said.out
+
+
+def test_in_a_pipe_the_sentences_are_on_stderr(problem: str, solution: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "show", problem, solution]) == 0
+    said = capsys.readouterr()
+    assert "Bottleneck: node n1, busy 3000 ms per request: it runs blocks 1-4 of net." in said.err
+    assert "Bottleneck: " not in said.out
 
 
 def test_explain_says_what_limits_and_what_helps(
@@ -368,7 +407,7 @@ def test_the_running_plan_is_shown_with_what_was_measured(
     assert run(["plan"]) == 0
     shown = capsys.readouterr()
     assert shown.out.startswith("model\tstage\tblocks\tnode")
-    assert shown.err == "new is loading: soon\n"
+    assert shown.err.endswith("\nnew is loading: soon\n")
 
 
 def test_the_running_plan_is_explained(admin: type[FakeAdmin], capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,7 @@ def test_a_forbidden_node_hosts_nothing_and_comes_back() -> None:
     assert all(block["seconds"][nodes.index("b")] is not None for block in model["blocks"])
     wish(made)
     assert used(made) == {"a", "b"}
+    assert problem_now(made.cluster, (), made.now)["replan"] == {"threshold": 0.1, "tolerance": 0.02}
 
 
 def test_one_model_may_go_where_another_must_not() -> None:

@@ -6,14 +6,17 @@ import random
 
 import pytest
 
-from stageline.estimate import estimate
+from stageline.estimate import UNKNOWN, estimate
 
 
 def test_few_samples_give_their_whole_range() -> None:
-    assert estimate([4.0]).value == 4.0 and estimate([4.0]).error == 0.0
     three = estimate([3.0, 1.0, 2.0])
     assert (three.value, three.error) == (2.0, 0.5)
     assert estimate([1.0, 2.0, 3.0, 6.0]).value == 2.5
+
+
+def test_one_sample_says_nothing_of_its_error() -> None:
+    assert (estimate([4.0]).value, estimate([4.0]).error) == (4.0, UNKNOWN)
 
 
 def test_more_samples_leave_the_extremes_out() -> None:

@@ -55,6 +55,12 @@ def test_a_noisy_link_says_so() -> None:
     assert noisy.out_bytes_per_s == pytest.approx(5e7, rel=0.6)
 
 
+def test_a_link_that_is_too_slow_for_a_second_message_claims_no_certainty() -> None:
+    found = Wire(1e4, 5e7, 0.001).measure(0.03)
+    assert (found.out_error, found.rtt_error) == (1.0, 0.0)
+    assert found.in_error == pytest.approx(0.0)
+
+
 @pytest.mark.parametrize("rate", [1e4, 1e6, 1e8, 5e9])
 def test_a_measurement_keeps_to_its_time(rate: float) -> None:
     for budget_s in (0.01, 0.06):

@@ -14,6 +14,7 @@ from .peers import Node
 from .placement import Answer, Slot, can_plan, measured, stage_bytes, stage_seconds
 from .preparing import Preparation
 from .profiling import ProfileBook
+from .wanted import Barred
 
 
 def signature(manifest: ModelManifest) -> Signature:
@@ -131,9 +132,18 @@ def intact(model: ModelPlan, nodes: Mapping[str, Node]) -> bool:
 
 
 def why_not(
-    name: str, models: Models, nodes: Sequence[Node], left_out: Sequence[Node], book: ProfileBook, answer: Answer | None
+    name: str,
+    models: Models,
+    nodes: Sequence[Node],
+    left_out: Sequence[Node],
+    book: ProfileBook,
+    answer: Answer | None,
+    barred: Barred,
 ) -> tuple[ModelStatus, str]:
-    """Status and reason of a model that is not served. `nodes` are usable, `left_out` failed lately or are drained."""
+    """Status and reason of a model that is not served. `nodes` are usable, `left_out` failed lately or are drained.
+
+    `barred`: those of the usable ones that users keep off it.
+    """
     if not nodes:
         if left_out:
             return "unavailable", _failures("no worker is usable", left_out)
@@ -146,8 +156,10 @@ def why_not(
         return "profiling", "; ".join(("its blocks are being measured", *errors))
     if answer is None or name in answer.placement:
         return "loading", failed
+    if barred.covers(node.name for node in nodes):
+        return "unavailable", _failures(barred.why("every worker"), left_out)
     reasons = [answer.reasons.get(name, "no plan fits the workers")] if can_plan(sha, manifest, nodes, book) else []
-    return "unavailable", _failures("; ".join([*reasons, *([failed] if failed else [])]), left_out)
+    return "unavailable", _failures("; ".join(one for one in (*reasons, failed, barred.why()) if one), left_out)
 
 
 def _failures(reason: str, left_out: Sequence[Node]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from stageline.messages import Prepared, PrepareFailed
-from stageline.plan import Digest, ModelPlan, Plan
+from stageline.plan import Digest, ModelPlan, Plan, StageKey
 
 from . import assemble
 from .events import Instruction, Note, Send, Solved, SolveFailed
@@ -227,7 +227,10 @@ class Course:
 
     def _idle(self, name: str, nodes: list[Node], answer: Answer | None, now: float) -> ModelPlan:
         left_out = self._members.left_out(now)
-        status, reason = assemble.why_not(name, self._models, nodes, left_out, self._measuring.book, answer)
+        sha, manifest = self._models[name]
+        whole = StageKey(manifest=sha, start=0, end=len(manifest.blocks))
+        barred = self._planning.barred(name, whole, [node.name for node in nodes])
+        status, reason = assemble.why_not(name, self._models, nodes, left_out, self._measuring.book, answer, barred)
         return assemble.idle(name, self._models, status, reason)
 
     def _condemned(self, old: ModelPlan, nodes: list[Node], answer: Answer | None) -> bool:

@@ -215,6 +215,7 @@ class Guard:
             loaded=frozenset((n.name, spot) for n in nodes for spot, key in keys.items() if key in n.loaded()),
             barred=frozenset((name, spot) for name, key in barred for spot, other in keys.items() if key == other),
             hosts={n.name: n.info.host for n in nodes},
+            unwanted={spot: self._planning.barred(spot[0], key, free) for spot, key in keys.items()},
         )
 
     def _furnished(self, model: ModelPlan, found: Standbys) -> ModelPlan:

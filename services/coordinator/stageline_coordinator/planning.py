@@ -29,7 +29,7 @@ from .measuring import Measuring
 from .members import Members
 from .peers import Node
 from .placement import Answer, Placement, build_problem, can_plan, read_answer, slot_bytes, stay_put
-from .wanted import Wanted
+from .wanted import Barred, Wanted
 
 WORTH_MOVING = 0.9
 """A running plan is left only for one whose objective is at most this fraction of its own."""
@@ -207,6 +207,10 @@ class Planning:
     def wanted(self, models: Iterable[str]) -> object:
         """Equal as long as users want the same of these."""
         return self._wanted.key(models)
+
+    def barred(self, model: str, key: StageKey, here: Iterable[str]) -> Barred:
+        """Those of the workers `here` that users keep off these blocks of it."""
+        return self._wanted.barred(model, key, here)
 
     def heeds(self, model: ModelPlan, here: Collection[str]) -> bool:
         """Whether a model is served as users want it to be, as far as that is possible with the nodes `here`."""

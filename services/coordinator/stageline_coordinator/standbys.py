@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from .bottleneck import Problem, bottleneck_s
 from .placement import Placement
+from .wanted import Barred, listed
 
 AS_GOOD = 1.1
 """A bottleneck so many times that of the best counts as good: one that is loaded already stays."""
@@ -29,7 +30,8 @@ class Question:
     """`problem` has the nodes that live, `placement` their plan; all else by stage or node.
 
     `sizes`: what each stage is charged; `free`: bytes that the nodes which may hold standbys have left beside their own
-    stages; `loaded`: who holds a stage already; `barred`: who could not load it lately; `hosts`: machine of each node.
+    stages; `loaded`: who holds a stage already; `barred`: who could not load it lately; `hosts`: machine of each node;
+    `unwanted`: whom users keep off a stage.
     """
 
     problem: Problem
@@ -39,6 +41,7 @@ class Question:
     loaded: frozenset[tuple[str, Spot]] = frozenset()
     barred: frozenset[tuple[str, Spot]] = frozenset()
     hosts: Mapping[str, str] = field(default_factory=dict)
+    unwanted: Mapping[Spot, Barred] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,19 @@ def _why(question: Question, spot: Spot, found: tuple[str, ...], free: Mapping[s
     here = (*_serving(question, spot), *found)
     others = [node for node in question.free if node not in here]
     if not others:
-        return "there is no other worker"
+        away = [node["id"] for node in question.problem["nodes"] if node["id"] not in here]
+        be = "is" if len(away) == 1 else "are"
+        why = f"no other worker is usable: {listed(away)} {be} drained, about to leave, or failed lately"
+        return why if away else "there is no other worker"
+    unwanted = question.unwanted.get(spot, Barred(spot[0])).among(others)
+    if unwanted.covers(others):
+        return unwanted.why("every other worker")
+    said = unwanted.why()
+    return _lacking(question, spot, others, free) + (f"; {said}" if said else "")
+
+
+def _lacking(question: Question, spot: Spot, others: Sequence[str], free: Mapping[str, int]) -> str:
+    """Why none of `others` can have it."""
     able = [node for node in others if _after_s(question, spot, node) < math.inf]
     if not able:
         return "no other worker can run its blocks, or be reached by their neighbours"

@@ -16,6 +16,46 @@ if TYPE_CHECKING:
 
 THROUGHPUT, LATENCY, WEIGHTED = "throughput", "latency", "weighted"
 
+SHOWN = 8
+"""Workers that a reason names."""
+
+
+@dataclass(frozen=True)
+class Barred:
+    """Workers that users keep off a model, or off a stage of it: forbidden to it, or cordoned and without it."""
+
+    model: str
+    forbidden: tuple[str, ...] = ()
+    cordoned: tuple[str, ...] = ()
+
+    def covers(self, nodes: Iterable[str]) -> bool:
+        """Whether that is all of these."""
+        return set(nodes) <= {*self.forbidden, *self.cordoned}
+
+    def among(self, nodes: Collection[str]) -> Barred:
+        """Of these workers alone."""
+        forbidden, cordoned = (tuple(n for n in some if n in nodes) for some in (self.forbidden, self.cordoned))
+        return Barred(self.model, forbidden, cordoned)
+
+    def why(self, everybody: str = "") -> str:
+        """What was said of which workers and how to take it back, "" if nothing; `everybody`: what to call them all."""
+        parts = []
+        if self.forbidden:
+            names = listed(self.forbidden)
+            where = f"{everybody} ({names})" if everybody and not self.cordoned else names
+            unset = f"`stageline models set {self.model} --unset forbid` takes that back"
+            parts.append(f"model {self.model} is forbidden on {where}: {unset}")
+        if self.cordoned:
+            be = "is" if len(self.cordoned) == 1 else "are"
+            parts.append(f"{listed(self.cordoned)} {be} cordoned: `stageline nodes uncordon` takes that back")
+        return "; ".join(parts)
+
+
+def listed(nodes: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    more = len(nodes) - SHOWN
+    return ", ".join(nodes[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
 
 @dataclass
 class Wanted:
@@ -62,6 +102,15 @@ class Wanted:
     def forbidden(self, model: str, here: Iterable[str]) -> list[str]:
         """Those of the workers `here` that must not host anything of it."""
         return self._meant(self.of(model).forbidden, here)
+
+    def barred(self, model: str, key: StageKey, here: Iterable[str]) -> Barred:
+        """Those of the workers `here` that users keep off these blocks of it."""
+        nodes = list(here)
+        forbidden = self.forbidden(model, nodes)
+        left = [node for node in nodes if node not in forbidden]
+        blocks = range(key.start, key.end)
+        cordoned = [n for n in left if not all(self.may_take(n, key.manifest, b, b + 1) for b in blocks)]
+        return Barred(model, tuple(forbidden), tuple(cordoned))
 
     def required(self, model: str, here: Iterable[str]) -> list[str]:
         """Those that must host a part of it; where labels say both, they must not."""

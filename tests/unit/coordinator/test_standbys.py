@@ -9,6 +9,7 @@ from typing import Any
 
 from stageline_coordinator.placement import Slot
 from stageline_coordinator.standbys import Question, Spot, choose
+from stageline_coordinator.wanted import Barred
 
 INF = float("inf")
 
@@ -84,6 +85,29 @@ def test_memory_is_never_overdrawn_and_what_is_not_covered_says_why() -> None:
 
 def test_a_lone_worker_cannot_be_covered() -> None:
     assert choose(question("a", {"a": 9}), 1).short == {spot(0): "there is no other worker"}
+
+
+def test_workers_that_are_there_but_not_usable_are_named() -> None:
+    speeds = {node: [1.0] for node in "abc"}
+    (why,) = choose(question("a", {"a": 9}, speeds=speeds), 1).short.values()
+    assert why == "no other worker is usable: b, c are drained, about to leave, or failed lately"
+
+
+def test_whom_users_keep_off_is_said_with_how_to_take_it_back() -> None:
+    speeds: dict[str, list[float | None]] = {"a": [1.0], "b": [None], "c": [None]}
+    free = {"a": 9, "b": 9, "c": 9}
+    both = {spot(0): Barred("m", ("b",), ("c",))}
+    (why,) = choose(question("a", free, speeds=speeds, unwanted=both), 1).short.values()
+    assert why.startswith("model m is forbidden on b: `stageline models set m --unset forbid`")
+    assert "; c is cordoned: `stageline nodes uncordon`" in why
+    everyone = {spot(0): Barred("m", ("a", "b", "c"))}
+    (why,) = choose(question("a", free, speeds=speeds, unwanted=everyone), 1).short.values()
+    assert why.startswith("model m is forbidden on every other worker (b, c): ")
+    one = {spot(0): Barred("m", ("b",))}
+    (why,) = choose(question("a", free, speeds=speeds, unwanted=one), 1).short.values()
+    assert why.startswith(
+        "no other worker can run its blocks, or be reached by their neighbours; model m is forbidden on b"
+    )
 
 
 def test_a_node_that_cannot_run_the_stage_or_is_not_reached_is_none() -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 from fleet import MB, FakeAgent, Fleet, link, manifest
 
+from stageline.plan import StageKey
 from stageline.wishes import Wishes
 from stageline_coordinator import events
 from stageline_coordinator.bottleneck import objective_s
@@ -17,7 +18,7 @@ from stageline_coordinator.placement import Slot, build_problem
 from stageline_coordinator.planner import Problem, StageAssignment
 from stageline_coordinator.planner.evaluate import evaluate
 from stageline_coordinator.snapshot import problem_now
-from stageline_coordinator.wanted import Wanted
+from stageline_coordinator.wanted import Barred, Wanted
 
 
 def wish(made: Fleet, model: str = "net", **said: object) -> None:
@@ -63,9 +64,39 @@ def test_one_model_may_go_where_another_must_not() -> None:
 def test_a_model_without_any_node_left_is_not_served_and_says_so() -> None:
     made = fleet("a", "b")
     wish(made, forbidden=("a", "b"))
-    assert made.model().status == "unavailable" and made.model().reason and not made.model().stages
+    assert made.model().status == "unavailable" and not made.model().stages
+    unset = "`stageline models set net --unset forbid` takes that back"
+    assert made.model().reason == f"model net is forbidden on every worker (a, b): {unset}"
     wish(made, forbidden=("b",))
     assert made.model().status == "serving" and used(made) == {"a"}
+
+
+def test_a_model_without_room_says_which_workers_it_is_kept_off() -> None:
+    made = Fleet()
+    made.join("a")
+    made.add(manifest("big", blocks=2, weights=4000 * MB))
+    wish(made, "big", forbidden=("a",))
+    made.join("b")
+    reason = made.model("big").reason
+    assert "fits on no node" in reason and "; model big is forbidden on a: `stageline models set big" in reason
+
+
+def test_workers_that_are_forbidden_or_cordoned_are_told_apart() -> None:
+    key = StageKey(manifest="m", start=0, end=2)
+    names = [f"n{i}" for i in range(12)]
+    held = {
+        "n0": frozenset({key}),
+        "n1": frozenset({StageKey(manifest="m", start=0, end=1)}),
+        "n2": frozenset[StageKey](),
+    }
+    barred = Wanted(models={"net": Wishes(forbidden=("n2", "n3"))}, held=held).barred("net", key, names)
+    assert (barred.forbidden, barred.cordoned) == (("n2", "n3"), ("n1",))
+    assert barred.covers(["n1", "n3"]) and not barred.covers(["n0", "n1"])
+    assert barred.among(["n1"]).why("everybody") == "n1 is cordoned: `stageline nodes uncordon` takes that back"
+    assert barred.why("everybody").startswith("model net is forbidden on n2, n3: ")
+    assert Barred("net").why() == ""
+    everyone = Barred("net", forbidden=tuple(names)).why("every worker")
+    assert "on every worker (n0, n1, n2, n3, n4, n5, n6, n7 and 4 more): " in everyone
 
 
 def test_the_first_stage_goes_to_the_source_as_long_as_that_is_there() -> None:
@@ -152,6 +183,9 @@ def test_standbys_stay_off_forbidden_nodes() -> None:
     wish(made, forbidden=(standby,))
     (stage,) = made.model().stages
     assert [[r.node for r in which] for which in (stage.replicas, stage.standbys)] == [[host], [spare]]
+    wish(made, forbidden=(standby, spare))
+    (stage,) = made.model().stages
+    assert not stage.standbys and stage.exposed.startswith("model net is forbidden on every other worker (")
     made.pass_time(11.0)
     assert made.agents[standby].loaded == ()
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("throughput", "latency", "weighted")
 INFEASIBILITY = {
-    "proven": "there is no plan: the check tried all stages",
+    "proven": "there is no plan: the check proves it",
     "open": "that there is no plan was not proven: the check found none for what is left out, within its means",
+    "claimed": "that there is no plan is said to be proven: the check, within its means, found none either",
 }
 STAGE_COLUMNS = ("model", "stage", "blocks", "nodes", "codec", "compute ms", "transfer in ms")
 COMPARE_COLUMNS = ("algorithm", "status", "objective ms", "of the bound", "latency ms", "solve s")
@@ -94,7 +95,7 @@ def solve_plan(task: Callable[[], Task], algorithm: str, as_json: bool) -> None:
     elif solution.stages:
         _print_solution(solution)
     if solution.status == "infeasible":
-        raise PlacementError(f"no plan: {solution.reason}")
+        raise PlacementError(f"no plan: {solution.reason}{'' if solution.proven else ' (not proven)'}")
 
 
 @click.command("compare")
@@ -174,7 +175,8 @@ def check_plan(problem: str, solution: str, objective: str | None, as_json: bool
         note(f"stageline: {many} violation{'s' * (many > 1)}; the first: {report.violations[0]}")
         return EXIT_FAILED
     if not as_json and report.infeasibility:
-        note(INFEASIBILITY[report.infeasibility])
+        claimed = report.infeasibility == "open" and report.claims_proof
+        note(INFEASIBILITY["claimed" if claimed else report.infeasibility])
     return 0
 
 
@@ -223,6 +225,8 @@ def _print_solution(solution: Solution) -> None:
     gap = "" if solution.gap is None else f", bound {_ms(solution.lower_bound_s)} ms, gap {100 * solution.gap:.2f} %"
     note(f"{solution.status}: objective {_ms(solution.objective_s)} ms{gap}, latency {_ms(solution.latency_s)} ms")
     note(f"by {solution.algorithm} in {solution.solve_s or 0.0:.3f} s")
+    if solution.reason and solution.status != "infeasible":
+        note(solution.reason)
     for move in solution.moves:
         note(f"{move.node} fetches blocks {move.blocks[0]}-{move.blocks[1]} of {move.model}: {move.bytes} bytes")
 

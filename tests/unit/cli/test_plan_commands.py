@@ -111,10 +111,33 @@ def test_a_problem_without_a_plan_says_what_is_missing(capsys: pytest.CaptureFix
     assert "b0" in captured.err
     Path("solution.json").write_text(captured.out)
     assert run(["plan", "check", "tight.json", "solution.json"]) == 0
-    assert "there is no plan: the check tried all stages" in capsys.readouterr().err
+    assert solution["proven"] is True
+    assert "there is no plan: the check proves it" in capsys.readouterr().err
     Path("problem.json").write_text(json.dumps(PROBLEM))
     assert run(["plan", "check", "problem.json", "solution.json"]) == EXIT_FAILED
     assert "can be placed" in capsys.readouterr().err
+
+
+def test_no_plan_found_is_not_said_to_be_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [{"id": "fast", "memory_bytes": 250}, {"id": "slow", "memory_bytes": 250}]
+    blocks = [{**block, "weight_bytes": 150} for block in PROBLEM["models"][0]["blocks"]]
+    hard = {**PROBLEM, "nodes": nodes, "models": [{**PROBLEM["models"][0], "blocks": blocks}]}
+    Path("hard.json").write_text(json.dumps(hard))
+    assert run(["plan", "solve", "hard.json", "--time-limit", "0", "--json"]) == EXIT_FAILED
+    hurried = capsys.readouterr()
+    assert json.loads(hurried.out)["proven"] is False and hurried.err.endswith(" (not proven)\n")
+    Path("solution.json").write_text(hurried.out)
+    assert answer(capsys, "check", "hard.json", "solution.json")["infeasibility"] == "proven"
+    assert run(["plan", "solve", "hard.json", "--json"]) == EXIT_FAILED
+    assert json.loads(capsys.readouterr().out)["proven"] is True
+
+
+def test_solve_says_that_the_running_plan_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    current = {"m": [{"blocks": [0, 3], "nodes": ["fast"], "codec": "none"}]}
+    kept = {**PROBLEM, "current": current, "replan": {"threshold": 0.9}}
+    Path("kept.json").write_text(json.dumps(kept))
+    assert run(["plan", "solve", "kept.json"]) == 0
+    assert "the running plan is kept: the best one found is" in capsys.readouterr().err
 
 
 def test_compare_shows_every_algorithm_and_nobody_below_the_bound(capsys: pytest.CaptureFixture[str]) -> None:

@@ -277,6 +277,9 @@ FIRST, SECOND = ("stages", "m", 0), ("stages", "m", 1)
          "moves: a has to fetch 50 bytes of m, not 0"),
         (_set("stages")({}), "stages.m: the model is not placed, but the status is 'optimal'"),
         (_set("stages", "other")([{"blocks": [0, 1], "nodes": ["c"]}]), "stages.other: not a model of the problem"),
+        (_set("stages", "zz")([]), "stages.zz: not a model of the problem"),
+        (_set("models")({"zz": {"status": "optimal"}}), "models.zz: not a model of the problem"),
+        (_set("proven")(True), "proven: says something of 'infeasible' only"),
         (_set("status")("infeasible"), "reason: missing, though the status is 'infeasible'"),
     ],
 )  # fmt: skip
@@ -338,6 +341,11 @@ def test_no_plan_at_all_has_no_bound() -> None:
         (PROBLEM, {}, "stages: missing|status: missing"),
         (PROBLEM, {**SOLUTION, "stages": {"m": [{"blocks": [0], "nodes": ["a"]}]}}, r"stages\.m\[0\]\.blocks: must be"),
         (PROBLEM, {**SOLUTION, "objective_s": "2"}, "objective_s: must be a number"),
+        (PROBLEM, {**SOLUTION, "status": "great"}, "status: must be one of optimal, feasible, infeasible, not 'great'"),
+        (PROBLEM, {**SOLUTION, "models": {"m": {"status": "great"}}}, r"models\.m\.status: must be one of"),
+        (PROBLEM, {**SOLUTION, "version": 2}, "version: this check reads 1, not 2"),
+        (PROBLEM, {**SOLUTION, "solve_s": -1}, "solve_s: must be 0 or more, not -1"),
+        (PROBLEM, {**SOLUTION, "proven": 1}, "proven: must be true or false"),
     ],
 )
 def test_documents_that_cannot_be_read_name_the_field(problem: Any, solution: Any, wanted: str) -> None:

@@ -132,7 +132,9 @@ def test_plans_get_better_one_by_one() -> None:
         chain = random_chain(rng)
         ports = {"links": chain.links, "ingress": chain.ingress, "egress": chain.egress}
         for max_states in (0, MAX_STATES):
-            plans = list(improve(chain.model, chain.nodes, chain.free, chain.load, max_states=max_states, **ports))  # type: ignore[arg-type]
+            said = list(improve(chain.model, chain.nodes, chain.free, chain.load, max_states=max_states, **ports))  # type: ignore[arg-type]
+            plans = [plan for plan in said if plan.runs]
+            assert plans == said or len(said) == 1  # that there is none is said alone
             steps += max(0, len(plans) - 1)
             for before, after in itertools.pairwise(plans):
                 assert before != after

@@ -153,10 +153,12 @@ BAD: list[tuple[str, Any, str]] = [
     ("media[0].nodes[1]", "n0", "media[0].nodes[1]: 'n0' is named twice"),
     ("media[0].bandwidth_bytes_per_s", 0, "media[0].bandwidth_bytes_per_s: must be above 0"),
     ("replan.threshold", -0.1, "replan.threshold: must be 0 or more"),
+    ("replan.threshold", 1.0, "replan.threshold: must be below 1"),
     ("replan.tolerance", "1", "replan.tolerance: must be a number"),
     ("current", {"x": []}, "current.x: no such model"),
     ("current.m[0].blocks", [0, 3], "current.m[0].blocks: must lie within the model's 2 blocks"),
     ("current.m[0].blocks", [1, 1], "current.m[0].blocks: must be [start, end)"),
+    ("current.m[0].codec", "zip", "current.m[0].codec: must be one of none, fp16, int8, not 'zip'"),
     ("current.m[0].nodes[1]", "n9", "current.m[0].nodes[1]: no node 'n9'"),
     ("models[0].name", "", "models[0].name: must not be empty"),
     ("models[0].blocks", [], "models[0].blocks: must have at least one block"),
@@ -266,7 +268,7 @@ def test_solution_round_trip() -> None:
         "x": ModelSolution("infeasible", reason="no nodes"),
     }
     solution = Solution("infeasible", 0.5, 0.4, 0.2, {"m": stages}, 0.6, 0.01, "beam", "no nodes", models)
-    solution = replace(solution, moves=(Move("m", "n1", (0, 2), 30),), moved_bytes=30, load_factor=1.5)
+    solution = replace(solution, moves=(Move("m", "n1", (0, 2), 30),), moved_bytes=30, load_factor=1.5, proven=True)
     text = json.dumps(solution.to_json(), allow_nan=False)
     assert Solution.from_json(json.loads(text)) == solution
     assert json.loads(text)["version"] == 1
@@ -287,6 +289,7 @@ def test_solution_round_trip() -> None:
         ({"stages": {"m": [{"blocks": [2, 2]}]}, "status": "optimal"}, r"stages.m\[0\].blocks: must be \[start"),
         ({"stages": {"m": [{"blocks": [0, 2]}]}, "status": "optimal"}, r"stages.m\[0\].nodes: missing"),
         ({"stages": [], "status": "optimal"}, "stages: must be an object"),
+        ({"stages": {}, "status": "optimal", "version": 2}, "version: this planner reads 1, not 2"),
     ],
 )
 def test_a_bad_solution_is_named(document: Any, message: str) -> None:

@@ -8,11 +8,16 @@ import random
 from dataclasses import replace
 
 import pytest
+from small_problems import best_of_all, random_problem, with_shared
 
 from stageline_coordinator.planner import Block, Links, Model, Node, Port, Problem, solve
 from stageline_coordinator.planner.algorithms import run
+from stageline_coordinator.planner.check import check
+from stageline_coordinator.planner.check_place import too_little
+from stageline_coordinator.planner.check_reading import read_case
 from stageline_coordinator.planner.reason import explain, megabytes
 from stageline_coordinator.planner.solve import AT_ONCE
+from stageline_coordinator.planner.totals import shortfall
 
 MB = 10**6
 
@@ -228,8 +233,68 @@ def test_without_time_there_is_the_best_plan_known_and_a_bound() -> None:
 def test_no_plan_in_time_is_said() -> None:
     problem = Problem(nodes(25, 25, 25), (even("m", 9, 3, weight_mb=8),))
     assert solve(problem).status == "optimal"
-    found = solve(replace(problem, models=(even("m", 12, 3, weight_mb=8),)), out_of_time=lambda: True)
+    found = solve(replace(problem, models=(even("m", 10, 3, weight_mb=7),)), out_of_time=lambda: True)
     assert found.status == "infeasible" and found.reason.endswith("within the time limit")
+    assert found.proven is False
+
+
+def test_the_sum_of_all_memory_proves_at_once_that_there_is_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[object] = []
+    monkeypatch.setattr("stageline_coordinator.planner.respond.build_space", lambda *given, **_: searched.append(given))
+    for objective in ("throughput", "latency"):
+        problem = replace(plain(random.Random(4), 12, 100, 2, objective), nodes=nodes(*[100] * 11, 5))
+        blocks = tuple(replace(block, weight_bytes=12 * MB) for block in problem.models[0].blocks)
+        found = solve(replace(problem, models=(replace(problem.models[0], blocks=blocks),)))
+        assert (found.status, found.proven, searched) == ("infeasible", True, [])
+        assert found.reason == (
+            "model 'm' needs at least 111 MB more: its weights are 1200 MB, and beside workspaces n0, n1, n2, n3, n4, "
+            "n5, n6, n7, n8, n9, n10 together have 1089 MB for them"
+        )
+
+
+def test_what_the_sum_rules_out_has_no_plan() -> None:
+    """Nothing but memory forbids a plan, so as not to hide one that the sum ruled out wrongly."""
+    rng, ruled_out = random.Random(5), 0
+    for turn in range(50):
+        problem = replace(random_problem(rng, 3, 3, 1 + turn % 2), links=None, ingress=None, egress=None)
+        models = tuple(replace(with_shared(rng, one), max_replicas=2 - turn % 2) for one in problem.models)
+        boxes = tuple(replace(node, memory_bytes=rng.randint(2, 12)) for node in problem.nodes)
+        problem = replace(problem, nodes=boxes, models=models)
+        claim = {"status": "infeasible", "reason": "the sum", "stages": {}}
+        lacking = shortfall(problem, problem.models, {}) > 0
+        summed = too_little(read_case(problem.to_json()))
+        if lacking or summed:
+            ruled_out += 1
+            assert math.isinf(best_of_all(problem))
+        if summed:
+            assert check(problem.to_json(), claim).infeasibility == "proven"
+    assert 10 < ruled_out < 45
+
+
+@pytest.mark.parametrize(("objective", "replicas"), [("throughput", 1), ("throughput", 2), ("latency", 1)])
+def test_that_blocks_cannot_be_packed_is_proven_without_a_wide_search(objective: str, replicas: int) -> None:
+    """36 blocks of 10 MB on 12 nodes, of which each has room for three and a half; but one for two."""
+    problem = plain(random.Random(4), 12, 36, replicas, objective)
+    blocks = tuple(replace(block, weight_bytes=10 * MB) for block in problem.models[0].blocks)
+    boxes = nodes(29, *[35 + i for i in range(4)] * 2, 36, 37, 38)
+    packed = replace(problem, nodes=boxes, models=(replace(problem.models[0], blocks=blocks),))
+    assert shortfall(packed, packed.models, {}) <= 0
+    found = solve(packed)
+    assert (found.status, found.proven) == ("infeasible", True)
+    if replicas == 1:
+        roomy = replace(packed, nodes=nodes(31, *(node.memory_bytes // MB for node in boxes[1:])))
+        assert solve(roomy).stages
+
+
+def test_an_infeasible_plan_is_proven_or_not() -> None:
+    tight = solve(Problem(nodes(25, 25, 25), (even("m", 10, 3, weight_mb=7),)))
+    assert (tight.status, tight.proven) == ("infeasible", True)
+    assert solve(Problem(nodes(25, 25), (even("m", 3, 2, weight_mb=7),))).proven is None
+    both = solve(Problem(nodes(25), (even("a", 2, 1, weight_mb=7), even("b", 2, 1, weight_mb=7))))
+    assert (both.status, both.proven, len(both.stages)) == ("infeasible", True, 1)
+    three = tuple(even(name, 1, 2, weight_mb=size) for name, size in (("a", 15), ("b", 15), ("c", 6)))
+    split = solve(Problem(nodes(20, 20), three))
+    assert (split.status, split.proven, len(split.stages)) == ("infeasible", False, 2)
 
 
 def test_of_equal_bottlenecks_the_plan_on_fewest_nodes_is_reported() -> None:

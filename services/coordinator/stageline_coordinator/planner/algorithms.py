@@ -39,7 +39,9 @@ def run(problem: Problem, name: str, *, seed: int = 0, out_of_time: Callable[[],
         return solve(problem, algorithm=name if name in PARTS else None, out_of_time=out_of_time)
     placed = place(problem, name, random.Random(seed))
     if placed is None:
-        return Solution(INFEASIBLE, algorithm=name, reason=f"{name} finds no plan that can run on these nodes")
+        return Solution(
+            INFEASIBLE, algorithm=name, reason=f"{name} finds no plan that can run on these nodes", proven=False
+        )
     return _describe(problem, name, placed)
 
 

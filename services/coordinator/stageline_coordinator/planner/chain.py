@@ -28,7 +28,10 @@ MAX_STATES = 1 << 17
 
 @dataclass(frozen=True)
 class ChainPlan:
-    """`runs`: (start, end, node index) in chain order. `bottleneck_s` includes the load already on the nodes."""
+    """`runs`: (start, end, node index) in chain order. `bottleneck_s` includes the load already on the nodes.
+
+    No runs, and inf: proven that there is no plan.
+    """
 
     runs: tuple[Run, ...]
     bottleneck_s: float
@@ -67,7 +70,8 @@ def solve_chain(
         max_states=max_states,
         out_of_time=out_of_time,
     )
-    return next(iter(deque(plans, maxlen=1)), None)
+    last = next(iter(deque(plans, maxlen=1)), None)
+    return last if last and last.runs else None
 
 
 def improve(
@@ -86,6 +90,8 @@ def improve(
 ) -> Iterator[ChainPlan]:
     """Ever better plans, or the same with a better bound; the first one comes soon, the beam's only with time.
 
+    None: none was found. Where it is proven that there is none, one without runs says so.
+
     The smallest bottleneck; among those, the fewest stages, then the smallest sum of compute. `free_bytes[i]` and
     `load_s[i]`: what other models leave of node i, and the seconds per request of this model that they keep it
     busy. Seconds are exact to 15 digits of the chain's total, so equal figures may differ by about 1e-12 of it. The
@@ -95,6 +101,7 @@ def improve(
     network = Network(links, ingress, egress)
     instance = build(model, nodes, free_bytes, load_s, network=network, merge_equal=merge_equal)
     if not instance.types or instance.hardest() == FORBIDDEN:
+        yield ChainPlan((), inf, inf, "")
         return
     standing = Standing(instance, instance.candidates())
     algorithm = "count-dp" if len(instance.types) < sum(instance.counts) else "subset-dp"
@@ -110,6 +117,8 @@ def improve(
         before, found = found, standing.runs and _named(model, nodes, load_s, network, standing, algorithm)
         if found and found != before:
             yield found
+    if standing.runs is None and standing.done:
+        yield ChainPlan((), inf, inf, algorithm)
 
 
 def _named(

@@ -30,6 +30,8 @@ def is_chain(space: Space, others: Others) -> bool:
 def seed(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
     """The best plan that it finds, uncoded or with all hops coded alike, the bound that it proves, and its name."""
     plan = _solved(space, others, effort, 1.0)
+    if plan is not None and not plan.runs:  # nor is there one with replicas, unless to use nodes that are required
+        return Found(None, math.inf, 0.0 if space.required and space.model.max_replicas > 1 else math.inf), LABELS
     found = _best(space, [] if plan is None else _coded(space, plan)[:1])
     bound = plan.lower_bound_s * space.share if plan else 0.0
     if len(space.codecs) > 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from .check_bound import lower_bound
 from .check_costs import Costs, costs, objective, own_objective
-from .check_place import place
+from .check_place import place, too_little
 from .check_reading import Answer, Case, Claims, read_answer, read_case
 from .check_rules import expected_moves, memory_faults, model_faults, required_faults
 
@@ -25,7 +25,8 @@ class Report:
     """What the check found; figures recomputed, in seconds, None where the plan cannot run.
 
     `lower_bound_s`: the checker's own; `gap`: of the recomputed objective to the better of both bounds.
-    `infeasibility`: of a solution that claims it, whether that is "proven", "refuted" (a violation) or "open".
+    `infeasibility`: of a solution that claims it, whether that is "proven", "refuted" (a violation) or "open";
+    `claims_proof`: whether it says that it is proven (None: it does not say).
     """
 
     violations: tuple[str, ...]
@@ -35,6 +36,7 @@ class Report:
     latency_s: Mapping[str, float] = field(default_factory=dict)
     bottleneck: str = ""
     infeasibility: str = ""
+    claims_proof: bool | None = None
 
     @property
     def ok(self) -> bool:
@@ -53,13 +55,15 @@ def check(problem: object, solution: object) -> Report:
     wrong, found = _judge(case, answer)
     verdict, plan = _infeasibility(case, answer, possible=found is not None)
     report = _figures(case, answer, (*wrong, *plan), found)
-    return replace(report, infeasibility=verdict)
+    return replace(report, infeasibility=verdict, claims_proof=answer.proven)
 
 
 def _infeasibility(case: Case, answer: Answer, *, possible: bool) -> tuple[str, tuple[str, ...]]:
     """What becomes of the claim that there is no plan, and the plan that refutes it."""
     if answer.claims.status != "infeasible":
         return "", ()
+    if too_little(case):
+        return "proven", ()
     others = {name: stages for name, stages in answer.stages.items() if name in case.chains}
     out = [name for name in case.chains if name not in others]
     if not out and len(case.chains) == 1:  # the model has stages, but some required node has none
@@ -100,7 +104,8 @@ def _judge(case: Case, answer: Answer) -> tuple[tuple[str, ...], Costs | None]:
 
 def _placement_faults(case: Case, answer: Answer) -> Iterator[str]:
     """Why the stages are no plan for the models that are placed, and whether those that are not are said to be so."""
-    yield from (f"stages.{name}: not a model of the problem" for name in answer.stages if name not in case.chains)
+    for where, names in (("stages", answer.named), ("models", answer.models)):
+        yield from (f"{where}.{name}: not a model of the problem" for name in names if name not in case.chains)
     placed = {name: stages for name, stages in answer.stages.items() if name in case.chains}
     for name, chain in case.chains.items():
         if name in placed:
@@ -121,6 +126,8 @@ def _claim_faults(case: Case, answer: Answer, found: Costs, value: float | None)
     if claims.status != "infeasible" and claims.objective is None:
         yield f"objective_s: missing, though the status is '{claims.status}'"
     yield from _differs("objective_s", claims.objective, value)
+    if claims.status != "infeasible" and answer.proven is not None:
+        yield f"proven: says something of 'infeasible' only, but the status is '{claims.status}'"
     yield from _bound_faults("", claims)
     for name, one in answer.models.items():
         if name in case.chains:

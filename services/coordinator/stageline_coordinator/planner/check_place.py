@@ -34,6 +34,18 @@ def place(case: Case, chain: Chain, others: Mapping[str, list[Stage]]) -> Placin
     return Placing(stages, stages is None and search.steps < MOST_STEPS and not needs_replicas)
 
 
+def too_little(case: Case) -> bool:
+    """Whether the memory of all nodes together is too little for all models, wherever links are.
+
+    Every node that is used gives at least the smallest workspace and buffer away, and each model's largest comes once.
+    """
+    if not case.chains:
+        return False
+    small = min(min(chain.workspaces) + chain.buffer for chain in case.chains.values())
+    room = sum(max(0, box.memory - box.base - small) for box in case.boxes if not box.excluded)
+    return room < sum(chain.need(0, len(chain.weights)) - small for chain in case.chains.values())
+
+
 class _Search:
     def __init__(self, case: Case, chain: Chain, others: Mapping[str, list[Stage]]) -> None:
         self._case, self._chain, self._others = case, chain, others

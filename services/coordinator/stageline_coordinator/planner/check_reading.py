@@ -14,6 +14,9 @@ from .fields import Field
 
 Matrix = list[list[float]]
 
+STATUSES = ("optimal", "feasible", "infeasible")
+VERSION = 1
+
 
 @dataclass(frozen=True)
 class Box:
@@ -105,11 +108,16 @@ class Claims:
 
 @dataclass(frozen=True)
 class Answer:
-    """A solution as stated. `moved`: bytes by (model, node)."""
+    """A solution as stated. `moved`: bytes by (model, node); `named`: all models in `stages`, also without a stage.
+
+    `proven`: whether an infeasible one claims a proof that there is no plan; None: it does not say.
+    """
 
     claims: Claims
     models: dict[str, Claims]
     stages: dict[str, list[Stage]]
+    named: list[str]
+    proven: bool | None
     moved: dict[tuple[str, str], int]
     moved_bytes: int | None
     load_factor: float | None
@@ -142,15 +150,28 @@ def read_answer(document: object) -> Answer:
     for move in moves.items() if moves else ():
         key = move.key("model").text(), move.key("node").text()
         moved[key] = moved.get(key, 0) + move.key("bytes").integer()
-    total = root.optional("moved_bytes")
+    _check_about(root)
+    claims, placed = _claims(root), root.key("stages").members()
+    total, proven = root.optional("moved_bytes"), root.optional("proven")
     return Answer(
-        claims=_claims(root),
+        claims=claims,
         models={name: _claims(item) for name, item in models.members()} if models else {},
-        stages={name: placed for name, item in root.key("stages").members() if (placed := _stages(item))},
+        stages={name: stages for name, item in placed if (stages := _stages(item))},
+        named=[name for name, _ in placed],
+        proven=proven.flag() if proven else None,
         moved=moved,
         moved_bytes=total.integer() if total else None,
         load_factor=_maybe(root, "load_factor"),
     )
+
+
+def _check_about(root: Field) -> None:
+    """What a solution says of itself. A version that is not stated is this one."""
+    version, spent = root.optional("version"), root.optional("solve_s")
+    if version and version.integer() != VERSION:
+        raise version.fail(f"this check reads {VERSION}, not {version.integer()}")
+    if spent and spent.number() < 0:
+        raise spent.fail(f"must be 0 or more, not {spent.number():g}")
 
 
 def _box(item: Field) -> Box:
@@ -215,7 +236,10 @@ def _stage(item: Field) -> Stage:
 def _claims(item: Field) -> Claims:
     names = ("objective_s", "lower_bound_s", "gap", "latency_s")
     objective, bound, gap, latency = (_maybe(item, name) for name in names)
-    return Claims(item.key("status").text(), objective, bound, gap, latency, _text(item, "reason", ""))
+    status = item.key("status")
+    if status.text() not in STATUSES:
+        raise status.fail(f"must be one of {', '.join(STATUSES)}, not '{status.text()}'")
+    return Claims(status.text(), objective, bound, gap, latency, _text(item, "reason", ""))
 
 
 def _medium(item: Field) -> tuple[str, set[str], float]:

@@ -148,10 +148,10 @@ class Running:
 
 @dataclass(frozen=True)
 class Replan:
-    """When to leave the running plan, both relative to the best objective.
+    """When to leave the running plan.
 
-    `threshold`: only for one better by more than this. `tolerance`: how much of the best may be given up to move
-    fewer bytes.
+    `threshold`: only for one that is better by more than this share, in [0, 1), of the running plan's objective.
+    `tolerance`: how much, as a share of the best objective, may be given up to move fewer bytes.
     """
 
     threshold: float = 0.05

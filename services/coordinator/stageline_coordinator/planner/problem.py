@@ -70,7 +70,7 @@ class Problem:
         check_links(self.links, {"ingress": self.ingress, "egress": self.egress}, len(ids))
         check_media(self.media, ids)
         check_replan(self.replan)
-        check_current(self.current, {model.name: len(model.blocks) for model in self.models}, ids)
+        check_current(self.current, self.models, ids)
 
     def node_index(self) -> dict[str, int]:
         """By node id, its place in `nodes`."""

@@ -71,20 +71,28 @@ def check_media(media: Sequence[Medium], ids: Collection[str]) -> None:
 
 
 def check_replan(replan: Replan) -> None:
-    """Both are shares of the best objective."""
+    """A threshold of 1 or more could never be exceeded."""
     check_number(replan.threshold, "replan.threshold")
+    if replan.threshold >= 1:
+        raise ConfigError(
+            f"replan.threshold: must be below 1 (of the running plan's objective), not {replan.threshold:g}"
+        )
     check_number(replan.tolerance, "replan.tolerance")
 
 
-def check_current(current: Mapping[str, Sequence[Running]], blocks: Mapping[str, int], ids: Collection[str]) -> None:
-    """Stages of known models on known nodes; `blocks`: how many each model has."""
+def check_current(current: Mapping[str, Sequence[Running]], models: Sequence[Model], ids: Collection[str]) -> None:
+    """Stages of known models on known nodes, with codecs that the model declares."""
+    known = {model.name: model for model in models}
     for name, stages in current.items():
-        if name not in blocks:
+        if name not in known:
             raise ConfigError(f"current.{name}: no such model")
+        blocks, codecs = len(known[name].blocks), [NO_CODEC, *(codec.name for codec in known[name].codecs)]
         for i, stage in enumerate(stages):
             path = f"current.{name}[{i}]"
-            if not 0 <= stage.blocks[0] < stage.blocks[1] <= blocks[name]:
-                raise ConfigError(f"{path}.blocks: must lie within the model's {blocks[name]} blocks")
+            if not 0 <= stage.blocks[0] < stage.blocks[1] <= blocks:
+                raise ConfigError(f"{path}.blocks: must lie within the model's {blocks} blocks")
+            if stage.codec not in codecs:
+                raise ConfigError(f"{path}.codec: must be one of {', '.join(codecs)}, not '{stage.codec}'")
             for j, node in enumerate(stage.nodes):
                 _check_id(node, ids, f"{path}.nodes[{j}]")
 

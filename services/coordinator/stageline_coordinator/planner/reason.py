@@ -16,10 +16,17 @@ from .problem import Problem
 from .relax import Costs
 from .respond import Stages, others_of
 from .space import LONGEST_S, Others, build_space, shortage, stage_bytes
+from .totals import rooms, shortfall
 
 WIDTH = 300
 MOST_NODES = 16
 """For more nodes it is not tried out what more memory on each of them would do."""
+
+MOST_NAMES = 12
+"""So many nodes are named."""
+
+MOST_RUNS = 20_000
+"""Nor for more nodes times blocks squared, where the sum of all memory says what is missing."""
 
 
 def explain(problem: Problem, model: Model, stages: Stages, *, hurry: bool = False) -> str:
@@ -31,7 +38,12 @@ def explain(problem: Problem, model: Model, stages: Stages, *, hurry: bool = Fal
     others = others_of(problem, rest, evaluate(problem, rest))
     beside = f" (beside {', '.join(rest)})" if rest else ""
     if hurry:
-        return f"{_at_sight(problem, model, others) or _not_in_time(problem, model, others)}{beside}"
+        seen = _at_sight(problem, model, others) or _too_little(problem, model, others)
+        return f"{seen or _not_in_time(problem, model, others)}{beside}"
+    if len(problem.nodes) * len(model.blocks) ** 2 > MOST_RUNS or len(problem.nodes) > MOST_NODES:
+        seen = _at_sight(problem, model, others) or _too_little(problem, model, others)
+        if seen:
+            return f"{seen}{beside}"
     stopped = replace(problem, current={})
     moving = problem.current and problem.nodes and _fewest_links(stopped, model, others).steps is not None
     return f"{_missing(problem, model, others)}{', beside the running plan' if moving else ''}{beside}"
@@ -87,6 +99,21 @@ def _too_large(problem: Problem, model: Model, usable: Sequence[int], others: Ot
     weights = model.weight_bytes(range(len(model.blocks)))
     room = sum(max(0, _room(problem, model, i, others)) for i in usable)
     return f"model '{model.name}': no plan found for {megabytes(weights)} in {megabytes(room)} free on all nodes"
+
+
+def _too_little(problem: Problem, model: Model, others: Others) -> str | None:
+    """Said where the sum of all memory proves it."""
+    lacking = shortfall(problem, [model], others.hosted)
+    if lacking <= 0:
+        return None
+    weights = model.weight_bytes(range(len(model.blocks)))
+    names = list(rooms(problem, [model], others.hosted)) or ["no node"]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return (
+        f"model '{model.name}' needs at least {megabytes(lacking)} more: its weights are {megabytes(weights)}, and "
+        f"beside workspaces {', '.join(names[:MOST_NAMES])}{more} {'has' if len(names) == 1 else 'together have'} "
+        f"{megabytes(max(0, weights - lacking))} for them"
+    )
 
 
 def _room(problem: Problem, model: Model, node: int, others: Others) -> int:

@@ -21,6 +21,7 @@ from .single import Effort, assignments, least, smallest_peak
 from .solution import StageAssignment
 from .space import LONGEST_S, Others, Space, build_space
 from .sums import delay_costs, effort_costs
+from .totals import shortfall
 
 Stages = dict[str, tuple[StageAssignment, ...]]
 
@@ -46,6 +47,8 @@ def respond(
     if effort.out_of_time():
         return Response(None, 0.0, LABELS)
     rest = {name: tuple(plan) for name, plan in stages.items() if name != model.name}
+    if shortfall(problem, [model], hosted_by(rest)) > 0:
+        return Response(None, math.inf, LABELS)
     found = evaluate(problem, rest)
     required = must(problem, model, rest)
     response = _respond(problem, rest, found, model, required, effort)
@@ -60,11 +63,6 @@ def others_of(problem: Problem, stages: Stages, found: Evaluation) -> Others:
     ids = [node.id for node in problem.nodes]
     busy = found.busy
     links = [[busy.links.get((a, b), 0.0) for b in ids] for a in ids]
-    hosted: dict[str, dict[str, list[Run]]] = {}
-    for name, plan in stages.items():
-        for stage in plan:
-            for node in stage.nodes:
-                hosted.setdefault(node, {}).setdefault(name, []).append(stage.blocks)
     nodes, ingress, egress = ([used.get(a, 0.0) for a in ids] for used in (busy.nodes, busy.ingress, busy.egress))
     return Others(
         nodes_s=np.array(nodes),
@@ -72,8 +70,18 @@ def others_of(problem: Problem, stages: Stages, found: Evaluation) -> Others:
         ingress_s=np.array(ingress),
         egress_s=np.array(egress),
         media_s=np.array([busy.media.get(medium.name, 0.0) for medium in problem.media]),
-        hosted=hosted,
+        hosted=hosted_by(stages),
     )
+
+
+def hosted_by(stages: Mapping[str, Sequence[StageAssignment]]) -> dict[str, dict[str, list[Run]]]:
+    """By node and model the blocks that are there."""
+    hosted: dict[str, dict[str, list[Run]]] = {}
+    for name, plan in stages.items():
+        for stage in plan:
+            for node in stage.nodes:
+                hosted.setdefault(node, {}).setdefault(name, []).append(stage.blocks)
+    return hosted
 
 
 def own_delay(space: Space, rest: Stages, found: Evaluation) -> Costs:
@@ -113,6 +121,9 @@ def _respond(
     else:  # the mean over replicas is no better than the best of them: they can only help to use required nodes
         space = build_space(problem, model, others, required=required, replicas=required != 0)
         best, algorithm = least(space, own_delay(space, rest, found), math.inf, effort, NOTHING), LABELS
+        lost = best.steps is None and not rest and effort.chain and len(effort.widths) == 1
+        if lost and math.isinf(seed(space, others, effort)[0].bound):
+            best = replace(best, bound=math.inf)  # no plan at all, for whatever objective
     bound = best.bound if space.complete else 0.0
     if best.steps is None:
         return Response(None, math.inf if bound >= LONGEST_S / 2 else bound, algorithm)
@@ -121,7 +132,7 @@ def _respond(
 
 def _fastest(space: Space, others: Others, effort: Effort) -> tuple[Found, str]:
     known, algorithm = seed(space, others, effort) if effort.chain else (NOTHING, LABELS)
-    if known.steps is not None and is_chain(space, others):
+    if known.bound >= LONGEST_S or (known.steps is not None and is_chain(space, others)):
         return known, algorithm
     best = smallest_with_media(space, others, effort, smallest_peak(space, effort, known))
     if best.steps is None or effort.out_of_time():

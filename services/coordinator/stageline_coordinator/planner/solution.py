@@ -63,7 +63,8 @@ class Solution:
 
     `objective_s`: for throughput the seconds that the busiest node, link, port or medium spends per item of the most
     requested model, for latency and weighted the seconds of that objective. `status` is infeasible if one model
-    cannot be placed, though the others are: look at `models` for each. `load_factor`: how many times the stated rates
+    cannot be placed, though the others are: look at `models` for each; `proven` then says whether it is certain that no
+    plan has all models, or none was found (None for another status). `load_factor`: how many times the stated rates
     the plan can serve. `moves`: what has to be fetched, coming from the running plan. `solve_s` is filled in by the
     caller, who has a clock.
     """
@@ -81,6 +82,7 @@ class Solution:
     moves: tuple[Move, ...] = ()
     moved_bytes: int = 0
     load_factor: float | None = None
+    proven: bool | None = None
     version: int = VERSION
 
     @classmethod
@@ -88,7 +90,9 @@ class Solution:
         """A solution from parsed JSON. Raises `ConfigError` naming the field."""
         root = Field(document, "")
         stages, models = root.key("stages").members(), root.optional("models")
-        moves, moved, version = (root.optional(name) for name in ("moves", "moved_bytes", "version"))
+        moves, moved, version, proven = (root.optional(name) for name in ("moves", "moved_bytes", "version", "proven"))
+        if version and version.integer() != VERSION:
+            raise version.fail(f"this planner reads {VERSION}, not {version.integer()}")
         return cls(
             status=_status(root),
             objective_s=_number(root, "objective_s"),
@@ -103,7 +107,7 @@ class Solution:
             moves=tuple(_read_move(one) for one in moves.items()) if moves else (),
             moved_bytes=moved.integer() if moved else 0,
             load_factor=_number(root, "load_factor"),
-            version=version.integer() if version else VERSION,
+            proven=proven.flag() if proven else None,
         )
 
     def to_json(self) -> dict[str, object]:

@@ -29,6 +29,7 @@ from .replan import Choice, choose, moves
 from .respond import Stages, respond
 from .single import WIDTHS, Effort
 from .solution import FEASIBLE, INFEASIBLE, OPTIMAL, ModelSolution, Solution, StageAssignment
+from .totals import shortfall
 from .work import own_peak_s, own_work_s
 
 PROVEN = 1e-12  # relative: a gap below it is rounding
@@ -126,8 +127,16 @@ class _State:
     @property
     def proven(self) -> bool:
         """Whether no search can change anything."""
-        impossible = len(self.alone) == 1 and not self.stages and math.isinf(max(self.alone.values()))
-        return impossible or (self.key.whole and self.key.objective_s <= self.bound_s * (1 + PROVEN))
+        settled = len(self.alone) == 1 and not self.stages and self.impossible
+        return settled or (self.key.whole and self.key.objective_s <= self.bound_s * (1 + PROVEN))
+
+    @property
+    def impossible(self) -> bool:
+        """Whether it is proven that no plan has all models: one has no place even alone, or the sum is too much."""
+        without = [model.name for model in self.problem.models if model.name not in self.stages]
+        return any(math.isinf(self.alone[name]) for name in without) or (
+            bool(without) and shortfall(self.problem, self.problem.models, {}) > 0
+        )
 
     def better_than(self, other: _State) -> bool:
         return better(self.key, other.key) or self.bound_s > other.bound_s * (1 + PROVEN)
@@ -190,8 +199,9 @@ def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
     gap, lower = _gap(found.objective_s, lower)
     placed = bool(choice.stages)
     moving = moves(problem, choice.stages)
+    status = INFEASIBLE if unplaced or broken else FEASIBLE if gap else OPTIMAL
     return Solution(
-        status=INFEASIBLE if unplaced or broken else FEASIBLE if gap else OPTIMAL,
+        status=status,
         objective_s=found.objective_s if placed else None,
         lower_bound_s=lower if placed else None,
         gap=gap if placed else None,
@@ -203,6 +213,7 @@ def _solution(problem: Problem, state: _State, effort: Effort) -> Solution:
         moves=moving,
         moved_bytes=sum(one.bytes for one in moving),
         load_factor=found.load_factor if placed else None,
+        proven=state.impossible if status == INFEASIBLE else None,
     )
 
 

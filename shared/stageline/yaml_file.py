@@ -44,7 +44,9 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (ValueError, OverflowError) as error:  # \U00110000 in quotes; as text it is not UTF-8
+        raise ConfigError(f"{path} is not valid YAML: a character that does not exist ({error})") from None
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{path} is nested too deeply") from None

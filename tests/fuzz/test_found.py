@@ -127,6 +127,8 @@ class TestSettings:
         ("content", "wanted"),
         [
             (b"gateway: {name: \xff}", "not valid YAML"),
+            (rb'gateway: {name: "\UeAAAAAAA"}', "not valid YAML: a character that does not exist"),
+            (rb'gateway: {name: "\U00110000"}', "not valid YAML: a character that does not exist"),
             (b"gateway: " + b"[" * 5000, "nested too deeply"),
             (b"a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]\n", "aliases"),
             (b'stage: {cache_dir: "~nobody-of-that-name/x"}', "cache_dir"),

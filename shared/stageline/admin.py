@@ -16,7 +16,14 @@ import zmq
 from stageline.addresses import reachable
 from stageline.blobs import BlobStore
 from stageline.coordinators import ASK_AGAIN_S, NOT_LEADING, read_addresses
-from stageline.errors import ConnectionLostError, NoClusterError, RemoteProtocolError, StoreError, from_wire
+from stageline.errors import (
+    ConnectionLostError,
+    NoClusterError,
+    RemoteProtocolError,
+    StagelineError,
+    StoreError,
+    from_wire,
+)
 from stageline.keyfiles import read_keyring
 from stageline.messages import (
     BLOB_CHUNK_BYTES,
@@ -199,28 +206,32 @@ class AdminClient:
         """Send what the coordinator lacks; goes on where a broken upload ended. Returns the bytes sent.
 
         When the connection breaks, or another coordinator leads from now on, it goes on by itself, and gives up after
-        `UPLOAD_RETRIES` tries in a row in which nothing got through.
+        `UPLOAD_RETRIES` tries in a row that got no further than any before. A coordinator without room lets go of what
+        it was sent: only what it has at the end counts.
         """
-        wanted, sent, tries, left = tuple(shas), 0, 0, -1
+        wanted, sent, tries, least = tuple(shas), 0, 0, -1
         while True:
             try:
                 missing = self.missing(wanted)
                 sizes = {sha: store.path(sha).stat().st_size for sha in missing}
-                before, left = left, sum(sizes[sha] - offset for sha, offset in missing.items())
-                tries = 0 if left < before else tries
+                left = sum(sizes[sha] - offset for sha, offset in missing.items())
+                least, tries = (left, 0) if least < 0 or left < least else (least, tries)
                 total = sent + left
                 progress(sent, total)
+                if not missing:
+                    return sent
                 for sha, offset in missing.items():
                     for count in self._upload_one(store, sha, offset, sizes[sha]):
                         sent += count
                         progress(sent, total)
-                return sent
+                problem: StagelineError = StoreError("the coordinator let go of what it was sent: look at its disk")
             except (ConnectionLostError, StoreError) as error:
-                tries += 1
-                if tries > UPLOAD_RETRIES:
-                    raise
-                if isinstance(error, ConnectionLostError):
-                    self._meet_again()
+                problem = error
+            tries += 1
+            if tries > UPLOAD_RETRIES:
+                raise problem
+            if isinstance(problem, ConnectionLostError):
+                self._meet_again()
 
     def download(self, sha: str) -> bytes:
         """A blob of the coordinator's; for small ones such as manifests."""

@@ -261,9 +261,14 @@ class Rig:
         for service in self.services.values():
             if service.running:
                 service.signal(signal.SIGCONT)
-            else:
+        return wait_until("the cluster is whole again", lambda: self._revived() and self._healthy(), READY_S)
+
+    def _revived(self) -> bool:
+        """Start what is dead; what gave up during the fault may have taken a while to end."""
+        for service in self.services.values():
+            if not service.running:
                 self.revive(service.name)
-        return self._await_health()
+        return True
 
     def _await_health(self) -> str:
         return wait_until("the cluster is whole again", self._healthy, READY_S)

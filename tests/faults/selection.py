@@ -8,7 +8,7 @@ import random
 from .scenarios import SCENARIOS, Scenario
 
 SEED = int(os.environ.get("STAGELINE_FAULT_SEED", "1"))
-SHARE = float(os.environ.get("STAGELINE_FAULT_SHARE", "0.2"))
+SHARE = float(os.environ.get("STAGELINE_FAULT_SHARE", "0.1"))
 
 
 def chosen(rig: str) -> list[Scenario]:

@@ -78,6 +78,8 @@ class FullCache:
         fill(Path(target.notes[0]))  # what it had fetched of a tensor is gone
 
     def proof(self, rig: Rig, target: Target) -> str:
+        if target.services:
+            fill(Path(target.notes[0]))  # what was being fetched, or an heir had mapped, may be gone
         told = self._said(target)
         proven = is_full(Path(target.notes[0])) and all(dead(pid) for pid in target.pids) and told
         return f"no byte is free, and {target.name.split()[-1]} says: {told[-1]}" if proven else ""

@@ -36,16 +36,11 @@ SCENARIOS = {
     "a worker is drained, then leaves; plans, digests and batches are lost": Scenario(
         1, frozenset({"lose"}), 1, events=DRAINED
     ),
-    "a worker is drained, then leaves; messages and batches come twice": Scenario(
-        1, frozenset({"duplicate"}), 1, events=DRAINED
-    ),
-    "a worker is drained, then opened": Scenario(1, events=OPENED),
     "the coordinator restarts, a worker leaves, no overtaking": Scenario(
         1, frozenset({"coordinator"}), 1, overtaking=0
     ),
     "the same, what is on the way waits for it": WAITS,
     "the gateway restarts, a worker leaves, no overtaking": Scenario(1, frozenset({"gateway"}), 1, overtaking=0),
-    "a worker's connection breaks, a worker leaves, no overtaking": Scenario(1, frozenset({"break"}), 1, overtaking=0),
     "an executor dies, no overtaking": EXECUTOR,
     "an executor dies, each stage has a standby, no overtaking": replace(EXECUTOR, standbys=1),
     "a worker dies, each stage has a standby, no overtaking": Scenario(
@@ -53,6 +48,11 @@ SCENARIOS = {
     ),
 }
 LONGER = {
+    "a worker is drained, then leaves; messages and batches come twice": Scenario(
+        1, frozenset({"duplicate"}), 1, events=DRAINED
+    ),
+    "a worker is drained, then opened": Scenario(1, events=OPENED),
+    "a worker's connection breaks, a worker leaves, no overtaking": Scenario(1, frozenset({"break"}), 1, overtaking=0),
     "an executor dies, a worker leaves, no overtaking": replace(EXECUTOR, events=("a leaves",)),
     "a worker dies, a worker leaves, no overtaking": Scenario(1, frozenset({"crash"}), 1, overtaking=0),
     "a second model is added, a worker leaves": Scenario(1, events=ADDED),
@@ -65,7 +65,7 @@ LONGER = {
     "a worker dies, each stage has a standby": Scenario(1, frozenset({"crash"}), 1, events=(), standbys=1),
     "the same, nothing is asked": Scenario(0, frozenset({"crash"}), 1, events=(), standbys=1),
 }
-"""Minutes, or more: `python tests/explore/test_protocol.py "a worker dies"`.
+"""A quarter of a minute, or many: `python tests/explore/test_protocol.py "a worker dies"`.
 
 The states of those that have come to their end are in docs/reliability.md.
 """

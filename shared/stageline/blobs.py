@@ -82,7 +82,7 @@ class BlobStore:
 
     def verify(self, sha: str) -> None:
         """Check the blob's bytes; on a mismatch remove it and raise `BlobCorruptError`."""
-        if _sha256_of(self.path(sha)) != sha:
+        if sha256_of(self.path(sha)) != sha:
             self._refuse(sha)
 
     def _refuse(self, sha: str) -> None:
@@ -98,7 +98,7 @@ class BlobStore:
 
     def put_file(self, source: Path) -> str:
         """Store a copy of the file; returns its SHA-256."""
-        sha = _sha256_of(source)
+        sha = sha256_of(source)
         self._put(sha, source.stat().st_size, lambda: _chunks(source))
         return sha
 
@@ -152,7 +152,7 @@ class BlobStore:
             partial, final = self._partial(sha), self._final(sha)
             if not partial.is_file():
                 raise BlobMissingError(f"blob {sha[:12]}… has no download to finish: fetch it first")
-            if _sha256_of(partial) != sha:
+            if sha256_of(partial) != sha:
                 self.discard_partial(sha)
                 raise BlobCorruptError(
                     f"blob {sha[:12]}… came damaged and was discarded: if it does so again, it is damaged at its "
@@ -199,9 +199,7 @@ class BlobStore:
     def _make_room(self, nbytes: int, keep: str) -> None:
         if self.max_bytes is None:
             return
-        disk = shutil.disk_usage(self.root)
-        free = disk.free - min(SPARE_BYTES, disk.total // SPARE_SHARE)
-        limit = min(self.max_bytes, self._total + free)
+        limit = min(self.max_bytes, self._total + room_beside(self.root))
         if self._total + nbytes <= limit:
             return
         files = [p for p in self._files() if p.name != keep and p.name not in self._pinned]
@@ -243,13 +241,20 @@ def _checked(sha: str) -> str:
     return sha
 
 
+def room_beside(folder: Path) -> int:
+    """Free bytes of a folder's disk beyond those that are left to others; below 0 where these are used already."""
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(SPARE_BYTES, disk.total // SPARE_SHARE)
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hex. Raises `OSError`."""
     digest = hashlib.sha256()
     for chunk in _chunks(path):
         digest.update(chunk)

@@ -85,7 +85,11 @@ class ModelManifest:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the distinct tensors of the whole model."""
-        return sum({t.sha256: t.nbytes for block in self.blocks for t in block.tensors}.values())
+        return self.weight_bytes_of(0, len(self.blocks))
+
+    def weight_bytes_of(self, start: int, end: int) -> int:
+        """Bytes of the distinct tensors of blocks [start, end)."""
+        return sum({t.sha256: t.nbytes for block in self.blocks[start:end] for t in block.tensors}.values())
 
     def cut_bytes(self, cut: int) -> int:
         """Bytes that cross cut number `cut` for one item at nominal sizes.

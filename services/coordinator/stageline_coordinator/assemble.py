@@ -11,7 +11,7 @@ from stageline.plan import DimRange, ModelPlan, ModelStatus, Plan, PlanStage, Re
 from .figures import Models
 from .loadfailures import described
 from .peers import Node
-from .placement import Answer, Slot, can_plan, measured, stage_bytes, stage_seconds
+from .placement import Answer, Slot, can_plan, measured, stage_seconds
 from .preparing import Preparation
 from .profiling import ProfileBook
 from .wanted import Barred
@@ -74,7 +74,7 @@ def _stage(
         first_block=manifest.blocks[slot.start].name,
         last_block=manifest.blocks[slot.end - 1].name,
         compute_s=max(stage_seconds(manifest, slot, nodes[node], book) for node in slot.nodes),
-        weight_bytes=stage_bytes(manifest, slot.start, slot.end),
+        weight_bytes=manifest.weight_bytes_of(slot.start, slot.end),
         output_bytes=manifest.cut_bytes(slot.end),
         codec=slot.codec,
     )

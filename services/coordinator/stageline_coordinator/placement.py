@@ -251,11 +251,6 @@ def stage_seconds(manifest: ModelManifest, slot: Slot, node: Node, book: FigureB
     return math.fsum(_seconds(block.graph, node, book) for block in manifest.blocks[slot.start : slot.end])
 
 
-def stage_bytes(manifest: ModelManifest, start: int, end: int) -> int:
-    """Bytes of the distinct weights of blocks [start, end)."""
-    return sum({t.sha256: t.nbytes for block in manifest.blocks[start:end] for t in block.tensors}.values())
-
-
 def stay_put(placement: Placement, models: Models, nodes: Mapping[str, Node], book: FigureBook) -> Placement:
     """An equally good placement that moves fewer weights: nodes of equal speed swap their roles.
 
@@ -302,13 +297,13 @@ def _can_swap(role: Node, node: Node, needed: int) -> bool:
 def _held(stages: Sequence[tuple[str, Slot]], models: Models, node: Node) -> int:
     loaded = node.loaded()
     here = [(models[m][1], slot) for m, slot in stages if slot.key(models[m][0]) in loaded]
-    return sum(stage_bytes(manifest, slot.start, slot.end) for manifest, slot in here)
+    return sum(manifest.weight_bytes_of(slot.start, slot.end) for manifest, slot in here)
 
 
 def slot_bytes(manifest: ModelManifest, slot: Slot, book: FigureBook) -> int:
     """What the planner charges a node for the stage."""
     workspaces = (_workspace(block, book) for block in manifest.blocks[slot.start : slot.end])
-    return charge.stage_bytes(stage_bytes(manifest, slot.start, slot.end), workspaces, _buffer_bytes(manifest))
+    return charge.stage_bytes(manifest.weight_bytes_of(slot.start, slot.end), workspaces, _buffer_bytes(manifest))
 
 
 def _buffer_bytes(manifest: ModelManifest) -> int:

@@ -11,9 +11,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from stageline.wording import listed
+
 from .bottleneck import Problem, bottleneck_s
 from .placement import Placement
-from .wanted import Barred, listed
+from .wanted import SHOWN, Barred
 
 AS_GOOD = 1.1
 """A bottleneck so many times that of the best counts as good: one that is loaded already stays."""
@@ -165,7 +167,7 @@ def _why(question: Question, spot: Spot, found: tuple[str, ...], free: Mapping[s
     if not others:
         away = [node["id"] for node in question.problem["nodes"] if node["id"] not in here]
         be = "is" if len(away) == 1 else "are"
-        why = f"no other worker is usable: {listed(away)} {be} drained, about to leave, or failed lately"
+        why = f"no other worker is usable: {listed(away, SHOWN)} {be} drained, about to leave, or failed lately"
         return why if away else "there is no other worker"
     unwanted = question.unwanted.get(spot, Barred(spot[0])).among(others)
     if unwanted.covers(others):

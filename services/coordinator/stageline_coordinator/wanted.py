@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stageline.nodewishes import OPEN, NodeWishes, is_selector, selects
 from stageline.plan import StageKey
 from stageline.wishes import NONE, Wishes
+from stageline.wording import listed
 
 if TYPE_CHECKING:
     from .draining import Hosts
@@ -41,20 +42,14 @@ class Barred:
         """What was said of which workers and how to take it back, "" if nothing; `everybody`: what to call them all."""
         parts = []
         if self.forbidden:
-            names = listed(self.forbidden)
+            names = listed(self.forbidden, SHOWN)
             where = f"{everybody} ({names})" if everybody and not self.cordoned else names
             unset = f"`stageline models set {self.model} --unset forbid` takes that back"
             parts.append(f"model {self.model} is forbidden on {where}: {unset}")
         if self.cordoned:
             be = "is" if len(self.cordoned) == 1 else "are"
-            parts.append(f"{listed(self.cordoned)} {be} cordoned: `stageline nodes uncordon` takes that back")
+            parts.append(f"{listed(self.cordoned, SHOWN)} {be} cordoned: `stageline nodes uncordon` takes that back")
         return "; ".join(parts)
-
-
-def listed(nodes: Sequence[str]) -> str:
-    """The first of these names, and how many more there are."""
-    more = len(nodes) - SHOWN
-    return ", ".join(nodes[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from rich.text import Text
 from stageline.cli.output import shown, size
 from stageline.cli.planfigures import Chain, Figures, Hop, Host, Stage
 from stageline.cli.plans import BOTTLENECK
+from stageline.wording import listed
 
 COLUMNS = ("model", "stage", "blocks", "node", "weights", "compute ms", "bytes out", "in ms", "busy ms", "")
 WIDE = 100
@@ -96,9 +97,7 @@ def summary(figures: Figures) -> Iterator[str]:
     if figures.gap is not None and figures.bound_s is not None:
         yield proof(figures)
     if figures.unused:
-        more = len(figures.unused) - SHOWN_UNUSED
-        some = ", ".join(figures.unused[:SHOWN_UNUSED]) + (f" and {more} more" if more > 0 else "")
-        yield f"Not used: {some}."
+        yield f"Not used: {listed(figures.unused, SHOWN_UNUSED)}."
 
 
 def proof(figures: Figures) -> str:

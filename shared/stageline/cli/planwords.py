@@ -10,6 +10,7 @@ from stageline.cli.output import emit_table, note, shown, size
 from stageline.cli.planadvice import Answer
 from stageline.cli.plandraw import milliseconds, proof
 from stageline.cli.planfigures import Figures
+from stageline.wording import listed
 from stageline_coordinator.planner import changes
 from stageline_coordinator.planner.changes import Change
 from stageline_coordinator.planner.problem import THROUGHPUT
@@ -116,6 +117,5 @@ def describe(change: Change, needs_bytes: int = 0) -> str:
 def _or_one_like(change: Change) -> str:
     if not change.alike:
         return ""
-    more = len(change.alike) - SHOWN_ALIKE
-    names = ", ".join(change.alike[:SHOWN_ALIKE]) + (f" and {more} more" if more > 0 else "")
+    names = listed(change.alike, SHOWN_ALIKE)
     return f" (or one of {names})" if len(change.alike) > 1 else f" (or {names})"

@@ -23,7 +23,6 @@ from stageline_coordinator.placement import (
     build_problem,
     read_answer,
     slot_bytes,
-    stage_bytes,
     stay_put,
 )
 from stageline_coordinator.planner import Problem, Shared, StageAssignment
@@ -182,11 +181,11 @@ def test_it_says_what_the_planners_evaluation_says(seed: int) -> None:
 
 
 def test_shared_tensors_weigh_once() -> None:
-    assert stage_bytes(MODEL, 1, 3) == 20 * MB
+    assert MODEL.weight_bytes_of(1, 3) == 20 * MB
     first, *middle, last = MODEL.blocks
     tied = replace(MODEL, blocks=(first, *middle, replace(last, tensors=(*last.tensors, *first.tensors))))
     (model,) = Problem.from_json(build_problem([node("a")], {"net": ("m", tied)}, book("cpu"), FREE)).models
     assert model.blocks[3].weight_bytes == 20 * MB and model.shared == (Shared((0, 3), 10 * MB),)
     for start, end in ((0, 4), (0, 2), (1, 4)):
-        assert model.weight_bytes(range(start, end)) == stage_bytes(tied, start, end)
+        assert model.weight_bytes(range(start, end)) == tied.weight_bytes_of(start, end)
         assert model.stage_bytes(start, end) == slot_bytes(tied, Slot(start, end, ("a",)), book("cpu"))

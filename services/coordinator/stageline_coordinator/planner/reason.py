@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from stageline.wording import listed
+
 from .evaluate import evaluate
 from .labels import Found, Search, Step
 from .parts import Links, Model, Port
@@ -108,10 +110,9 @@ def _too_little(problem: Problem, model: Model, others: Others) -> str | None:
         return None
     weights = model.weight_bytes(range(len(model.blocks)))
     names = list(rooms(problem, [model], others.hosted)) or ["no node"]
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return (
         f"model '{model.name}' needs at least {megabytes(lacking)} more: its weights are {megabytes(weights)}, and "
-        f"beside workspaces {', '.join(names[:MOST_NAMES])}{more} {'has' if len(names) == 1 else 'together have'} "
+        f"beside workspaces {listed(names, MOST_NAMES)} {'has' if len(names) == 1 else 'together have'} "
         f"{megabytes(max(0, weights - lacking))} for them"
     )
 

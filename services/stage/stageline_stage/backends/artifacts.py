@@ -18,12 +18,11 @@ from typing import Any
 
 import msgspec
 
-from stageline.blobs import SPARE_BYTES, SPARE_SHARE
+from stageline.blobs import room_beside, sha256_of
 from stageline.durable import sync
 from stageline.manifest import canonical_json
 
 REPORT = "artifact.json"
-READ_BYTES = 1 << 20
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +55,7 @@ class Artifacts:
         folder = self.folder(key)
         try:
             report = msgspec.json.decode((folder / REPORT).read_bytes(), type=Report)
-            if all(_sha256(folder / name) == sha for name, sha in report.files.items()):
+            if all(sha256_of(folder / name) == sha for name, sha in report.files.items()):
                 os.utime(folder)
                 return report
         except FileNotFoundError:
@@ -77,7 +76,7 @@ class Artifacts:
 
     def put(self, key: str, made: Path, report: Report) -> Report:
         """Keep what was compiled into `made`. Raises `OSError`."""
-        files = {path.name: _sha256(path) for path in sorted(made.iterdir()) if path.is_file()}
+        files = {path.name: sha256_of(path) for path in sorted(made.iterdir()) if path.is_file()}
         complete = msgspec.structs.replace(report, files=files)
         (made / REPORT).write_bytes(msgspec.json.encode(complete))
         for path in (*made.iterdir(), made):
@@ -146,19 +145,9 @@ class Artifacts:
         return [path.parent for path in self.root.glob(f"*/{REPORT}") if path.parent.name not in self._used]
 
     def _has_room(self, nbytes: int) -> bool:
-        disk = shutil.disk_usage(self.root)
-        spare = min(SPARE_BYTES, disk.total // SPARE_SHARE)
         total = sum(path.stat().st_size for path in _files(self.root))
-        return total + nbytes <= self.max_bytes and nbytes + spare <= disk.free
+        return total + nbytes <= self.max_bytes and nbytes <= room_beside(self.root)
 
 
 def _files(root: Path) -> Iterator[Path]:
     return (path for path in root.glob("*/*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

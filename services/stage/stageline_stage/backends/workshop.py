@@ -9,7 +9,6 @@ from pathlib import Path
 
 from stageline.manifest import ModelManifest
 from stageline.messages import Load
-from stageline.plan import StageKey
 from stageline_stage.backends.artifacts import Artifacts, Report, key_of
 from stageline_stage.backends.base import Backend
 from stageline_stage.backends.job import Job, run
@@ -48,7 +47,7 @@ class Workshop:
         report = self._artifacts.get(key)
         if report is not None:
             return Found(backend, key, report)
-        weights = weight_bytes(manifest, message.stage)
+        weights = manifest.weight_bytes_of(message.stage.start, message.stage.end)
         if available_bytes() < COMPILING_BYTES + COMPILING_WEIGHTS * weights:
             return "there is too little memory to compile in"
         if not self._artifacts.room_for(DISK_BYTES + DISK_WEIGHTS * weights):
@@ -94,9 +93,3 @@ def key_for(message: Load, manifest: ModelManifest, backend: Backend, precision:
         precision=precision,
         cpu=[cpu_name(), *cpu_features()],
     )
-
-
-def weight_bytes(manifest: ModelManifest, stage: StageKey) -> int:
-    """Bytes of the distinct tensors of a stage."""
-    blocks = manifest.blocks[stage.start : stage.end]
-    return sum({ref.sha256: ref.nbytes for block in blocks for ref in block.tensors}.values())

@@ -20,7 +20,7 @@ from stageline.plan import StageKey
 from stageline_stage.backends.artifacts import Artifacts, Report
 from stageline_stage.backends.base import Backend
 from stageline_stage.backends.job import Interrupted
-from stageline_stage.backends.workshop import Found, Workshop, weight_bytes
+from stageline_stage.backends.workshop import Found, Workshop
 from stageline_stage.executor.guarded import Guarded
 from stageline_stage.executor.measure import read_manifest
 from stageline_stage.executor.memory import give_back
@@ -171,7 +171,8 @@ class Compiling:
         if self._wish.backend == "auto" and report.seconds >= GAIN * report.eager_s:
             self._say(task, f"{report.backend} is not faster", report, lost=False)
             return
-        if available_bytes() < LOADING_WEIGHTS * weight_bytes(manifest, task.message.stage):
+        start, end = task.message.stage.start, task.message.stage.end
+        if available_bytes() < LOADING_WEIGHTS * manifest.weight_bytes_of(start, end):
             self._say(task, f"there is too little memory to load it beside torch's for {report.backend}")
             return
         self._swap(task, manifest, best)

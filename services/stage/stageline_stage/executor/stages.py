@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from stageline.blobs import sha256_of
 from stageline.errors import BlobCorruptError, BlobMissingError, StagelineError
 from stageline.logs import Logger
 from stageline.messages import Load, Loaded, LoadFailed
@@ -23,8 +24,6 @@ from stageline_stage.executor.memory import give_back
 from stageline_stage.executor.sustain import Sustained
 from stageline_stage.graph.rebuild import load_stage
 from stageline_stage.tensorfile import load_tensor
-
-READ_BYTES = 1 << 20
 
 R = TypeVar("R")
 Announce = Callable[[Union[Loaded, LoadFailed]], None]
@@ -81,7 +80,7 @@ class Stages:
         if known is not None:
             return known
         if sha not in self._verified:
-            if _reading(lambda: _sha256(path)) != sha:
+            if _reading(lambda: sha256_of(path)) != sha:
                 raise BlobCorruptError("a tensor does not match its SHA-256: fetch it again")
             self._verified.add(sha)
         tensor = load_tensor(path).to(self._device)
@@ -145,14 +144,6 @@ class Loader:
             self._log.exception("loading failed", stage=str(job.stage))
             return LoadFailed(stage=job.stage, code="failed", message=f"loading failed ({type(error).__name__})")
         return Loaded(stage=job.stage, seconds=time.monotonic() - begun)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _reading(read: Callable[[], R]) -> R:

@@ -10,13 +10,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import waiting
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stageline" / "docker"
@@ -57,15 +59,7 @@ def logs(container: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr.splitlines()
 
 
-def eventually(what: str, probe: Callable[[], Any], timeout_s: float = WAIT_S) -> Any:
-    """The first true value of `probe`, which is asked again and again."""
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        found = probe()
-        if found:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"{what}: not within {timeout_s} s")
+eventually = partial(waiting.eventually, timeout_s=WAIT_S, pause_s=0.2)
 
 
 def listening(container: str) -> set[str]:

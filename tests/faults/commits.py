@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .events import Target, bystander, executor, victim_node
 from .load import wait_until
-from .rig import Rig, dead
+from .rig import Rig, all_dead, dead
 
 ATTACH_S = 10.0
 TRACED = "fsync,fdatasync"
@@ -55,7 +55,7 @@ class KilledInCommit:
     def proof(self, rig: Rig, target: Target) -> str:
         trace = Path(target.notes[0])
         said = [line for line in trace.read_text().splitlines() if "sync(" in line] if trace.exists() else []
-        killed = said and all(map(dead, target.pids)) and rig.coordinator.exit_code() == -signal.SIGKILL
+        killed = said and all_dead(target.pids) and rig.coordinator.exit_code() == -signal.SIGKILL
         return f"it was killed in {said[0].split(None, 1)[1]}" if killed else ""
 
     def relent(self, rig: Rig, target: Target) -> None:

@@ -14,7 +14,7 @@ from typing import Literal
 from . import cgroup
 from .events import Target, bystander, executor, victim_node
 from .load import wait_until
-from .rig import Rig, dead
+from .rig import Rig, all_dead
 from .writing import refused_writes
 
 LARGE_BYTES = 100_000
@@ -70,7 +70,7 @@ class BadCache:
 
     def proof(self, rig: Rig, target: Target) -> str:
         damaged = [Path(path) for path in target.notes[1:]]
-        gone = bool(damaged) and all(dead(pid) for pid in target.pids)
+        gone = bool(damaged) and all_dead(target.pids)
         return f"{len(damaged)} tensors of {target.name} were damaged, its executor is dead" if gone else ""
 
     def relent(self, rig: Rig, target: Target) -> None:

@@ -11,7 +11,7 @@ from .damage import tensors
 from .disk import empty, fill, is_full
 from .events import Target, executor, victim_node
 from .load import wait_until
-from .rig import Rig, dead
+from .rig import Rig, all_dead, dead
 from .writing import refused_writes
 
 SAID_S = 10.0
@@ -81,7 +81,7 @@ class FullCache:
         if target.services:
             fill(Path(target.notes[0]))  # what was being fetched, or an heir had mapped, may be gone
         told = self._said(target)
-        proven = is_full(Path(target.notes[0])) and all(dead(pid) for pid in target.pids) and told
+        proven = told and is_full(Path(target.notes[0])) and all_dead(target.pids)
         return f"no byte is free, and {target.name.split()[-1]} says: {told[-1]}" if proven else ""
 
     @staticmethod

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from .proxy import Proxy
-from .rig import Rig, dead, stopped
+from .rig import Rig, all_dead, dead, stopped
 from .service import Service
 from .toxics import Direction, Hold, Toxic
 
@@ -147,10 +147,10 @@ class Signal:
     def proof(self, rig: Rig, target: Target) -> str:
         if self.how in ("kill", "term"):
             codes = [service.exit_code() for service in target.services if service.pid in target.pids]
-            ended = all(dead(pid) for pid in target.pids) and None not in codes
+            ended = all_dead(target.pids) and None not in codes
             said = f", exit codes {codes}" if codes else ""
             return f"{len(target.pids)} processes are gone{said}" if ended else ""
-        held = all(stopped(pid) or dead(pid) for pid in target.pids)
+        held = any(map(stopped, target.pids)) and all(stopped(pid) or dead(pid) for pid in target.pids)
         return f"{len(target.pids)} processes are in state T" if held else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
@@ -206,7 +206,8 @@ class Net:
             target.proxy.add(self.toxic, self.direction)
 
     def proof(self, rig: Rig, target: Target) -> str:
-        assert target.proxy is not None
+        if target.proxy is None:
+            return ""
         acted = target.proxy.counts[self.kind] - target.before.get(self.kind, 0)
         return f"{self.kind} acted on {acted} chunks of {target.name}" if acted > 0 else ""
 
@@ -235,7 +236,8 @@ class Reset:
         target.before["accepted"] = target.proxy.counts["accepted"]
 
     def proof(self, rig: Rig, target: Target) -> str:
-        assert target.proxy is not None
+        if target.proxy is None:
+            return ""
         again = target.proxy.counts["accepted"] - target.before.get("accepted", 0)
         broken = target.before.get("reset", 0)
         return f"{broken} connections of {target.name} were reset, {again} were made anew" if broken and again else ""
@@ -269,7 +271,7 @@ class CutOff:
 
     def proof(self, rig: Rig, target: Target) -> str:
         held = {proxy.name: proxy.counts["hold"] - target.before.get(proxy.name, 0) for proxy in _all(target)}
-        return f"chunks held: {held}" if all(held.values()) else ""
+        return f"chunks held: {held}" if held and all(held.values()) else ""
 
     def relent(self, rig: Rig, target: Target) -> None:
         for proxy in _all(target):

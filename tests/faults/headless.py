@@ -10,7 +10,7 @@ from typing import Literal
 from stageline.embedded.processes import read_stat
 
 from .events import Signal, Target, victim_node, worker
-from .rig import Rig, dead, stopped
+from .rig import Rig, all_dead, all_stopped, dead, stopped
 
 AWAY_S = 1.5
 """So long there is no coordinator; what has its outcome earlier had it from standbys."""
@@ -31,7 +31,7 @@ class _OnWorker:
             os.kill(pid, signal.SIGKILL if self.how == "kill" else signal.SIGSTOP)
 
     def _is_hurt(self, target: Target) -> bool:
-        return all(dead(pid) if self.how == "kill" else stopped(pid) for pid in target.pids)
+        return all_dead(target.pids) if self.how == "kill" else all_stopped(target.pids)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import heapq
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -40,7 +41,8 @@ class Load:
     """Keeps `width` requests under way until `stop`; a context manager.
 
     What is not answered when its connection breaks is sent again over the next, under the same idempotency key. A
-    `silent` one sends nothing more after a break, and asks for what it is owed when `ask_again` is called.
+    `silent` one sends nothing more after a break, and asks for what it is owed when `ask_again` is called. Of several
+    gateways (addresses with commas between them) it goes to the next when its connection breaks.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Load:
         self.ledger = ledger
         self._silent, self._withheld = silent, False
         self._asked = threading.Event()
-        self._address, self._judge = parse_address(address), judge
+        self._addresses, self._judge = deque(map(parse_address, address.split(","))), judge
         self._width, self._deadline_s, self._run_name = width, deadline_s, run
         self._next = 1
         self._free: list[float] = [0.0] * width
@@ -95,7 +97,7 @@ class Load:
     def _converse(self) -> None:
         """One connection, from its beginning to its end."""
         try:
-            self._socket = socket.create_connection(self._address, 5.0)
+            self._socket = socket.create_connection(self._addresses[0], 5.0)
             self._socket.settimeout(TURN_S)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._reader = FrameReader()
@@ -104,6 +106,7 @@ class Load:
         except (OSError, ProtocolError):
             self.ledger.broke(time.monotonic())
             self._withheld = self._silent
+            self._addresses.rotate(-1)
             self._hang_up()
             time.sleep(PAUSE_S)
 

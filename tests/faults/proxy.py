@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -97,6 +97,8 @@ class Proxy:
         self._pairs: set[Pair] = set()
         self._serving: set[asyncio.Task[None] | None] = set()
         self._server: asyncio.Server | None = None
+        self.tap: Callable[[int, bytes], None] | None = None
+        """Is given what comes up, with a number for its connection; in the proxies' thread."""
 
     @property
     def address(self) -> str:
@@ -264,6 +266,8 @@ class Stream:
                 data = await self._reader.read(CHUNK_BYTES)
             except OSError:
                 data = b""
+            if self._proxy.tap is not None and self._direction == "up":
+                self._proxy.tap(id(self._pair), data)
             await self._queue.put((loop.time() + self._delay_s(data), data))
 
     async def write(self) -> None:
@@ -279,6 +283,7 @@ class Stream:
             await self._end()
         except OSError:
             if not self._pair.halved:
+                await self._close_slowly()
                 self._pair.abort()
 
     def _delay_s(self, data: bytes) -> float:
@@ -369,8 +374,11 @@ class Stream:
             return
         while self._toxic(Hold) is not None or self._toxic(Drop) is not None or self._toxic(Timeout) is not None:
             await self._proxy.changed()
+        await self._close_slowly()
+        if self._writer.can_write_eof() and not self._writer.is_closing():
+            self._writer.write_eof()
+
+    async def _close_slowly(self) -> None:
         if (slow := self._toxic(SlowClose)) is not None:
             self._count("slowclose")
             await asyncio.sleep(slow.ms / 1000)
-        if self._writer.can_write_eof() and not self._writer.is_closing():
-            self._writer.write_eof()

@@ -2,7 +2,8 @@
 
 Direct: as `stageline up` starts it. Proxied: all links of workers and gateway lead through fault proxies. Journaled:
 the gateway has a journal. Clocked: each service has a wall clock of its own. Wired: only activations, and what clients
-say, lead through proxies. Paired: a second coordinator stands by, with proxies between the two.
+say, lead through proxies. Paired: a second coordinator stands by, with proxies between the two. Two gateways: clients
+know both, and use the second when the first fails them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import json
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
@@ -33,10 +34,11 @@ from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
 from .service import Figures, Service, free_port
 
-RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked", "paired"]
+RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked", "paired", "two gateways"]
 
 NODES = 3
 COORDINATORS = ("coordinator", "coordinator-2")
+GATEWAYS = ("gateway", "gateway-2")
 READY_S = 90.0
 GATEWAY = {"max_batch": 4, "window": 64, "window_bytes": 1 << 30, "answer_keep_s": 2, "name": "gateway"}
 """A window so wide that the load is dispatched, not waiting at the gateway, when a worker dies."""
@@ -115,14 +117,18 @@ class Rig:
     def gateway(self) -> Service:
         return self.services["gateway"]
 
+    def gateways(self) -> list[Service]:
+        """All of them."""
+        return [self.services[name] for name in GATEWAYS if name in self.services]
+
     @property
     def coordinator(self) -> Service:
         return self.services["coordinator"]
 
     @property
     def client_address(self) -> str:
-        """Where clients connect: the proxy in front of the gateway, if there is one."""
-        return self.proxies["client"].address if self.proxied else self.gateway.address
+        """Where clients connect: the proxy in front of the gateway, if there is one; several with commas."""
+        return self.proxies["client"].address if self.proxied else ",".join(one.address for one in self.gateways())
 
     def admin(self) -> AdminClient:
         """A connection to the coordinator itself, of two the one that leads."""
@@ -160,12 +166,14 @@ class Rig:
         return row is not None and row.degraded and self.blocks_on(node) < blocks
 
     def in_flight(self, node: str) -> int:
-        """Requests dispatched on a path through `node` and unanswered, as the gateway says."""
-        return int(self.gateway.gauge("stageline_gateway_node_in_flight", model=NAME, node=node))
+        """Requests dispatched on a path through `node` and unanswered, as the gateways say."""
+        name = "stageline_gateway_node_in_flight"
+        return int(sum(gateway.gauge(name, model=NAME, node=node) for gateway in self.gateways()))
 
     def unanswered(self) -> int:
-        """Requests that the gateway has not answered."""
-        return int(sum(self.gateway.gauge("stageline_gateway_in_flight", state=s) for s in ("queued", "dispatched")))
+        """Requests that the gateways have not answered."""
+        ways = [(gateway, state) for gateway in self.gateways() for state in ("queued", "dispatched")]
+        return int(sum(gateway.gauge("stageline_gateway_in_flight", state=state) for gateway, state in ways))
 
     # --- start, heal, measure -------------------------------------------------------------------------------
 
@@ -177,7 +185,7 @@ class Rig:
             self._add(name, "coordinator", {"plan_port": 0, "blob_port": 0, "rejoin_ms": 1500, "port": port})
             self.revive(name)
         for name, role, settings in (
-            ("gateway", "gateway", {**GATEWAY, "port": free_port()}),
+            *((name, "gateway", {**GATEWAY, "name": name, "port": free_port()}) for name in self._gateway_names()),
             *((f"stage-{i}", "stage", {"name": f"stage-{i}", "threads": 1}) for i in range(NODES)),
         ):
             self._add(name, role, {**settings, **self._links(name)})  # type: ignore[arg-type]
@@ -189,6 +197,9 @@ class Rig:
             self.proxies["client"] = self._thread.proxy((host, int(port)), "client")
         self._register()
         self._await_health()
+
+    def _gateway_names(self) -> tuple[str, ...]:
+        return GATEWAYS if self.kind == "two gateways" else GATEWAYS[:1]
 
     def _add(self, name: str, role: ServiceRole, settings: Mapping[str, Any]) -> None:
         """A service with a disk, and a clock where the kind of cluster asks for it."""
@@ -347,3 +358,13 @@ def dead(pid: int) -> bool:
     """Whether the process has ended."""
     stat = read_stat(pid)
     return stat is None or stat.dead
+
+
+def all_dead(pids: Iterable[int]) -> bool:
+    """Whether there are any, and all have ended."""
+    return bool(found := list(pids)) and all(map(dead, found))
+
+
+def all_stopped(pids: Iterable[int]) -> bool:
+    """Whether there are any, and all are in state T."""
+    return bool(found := list(pids)) and all(map(stopped, found))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .closing import SlowlyClosed
 from .commits import KilledInCommit
 from .damage import BadCache, BadDatabase, LockedDatabase, Starved, Throttled
 from .disks import FullCache, FullDisk, FullJournal
 from .events import CutOff, Event, Net, Reset, Signal
+from .gateways import GatewayCutOff, GatewayLost
 from .headless import Headless, Planless
 from .jumps import DAY_S, ClockJump
 from .leaders import Apart, LeaderLost
+from .revenants import Revenant
 from .rig import RigKind
 from .strangers import Impostor, Namesake, Strangers
 from .toxics import (
@@ -85,6 +88,11 @@ def _network() -> tuple[Scenario, ...]:
         on("partition from the coordinator", Net("control", Hold(), seconds=2.0), notices=True),
         on("partition from the client", Net("client", Hold(), seconds=1.0)),
         on("worker cut off from all", CutOff(), repeats=True, notices=True),
+        on("worker killed, its connections close late", SlowlyClosed(), repeats=True, notices=True),
+        on("gateway cut off from the workers", GatewayCutOff("the workers"), repeats=True),
+        on("gateway cut off from the coordinator", GatewayCutOff("the coordinator"), undisturbed=True),
+        on("gateway cut off from all", GatewayCutOff("all"), repeats=True),
+        on("an old incarnation's batches and results", Revenant(), undisturbed=True),
         on("flipped bits to the coordinator", Net("control", Corrupt(0.3), seconds=1.5)),
         on("flipped bits between workers", Net("between", Corrupt(0.2), seconds=1.0), repeats=True),
         on("flipped bits to the gateway", Net("result", Corrupt(0.2), seconds=1.0), repeats=True),
@@ -189,5 +197,18 @@ def _paired() -> tuple[Scenario, ...]:
     )
 
 
-SCENARIOS = (*_processes(), *_no_new_plans(), *_damage(), *_journaled(), *_clocked(), *_network(), *_paired())
+def _two_gateways() -> tuple[Scenario, ...]:
+    return (Scenario("gateway killed, its clients go to another", GatewayLost(), "two gateways"),)
+
+
+SCENARIOS = (
+    *_processes(),
+    *_no_new_plans(),
+    *_damage(),
+    *_journaled(),
+    *_clocked(),
+    *_network(),
+    *_paired(),
+    *_two_gateways(),
+)
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

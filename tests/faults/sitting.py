@@ -11,14 +11,15 @@ from pathlib import Path
 
 from .model import Judge
 from .rig import Rig, RigKind
-from .runner import MISSED, Report, run
+from .runner import Report, run
 from .scenarios import Scenario
+from .verdict import MISSED
 
 RUNS_PER_RIG = 60
 """A cluster is replaced after so many runs."""
 
 STRIKES = 4
-"""A strike that hit nothing proves nothing: it is repeated so often."""
+"""A strike that hit nothing proves nothing: it is repeated, and counted. A run all of whose strikes miss has failed."""
 
 LOGS = Path("build/faults")
 """What the services of a cluster logged in which a run failed."""
@@ -37,12 +38,12 @@ def rig_of(kind: RigKind, seed: int) -> Iterator[Rig]:
 
 
 def struck(rig: Rig, scenario: Scenario, judge: Judge, seed: int) -> Report:
-    """A run, repeated as long as its strike hit no request that was in flight."""
-    report = run(rig, scenario, judge, seed)
-    for _ in range(STRIKES - 1):
+    """A run, repeated as long as its strike hit no request that was in flight; it says how often that was so."""
+    for misses in range(STRIKES):
+        report = run(rig, scenario, judge, seed)
+        report.misses = misses
         if report.failures != [MISSED]:
             break
-        report = run(rig, scenario, judge, seed)
     return report
 
 

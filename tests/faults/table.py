@@ -10,7 +10,7 @@ from .runner import Report
 NONE = "\N{EN DASH}"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 COUNTS = ("accepted", "answered", "refused", "expired", "wrong", "lost", "duplicated", "repeated")
-HEAD = ("scenario", "runs", "failed", "in flight, at least", *COUNTS, "detection ms", "recovery ms")
+HEAD = ("scenario", "runs", "failed", "missed", "in flight, at least", *COUNTS, "detection ms", "recovery ms")
 
 
 def line(report: Report) -> str:
@@ -18,11 +18,12 @@ def line(report: Report) -> str:
     counts = ", ".join(f"{getattr(report.tally, name)} {name}" for name in COUNTS if getattr(report.tally, name))
     told = "".join(f"\n    {failure}" for failure in report.failures)
     times = f"detection {_ms(report.detection_ms)} ms, recovery {_ms(report.recovery_ms)} ms"
-    return f"{report.scenario} (seed {report.seed}): {report.in_flight} in flight; {counts}; {times}{told}"
+    missed = f", after {report.misses} strikes that hit nothing" if report.misses else ""
+    return f"{report.scenario} (seed {report.seed}): {report.in_flight} in flight{missed}; {counts}; {times}{told}"
 
 
 def table(reports: Sequence[Report]) -> str:
-    """Counts are sums over the runs; times are median / 95th percentile / largest."""
+    """Counts are sums over the runs, misses over those that counted; times are median / 95th percentile / largest."""
     names = dict.fromkeys(report.scenario for report in reports)
     rows = [_row(name, [report for report in reports if report.scenario == name]) for name in names]
     rule = ["---", *("---:" for _ in HEAD[1:])]
@@ -38,8 +39,10 @@ def replaced(text: str, new: str) -> str:
 def _row(name: str, runs: Sequence[Report]) -> list[str]:
     counts = [str(sum(getattr(run.tally, count) for run in runs)) for count in COUNTS]
     failed, least = sum(bool(run.failures) for run in runs), min(run.in_flight for run in runs)
+    known = [run.misses for run in runs if run.misses is not None]
+    missed = str(sum(known)) if known else NONE
     times = [_summary(run.detection_ms for run in runs), _summary(run.recovery_ms for run in runs)]
-    return [name, str(len(runs)), str(failed), str(least), *counts, *times]
+    return [name, str(len(runs)), str(failed), missed, str(least), *counts, *times]
 
 
 def _summary(times: Iterable[float | None]) -> str:

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+import waiting
 
 from stageline import Client
 from stageline.admin import AdminClient
@@ -58,15 +59,7 @@ class Tower(torch.nn.Module):
         return {"y": x}
 
 
-def wait_until(what: str, holds: Callable[[], Any], timeout_s: float = DEADLINE_S) -> Any:
-    """The first true value of `holds`; fails naming `what` when it does not come in time."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        value = holds()
-        if value:
-            return value
-        time.sleep(0.01)
-    pytest.fail(f"{what}: not within {timeout_s:.0f} s")
+wait_until = partial(waiting.eventually, timeout_s=DEADLINE_S)
 
 
 @dataclass

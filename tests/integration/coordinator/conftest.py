@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import waiting
 
 from stageline.admin import AdminClient
 from stageline.messages import (
@@ -148,12 +149,7 @@ class Peer:
         wait_until(what, step)
 
 
-def wait_until(what: str, holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not holds():
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what}: not within {DEADLINE_S:.0f} s")
-        time.sleep(0.005)
+wait_until = partial(waiting.eventually, timeout_s=DEADLINE_S)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import waiting
 import zmq
 
 from stageline import protocol as p
@@ -67,12 +68,7 @@ def signature(width: int) -> Signature:
 
 def eventually(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
     """Wait until `condition` is true; fails naming `what`."""
-    end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"did not happen within {timeout_s} s: {what}")
+    return waiting.eventually(what, condition, timeout_s)
 
 
 class FakeExecutor:

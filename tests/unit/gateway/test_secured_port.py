@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import waiting
 
 from stageline import AsyncClient, Client, Retry, Tls, logs
 from stageline import protocol as p
@@ -153,12 +154,7 @@ def token(path: Path, limits: Limits = Limits(), name: str = "camera") -> str:  
 
 
 def eventually(condition: Callable[[], Any]) -> None:
-    done = threading.Event()
-    for _ in range(int(WAIT_S / 0.01)):
-        if condition():
-            return
-        done.wait(0.01)
-    raise AssertionError("it did not happen")
+    waiting.eventually("what is waited for", condition, WAIT_S)
 
 
 def echoed(client: Client, inputs: dict[str, Any], **how: Any) -> bool:

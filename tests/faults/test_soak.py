@@ -1,10 +1,15 @@
-"""What the soak looks at: every change for the worse in the coordinator's broadcasts."""
+"""What the soak looks at, every change for the worse in the coordinator's broadcasts, and what it imports."""
 
 from __future__ import annotations
 
-from faults.soak import accusations
+from pathlib import Path
 
+from faults.soak import SOURCES, accusations
+
+from stageline.blobs import BlobStore
 from stageline.plan import NodeView
+from stageline_stage.importer import import_module
+from stageline_stage.importer.factory import load_factory
 
 
 def view(state: str = "alive", executor: str = "a/1") -> dict[str, NodeView]:
@@ -23,3 +28,8 @@ def test_suspicion_absence_and_another_executor_are_found() -> None:
         "3.0 s: a is left out",
         "4.0 s: a is alive with executors ['a/2']",
     ]
+
+
+def test_the_small_model_can_be_imported(tmp_path: Path) -> None:
+    manifest = import_module(*load_factory(SOURCES[0]), name="small", store=BlobStore(tmp_path))
+    assert len(manifest.blocks) > 1

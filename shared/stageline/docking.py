@@ -164,7 +164,24 @@ def _options(sdk: Any, url: str, tls: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{tls} lacks {missing[0]}: the directory must hold {', '.join(CERTIFICATES)}")
     ca, cert, key = (str(tls / name) for name in CERTIFICATES)
     with one_line(url):
-        return {"base_url": url, "tls": sdk.tls.TLSConfig(client_cert=(cert, key), ca_cert=ca, verify=True)}
+        return {"base_url": url, "tls": _certified(sdk, url, (cert, key), ca)}
+
+
+def _certified(sdk: Any, url: str, pair: tuple[str, str], ca: str) -> Any:
+    """TLS with `ca` as the only authority.
+
+    requests would take `REQUESTS_CA_BUNDLE` or `CURL_CA_BUNDLE` in its place, for the SDK's first question already: so
+    its session believes nothing of the environment but the proxies.
+    """
+    from requests.utils import get_environ_proxies
+
+    class Certified(sdk.tls.TLSConfig):  # type: ignore[misc]
+        def configure_client(self, client: Any) -> None:
+            super().configure_client(client)
+            client.trust_env = False
+            client.proxies.update(get_environ_proxies(url.replace("tcp://", "https://", 1)))
+
+    return Certified(client_cert=pair, ca_cert=ca, verify=True)
 
 
 def _scheme_and_port(url: str) -> tuple[str, int | None]:

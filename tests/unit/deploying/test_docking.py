@@ -7,11 +7,14 @@ import io
 import json
 import os
 import socketserver
+import ssl
 import sys
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +54,24 @@ def engine(tmp_path: Path) -> Iterator[Path]:
         yield path
         server.shutdown()
         thread.join()
+
+
+@contextmanager
+def secure_engine(certificates: Any) -> Iterator[int]:
+    """An engine that asks for a certificate; its port."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates.ca))
+    context.load_cert_chain(certificates.gateway, certificates.gateway_key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda request, address: None  # type: ignore[method-assign]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def program(folder: Path, text: str) -> None:
@@ -167,3 +188,22 @@ def test_an_ssh_that_never_connects_is_given_up(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     with pytest.raises(ClusterError, match="ssh to box-1 failed: it said nothing"), connected("ssh://box-1"):
         pass
+
+
+def test_the_environment_replaces_no_authority_of_a_host(
+    certificates: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, file in (("cert", certificates.client), ("key", certificates.client_key)):
+        (tmp_path / f"{name}.pem").write_bytes(file.read_bytes())
+
+    def ask(port: int, ours: Path, environment: Path) -> str:
+        (tmp_path / "ca.pem").write_bytes(ours.read_bytes())
+        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.setenv(variable, str(environment))
+        with connected(f"tcp://127.0.0.1:{port}", tmp_path) as client:
+            return str(client.version()["Version"])
+
+    with secure_engine(certificates) as port:
+        assert ask(port, certificates.ca, certificates.other) == "fake"
+        with pytest.raises(ClusterError, match="CERTIFICATE_VERIFY_FAILED"):
+            ask(port, certificates.other, certificates.ca)

@@ -12,6 +12,7 @@ from typing import Any
 
 from stageline.dims import MAX_EXPRESSION, Dim, dim_size
 from stageline.dtypes import ITEMSIZE, itemsize
+from stageline.errors import ConfigError
 from stageline.fields import MAX_INT, Fields
 
 KINDS = ("tensor", "int", "float", "bool")
@@ -196,10 +197,21 @@ class DimRange:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an answer may be from the unsplit model's: |a - b| <= atol + rtol * |b|, as `allclose`."""
+    """How far an answer `a` may be from the unsplit model's `b`: |a - b| <= atol + rtol * max|b|.
+
+    The maximum is that of the item, a request's own part of a tensor: sums of many numbers are as exact as the largest
+    of them, and one that happens to be close to zero is not more so. `atol` is for items of nothing but zeros.
+    """
 
     rtol: float = 1e-4
     atol: float = 1e-5
+
+    @classmethod
+    def relative(cls, rtol: float) -> Tolerance:
+        """Of a relative size, in (0, 1]; `atol` is a tenth of it, but never more than the default. `ConfigError`."""
+        if not 0 < rtol <= 1:
+            raise ConfigError(f"--tolerance must be above 0 and at most 1, not {rtol:g}")
+        return cls(rtol, min(cls.atol, rtol / 10))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON."""

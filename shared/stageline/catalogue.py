@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 from stageline.admin import AdminClient
 from stageline.blobs import BlobStore
 from stageline.errors import ManifestError, ModelNotFoundError, NotReadyError, PlacementError
-from stageline.manifest import ModelManifest, canonical_json
+from stageline.manifest import ModelManifest, Tolerance, canonical_json
 from stageline.messages import ModelRow
 
 Report = Callable[[str, float], None]
@@ -78,6 +81,13 @@ class ClusterCatalogue(Catalogue):
         self._admin.upload(blobs, [*manifest.blobs(), address], uploaded)
         self._admin.put_model(address)
         return address
+
+    def declare(self, name: str, tolerance: Tolerance) -> None:
+        """Register a model again, with another tolerance; nothing is uploaded but its manifest."""
+        row = self.row(name)
+        old = self.manifest(row)
+        with tempfile.TemporaryDirectory(prefix="stageline-") as folder:
+            self.put(replace(old, tolerance=tolerance), BlobStore(Path(folder)), lambda *_: None)
 
     def remove(self, name: str) -> None:
         """Asks the coordinator to."""

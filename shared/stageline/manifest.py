@@ -114,6 +114,7 @@ class ModelManifest:
             "weight_bytes": self.weight_bytes,
             "flops": sum(block.flops for block in self.blocks),
             "dims": {name: dim.to_json() for name, dim in self.dims.items()},
+            "tolerance": self.tolerance.to_json(),
             "inputs": [_signature(value) for value in self.inputs],
             "outputs": [_signature(value) for value in self.outputs],
             "blocks": [

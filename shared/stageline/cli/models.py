@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from stageline.cli.output import emit_json, emit_table, note, quantity, reportin
 from stageline.cli.wishing import describe, set_model
 from stageline.errors import ConfigError
 from stageline.lifecycle import interruptible
-from stageline.manifest import ModelManifest
+from stageline.manifest import ModelManifest, Tolerance
 from stageline.messages import ModelRow
 
 
@@ -39,6 +40,7 @@ def models() -> None:
 @click.option("--name", help="Name to serve it under [default: made from SOURCE].")
 @click.option("--random-weights", type=int, metavar="SEED", help="Build from the config alone, with weights by seed.")
 @click.option("--task", help="Kind of Hugging Face model, when its config leaves it open.")
+@click.option("--tolerance", type=float, metavar="X", help="Relative error that answers may have [default: 1e-4].")
 @click.option("--replace", is_flag=True, help="Also replace a model whose inputs or outputs are others.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the cluster serves it.")
 @click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait for that.")
@@ -50,6 +52,7 @@ def add(
     name: str | None,
     random_weights: int | None,
     task: str | None,
+    tolerance: float | None,
     replace: bool,
     wait: bool,
     timeout: float,
@@ -66,6 +69,9 @@ def add(
     A registered model of that name is replaced, without a gap where it is served, if inputs and outputs are the same
     (new weights, say); otherwise only with --replace, as clients would fail that know the old ones.
 
+    --tolerance, above 0 and at most 1, is relative to the largest number of an answer: whatever computes it faster, or
+    sends it smaller, has to stay within. Without it a model has its own: 1e-4, unless its importer says otherwise.
+
     Without torch here, or with any of the flags that say so, it is imported in a container of a stage image, without
     keys and, but for hf:ORG/NAME, without a network; what it gives is uploaded from here.
 
@@ -79,10 +85,12 @@ def add(
     if not 0 < timeout < float("inf"):
         raise ConfigError(f"--timeout must be positive, got {timeout:g}")
     _check_names(source, name)
+    declared = None if tolerance is None else Tolerance.relative(tolerance)
     with interruptible(), open_catalogue(where) as catalogue, reporting("importing", quiet=as_json) as report:
         with importing(
             source, name=name, random_weights=random_weights, task=task, progress=report, containers=containers
         ) as (found, blobs):
+            found = found if declared is None else dataclasses.replace(found, tolerance=declared)
             old = _registered(catalogue, found, replace)
             manifest = catalogue.put(found, blobs, report)
         row = catalogue.wait(found.name, manifest, timeout, report) if wait else catalogue.row(found.name)
@@ -202,6 +210,8 @@ def _print_model(manifest: ModelManifest, row: ModelRow) -> None:
     note(f"{row.name} is {row.status}{': ' + row.reason if row.reason else ''}; from {manifest.source or 'a program'}")
     if row.wishes and (said := describe(row.wishes)):
         note(f"its plans heed: {said}")
+    tolerance = manifest.tolerance
+    note(f"its answers may be off by {tolerance.rtol:g} of their largest number, and {tolerance.atol:g}")
     values = [
         (kind, value["name"], value["dtype"], " x ".join(map(str, value["shape"])))
         for kind, key in (("input", "inputs"), ("output", "outputs"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 
 from stageline.admin import AdminClient
+from stageline.blocks import Tolerance
+from stageline.catalogue import ClusterCatalogue
 from stageline.cli.completion import complete_model
 from stageline.cli.options import Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, note
@@ -35,18 +37,23 @@ UNSET = {
 @click.option(
     "--require", multiple=True, metavar="NODE", help="A worker that must host a part, or a label of such; repeat it."
 )
+@click.option("--tolerance", type=float, metavar="X", help="Relative error that its answers may have.")
 @click.option("--unset", multiple=True, type=click.Choice(list(UNSET)), help="Take one of these back; repeat it.")
 @location_options
 @json_option
 def set_model(
     where: Where, name: str, priority: float | None, rate: float | None, max_replicas: int | None, source: str | None,
-    forbid: tuple[str, ...], require: tuple[str, ...], unset: tuple[str, ...], as_json: bool,
+    forbid: tuple[str, ...], require: tuple[str, ...], tolerance: float | None, unset: tuple[str, ...],
+    as_json: bool,
 ) -> None:  # fmt: skip
-    """Say how much a model counts, how much it is asked, and where it may run.
+    """Say how much a model counts, how much it is asked, where it may run, and how exact it has to be.
 
     Kept by the cluster until it is changed or the model removed; the cluster plans anew at once. What is not given
     stays; --forbid and --require replace what they said before. A worker need not be there yet: until it is, plans do
     without it. A label, KEY=VALUE, means all workers that have it (`nodes label`), and KEY!=VALUE all that have not.
+
+    --tolerance, above 0 and at most 1, is relative to the largest number of an answer. It is part of the model, which
+    is loaded anew with it beside the old one; `models add` sets it again.
 
     \b
     Example:
@@ -58,17 +65,23 @@ def set_model(
         priority=priority, rate_per_s=rate, max_replicas=max_replicas, source=source, forbidden=forbid, required=require
     )
     gone = tuple(UNSET[one] for one in unset)
-    if said == NONE and not gone:
-        raise ConfigError(f"nothing to set: give one of --{', --'.join(UNSET)}, or --unset")
+    if said == NONE and not gone and tolerance is None:
+        raise ConfigError(f"nothing to set: give one of --{', --'.join(UNSET)}, --tolerance, or --unset")
+    declared = None if tolerance is None else Tolerance.relative(tolerance)
     merge(NONE, said, gone)  # so that what cannot be is told without a cluster, too
     with connect(where()) as admin:
-        admin.set_wishes(name, said, gone)
+        if declared is not None:
+            ClusterCatalogue(admin).declare(name, declared)
+        if said != NONE or gone:
+            admin.set_wishes(name, said, gone)
         wishes = _wishes(admin, name)
         absent = _absent(admin, said)
     if as_json:
-        emit_json({"model": name, "wishes": wishes.to_json(), "absent": absent})
+        about = {"tolerance": declared.to_json()} if declared is not None else {}
+        emit_json({"model": name, "wishes": wishes.to_json(), "absent": absent, **about})
         return
-    click.echo(f"{name}: {describe(wishes) or 'nothing is set'}")
+    exact = f", tolerance {declared.rtol:g}" if declared is not None else ""
+    click.echo(f"{name}: {describe(wishes) or 'nothing is set'}{exact}")
     for node in absent:
         note(f"no worker {'has the label' if is_selector(node) else 'is called'} {node} yet")
 

@@ -80,9 +80,19 @@ def test_other_outputs_are_refused_unless_asked_for(
     assert registered(tmp_path) != old
 
 
+def test_a_tolerance_is_declared_and_shown(made: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "add", "m:f", "--tolerance", "0.01"]) == 0
+    capsys.readouterr()
+    assert run(["models", "show", "net", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tolerance"] == {"rtol": 0.01, "atol": 1e-5}
+    assert run(["models", "show", "net"]) == 0
+    assert "its answers may be off by 0.01 of their largest number, and 1e-05" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
+        (["m:f", "--tolerance", "2"], "--tolerance must be above 0 and at most 1"),
         (["m:f", "--name", ""], "--name is empty"),
         (["hf:"], "hf: names no model: give hf:ORG/NAME"),
         ([""], "SOURCE is empty"),

@@ -25,47 +25,49 @@ from stageline_stage.graph.codec import BlockGraph, Call, Ref, encode
 from stageline_stage.graph.rebuild import join
 
 TOLERANCE = Tolerance(rtol=1e-4, atol=1e-5)
-ROW = torch.tensor([100.0, 0.0])
+ITEMS = torch.tensor([[100.0, 0.0], [1.0, 0.5]])
 
 
 # --- judge --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("given", "final", "fine"),
+    ("given", "fine"),
     [
-        (ROW, True, True),
-        (ROW + torch.tensor([0.009, 0.0]), True, True),
-        (ROW + torch.tensor([0.011, 0.0]), True, False),
-        (ROW + torch.tensor([0.0, 0.009]), True, False),
-        (ROW + torch.tensor([0.0, 0.009]), False, True),
-        (ROW + torch.tensor([0.0, 0.011]), False, False),
-        (ROW.double(), True, False),
-        (ROW[None], True, False),
-        (torch.tensor([math.nan, 0.0]), True, False),
-        (torch.tensor([math.inf, 0.0]), False, False),
-        (7, True, False),
+        (ITEMS.clone(), True),
+        (ITEMS + torch.tensor([[0.0, 0.009], [0.0, 0.0]]), True),
+        (ITEMS + torch.tensor([[0.0, 0.011], [0.0, 0.0]]), False),
+        (ITEMS + torch.tensor([[0.0, 0.0], [0.0, 1e-4]]), True),
+        (ITEMS + torch.tensor([[0.0, 0.0], [0.0, 2e-4]]), False),
+        (ITEMS.double(), False),
+        (ITEMS[None], False),
+        (ITEMS.where(ITEMS > 0, math.nan), False),
+        (ITEMS.where(ITEMS > 0, math.inf), False),
+        (7, False),
     ],
 )
-def test_the_tolerance_is_that_of_numbers_in_answers_and_of_tensors_between(
-    given: Any, final: bool, fine: bool
-) -> None:
-    assert (deviation([given], [ROW], TOLERANCE, final=final) == "") == fine
+def test_the_tolerance_is_measured_by_the_largest_number_of_an_item(given: Any, fine: bool) -> None:
+    assert (deviation([given], [ITEMS], TOLERANCE) == "") == fine
+
+
+def test_a_number_alone_and_a_score_for_each_item_are_measured_by_themselves() -> None:
+    assert deviation([torch.tensor(2.0001)], [torch.tensor(2.0)], TOLERANCE) == ""
+    assert deviation([torch.tensor([100.0, 1.001])], [torch.tensor([100.0, 1.0])], TOLERANCE)
 
 
 def test_what_is_not_finite_has_to_be_equal() -> None:
     wanted = torch.tensor([math.nan, math.inf, -math.inf, 1.0])
-    assert deviation([wanted.clone()], [wanted], TOLERANCE, final=True) == ""
-    assert deviation([wanted[[0, 2, 1, 3]]], [wanted], TOLERANCE, final=True)
+    assert deviation([wanted.clone()], [wanted], TOLERANCE) == ""
+    assert deviation([wanted[[0, 2, 1, 3]]], [wanted], TOLERANCE)
 
 
 def test_integers_and_numbers_have_to_be_equal() -> None:
     ids = torch.tensor([1 << 40, 2])
-    assert deviation([ids, 3], [ids.clone(), 3], TOLERANCE, final=True) == ""
-    assert "integers" in deviation([ids + 1, 3], [ids, 3], TOLERANCE, final=True)
-    assert "output 1" in deviation([ids, 4], [ids, 3], TOLERANCE, final=True)
-    assert deviation([ids, True], [ids, 1], TOLERANCE, final=True), "the wire tells them apart"
-    assert "1 outputs" in deviation([ids], [ids, 3], TOLERANCE, final=True)
+    assert deviation([ids, 3], [ids.clone(), 3], TOLERANCE) == ""
+    assert "integers" in deviation([ids + 1, 3], [ids, 3], TOLERANCE)
+    assert "output 1" in deviation([ids, 4], [ids, 3], TOLERANCE)
+    assert deviation([ids, True], [ids, 1], TOLERANCE), "the wire tells them apart"
+    assert "1 outputs" in deviation([ids], [ids, 3], TOLERANCE)
 
 
 # --- a compiled stage in use ----------------------------------------------------------------------------------
@@ -86,7 +88,7 @@ class Calls:
 
 def guarded(compiled: Calls, eager: Calls) -> tuple[Guarded, list[str]]:
     reasons: list[str] = []
-    return Guarded(compiled, eager, TOLERANCE, final=True, gave_up=reasons.append), reasons
+    return Guarded(compiled, eager, TOLERANCE, gave_up=reasons.append), reasons
 
 
 def test_a_compiled_stage_is_believed_after_some_batches() -> None:

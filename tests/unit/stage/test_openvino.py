@@ -102,7 +102,7 @@ def test_one_artifact_serves_all_sizes_with_the_outputs_of_torch(made: Any, tmp_
     with torch.inference_mode():
         kept = [(call(*one.inputs), given.module(*one.inputs)) for one in given.samples]
     for outputs, wanted in kept:  # each was computed before the others, and is as it was
-        assert deviation(outputs, wanted, Tolerance(1e-5, 1e-6), final=True) == ""
+        assert deviation(outputs, wanted, Tolerance(1e-5, 1e-6)) == ""
 
 
 def test_a_number_that_is_not_the_size_that_it_was_taken_for_is_refused(tmp_path: Path) -> None:

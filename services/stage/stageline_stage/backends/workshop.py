@@ -87,7 +87,6 @@ def key_for(message: Load, manifest: ModelManifest, backend: Backend, precision:
         outputs=[value.to_json() for value in last.outputs],
         dims={name: dim.to_json() for name, dim in manifest.dims.items()},
         tolerance=manifest.tolerance.to_json(),
-        final=message.stage.end == len(manifest.blocks),
         backend=backend.name,
         version=backend.version(),
         precision=precision,

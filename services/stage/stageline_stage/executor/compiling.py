@@ -194,13 +194,12 @@ class Compiling:
             self._tasks.put(_Lost(key, reason))  # files are not the computing thread's business
             self._say(task, f"{found.backend.name}: {reason}")
 
-        final = stage.end == len(manifest.blocks)
         with self._lock:
             if stage not in self._wanted:
                 self._artifacts.unused(key)
                 return
             self._keys[stage] = key
-            loaded.call = Guarded(call, eager, manifest.tolerance, final=final, gave_up=gave_up)
+            loaded.call = Guarded(call, eager, manifest.tolerance, gave_up=gave_up)
         self._say(task, "", found.report, lost=False)
 
     def _say(self, task: _Task, reason: str, report: Report | None = None, *, lost: bool = True) -> None:

@@ -16,21 +16,14 @@ TRIALS = 3
 class Guarded:
     """Call it like the stage. When the compiled one fails, torch's outputs are given, and `gave_up` is told why, once.
 
-    `final`: whether the outputs are the model's answers, see `judge`. An input that torch cannot compute either is not
-    the compiled stage's fault.
+    An input that torch cannot compute either is not the compiled stage's fault.
     """
 
     def __init__(
-        self,
-        compiled: StageCall,
-        eager: StageCall,
-        tolerance: Tolerance,
-        *,
-        final: bool,
-        gave_up: Callable[[str], None],
+        self, compiled: StageCall, eager: StageCall, tolerance: Tolerance, *, gave_up: Callable[[str], None]
     ) -> None:
         self._compiled, self._eager = compiled, eager
-        self._tolerance, self._final, self._gave_up = tolerance, final, gave_up
+        self._tolerance, self._gave_up = tolerance, gave_up
         self._trials = TRIALS
 
     def __call__(self, *inputs: Any) -> Sequence[Any]:
@@ -46,7 +39,7 @@ class Guarded:
     def _try(self, inputs: Sequence[Any]) -> Sequence[Any]:
         wanted = self._eager(*inputs)
         try:
-            found = deviation(self._compiled(*inputs), wanted, self._tolerance, final=self._final)
+            found = deviation(self._compiled(*inputs), wanted, self._tolerance)
         except Exception as error:
             found = f"it failed in a batch ({type(error).__name__})"
         self._trials -= 1

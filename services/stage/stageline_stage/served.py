@@ -47,6 +47,7 @@ class Backends:
             reason=message.reason,
             eager_s=message.eager_s,
             seconds=message.seconds,
+            precision=message.precision,
         )
         self._list()
         self.fallbacks += message.lost

@@ -158,7 +158,7 @@ def _progress_json(progress: Progress) -> dict[str, Any]:
 def _backing(one: Backing) -> str:
     """What runs a stage, in a line."""
     times = f", {one.seconds * 1e3:.1f} ms where torch takes {one.eager_s * 1e3:.1f}" if one.seconds else ""
-    return f"{one.backend} runs {one.stage}{times}{f' ({one.reason})' if one.reason else ''}"
+    return f"{one.backend} {one.precision} runs {one.stage}{times}{f' ({one.reason})' if one.reason else ''}"
 
 
 def _profile_json(profile: NodeProfile) -> dict[str, Any]:

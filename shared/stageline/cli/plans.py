@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stageline.cli.output import size
-from stageline.plan import ModelPlan, Plan, PlanStage
+from stageline.messages import Backing, NodeRow
+from stageline.plan import ModelPlan, Plan, PlanStage, Replica, StageKey
 
 PLAN_COLUMNS = ("model", "stage", "blocks", "node", "weights", "compute ms", "bytes out", "")
 PLAN_RIGHT = ("stage", "weights", "compute ms", "bytes out")
 BOTTLENECK = "* bottleneck"
+TORCH = ("eager", "f32")
 
 
 def plan_rows(plan: Plan) -> list[list[str]]:
@@ -46,6 +49,35 @@ def standby_lines(plan: Plan) -> list[str]:
     return lines
 
 
+Backends = Mapping[tuple[str, StageKey], Backing]
+"""What runs stages, by executor and stage, where workers say so; all others are torch's."""
+
+
+def backends_of(nodes: Iterable[NodeRow]) -> Backends:
+    """As the workers say."""
+    told = (progress for node in nodes for progress in node.progress)
+    return {(one.executor, backing.stage): backing for one in told for backing in one.backends}
+
+
+def backend_lines(plan: Plan, backends: Backends) -> list[str]:
+    """What runs each stage on each worker; a single line where torch runs them all."""
+    stages = [(model, stage) for model in plan.models for stage in model.stages]
+    if stages and all(_backing(*one, replica, backends) == TORCH for one in stages for replica in one[1].replicas):
+        return [f"all stages are run by {' '.join(TORCH)}"]
+    return [
+        f"{model.name} {stage.start}-{stage.end} is run by "
+        + ", ".join(f"{' '.join(_backing(model, stage, one, backends))} on {one.node}" for one in stage.replicas)
+        for model, stage in stages
+        if stage.replicas
+    ]
+
+
+def _backing(model: ModelPlan, stage: PlanStage, replica: Replica, backends: Backends) -> tuple[str, str]:
+    """Backend and precision."""
+    found = backends.get((replica.executor, model.key(stage)))
+    return (found.backend, found.precision) if found is not None else TORCH
+
+
 def exposed(plan: Plan) -> tuple[int, int]:
     """(stages that have fewer standbys than wanted, stages)."""
     stages = [stage for model in plan.models for stage in model.stages]
@@ -58,8 +90,8 @@ def bottleneck(model: ModelPlan) -> int:
     return times.index(max(times)) if times else -1
 
 
-def model_json(model: ModelPlan) -> dict[str, Any]:
-    """A model's placement; seconds and bytes are those of one item."""
+def model_json(model: ModelPlan, backends: Backends) -> dict[str, Any]:
+    """A model's placement; seconds and bytes are those of one item, backends in the order of the nodes."""
     return {
         "name": model.name,
         "manifest": model.manifest,
@@ -79,6 +111,10 @@ def model_json(model: ModelPlan) -> dict[str, Any]:
                 "last_block": stage.last_block,
                 "nodes": [replica.node for replica in stage.replicas],
                 "executors": [replica.executor for replica in stage.replicas],
+                "backends": [
+                    dict(zip(("backend", "precision"), _backing(model, stage, replica, backends), strict=True))
+                    for replica in stage.replicas
+                ],
                 "standbys": [replica.node for replica in stage.standbys],
                 "exposed": stage.exposed,
                 "weight_bytes": stage.weight_bytes,

@@ -16,7 +16,15 @@ from rich.console import Console
 from stageline.admin import AdminClient
 from stageline.cli.options import EXIT_FAILED, Seconds, Where, connect, json_option, location_options
 from stageline.cli.output import emit_json, emit_table, json_text, note, reporting
-from stageline.cli.plans import PLAN_COLUMNS, PLAN_RIGHT, model_json, plan_rows, standby_lines
+from stageline.cli.plans import (
+    PLAN_COLUMNS,
+    PLAN_RIGHT,
+    backend_lines,
+    backends_of,
+    model_json,
+    plan_rows,
+    standby_lines,
+)
 from stageline.coordinators import number_of
 from stageline.errors import ConfigError, NotReadyError, PlacementError
 from stageline.messages import NodeList
@@ -157,7 +165,7 @@ class _Running:
     """What a cluster says of its plan; `problem` None: nothing can be planned yet, and `missing` says why."""
 
     plan: Plan
-    objective: str
+    listing: NodeList
     problem: Problem | None
     missing: str = ""
     measured: Mapping[str, float] = field(default_factory=dict)
@@ -166,12 +174,12 @@ class _Running:
 def _ask(admin: AdminClient, measure: float | None) -> _Running:
     from stageline_coordinator.planner import Problem
 
-    plan, objective = admin.plan(), admin.nodes().objective
+    plan, listing = admin.plan(), admin.nodes()
     try:
         problem = Problem.from_json(json.loads(admin.problem()))
     except NotReadyError as error:
-        return _Running(plan, objective, None, error.message)
-    return _Running(plan, objective, problem, measured=_measured(admin, measure) if measure else {})
+        return _Running(plan, listing, None, error.message)
+    return _Running(plan, listing, problem, measured=_measured(admin, measure) if measure else {})
 
 
 def _measured(admin: AdminClient, seconds: float) -> dict[str, float]:
@@ -201,9 +209,10 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
     if svg is not None and figures is None:
         raise NotReadyError(f"no plan runs that could be drawn: {running.missing or 'see `stageline models list`'}")
     _draw(svg, figures)
+    objective, backends = running.listing.objective, backends_of(running.listing.nodes)
     if as_json:
-        models = [model_json(model) for model in plan.models]
-        about = {"epoch": list(plan.epoch), "objective": running.objective}
+        models = [model_json(model, backends) for model in plan.models]
+        about = {"epoch": list(plan.epoch), "objective": objective}
         emit_json({**about, "models": models, "figures": figures and figures.to_json()})
         return
     if figures is None:
@@ -211,9 +220,9 @@ def _show_running(running: _Running, svg: Path | None, as_json: bool) -> None:
     else:
         _print(figures)
         _violations(figures)
-    if running.objective != "throughput":
-        note(f"plans are for {running.objective}: `stageline plan set`")
-    for line in standby_lines(plan):
+    if objective != "throughput":
+        note(f"plans are for {objective}: `stageline plan set`")
+    for line in (*backend_lines(plan, backends), *standby_lines(plan)):
         note(line)
     for model in plan.models:
         if model.status != "serving":

@@ -51,6 +51,7 @@ class Backing(Part, frozen=True):
     reason: str = ""
     eager_s: float = 0.0
     seconds: float = 0.0
+    precision: str = "f32"
 
 
 class Progress(Part, frozen=True):

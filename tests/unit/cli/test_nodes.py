@@ -115,8 +115,8 @@ def test_what_runs_a_stage_is_said_with_its_times_or_the_reason() -> None:
     row = NodeRow(node="n", state="alive", incarnation="i", progress=(Progress(executor="e", backends=(fast, lost)),))
     shown = [text for what, text in _details(row, []) if what == "backend"]
     assert shown == [
-        f"openvino runs {key}, 33.1 ms where torch takes 77.0",
-        f"eager runs {key} (openvino: out of tolerance)",
+        f"openvino f32 runs {key}, 33.1 ms where torch takes 77.0",
+        f"eager f32 runs {key} (openvino: out of tolerance)",
     ]
     (progress,) = node_json(row)["progress"]
     assert [(one["stage"], one["backend"]) for one in progress["backends"]] == [

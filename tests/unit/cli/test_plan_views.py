@@ -20,9 +20,10 @@ from stageline.cli.plandescribe import Claim, describe_plan, of_running
 from stageline.cli.plandraw import drawing, names
 from stageline.cli.planfigures import Figures
 from stageline.cli.planpicture import WIDTH, picture
+from stageline.cli.plans import backend_lines
 from stageline.errors import NotReadyError
-from stageline.messages import NodeList, NodeRow, Progress
-from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature
+from stageline.messages import Backing, NodeList, NodeRow, Progress
+from stageline.plan import Endpoint, ModelPlan, Plan, PlanStage, Replica, Signature, StageKey
 from stageline_coordinator.planner import Problem
 from stageline_coordinator.planner.solution import StageAssignment
 
@@ -363,7 +364,8 @@ class FakeAdmin:
         return None
 
     def plan(self) -> Plan:
-        stage = PlanStage(start=0, end=4, replicas=())
+        hosts = tuple(Replica(node=f"n{i}", executor=f"e{i}", endpoint=Endpoint(tcp="t")) for i in (1, 2))
+        stage = PlanStage(start=0, end=4, replicas=hosts)
         served = ModelPlan(
             name="net", manifest="m", signature=Signature(inputs=(), outputs=()), status="serving",
             stages=(stage,), bound_s=1.5,
@@ -379,9 +381,9 @@ class FakeAdmin:
 
     def nodes(self) -> NodeList:
         self._asked += 1
-        row = NodeRow(
-            node="n1", state="alive", incarnation="i", progress=(Progress(executor="e", busy_s=self._asked / 2),)
-        )
+        backing = Backing(stage=StageKey(manifest="m", start=0, end=4), backend="openvino", precision="bf16")
+        progress = Progress(executor="e1", busy_s=self._asked / 2, backends=(backing,))
+        row = NodeRow(node="n1", state="alive", incarnation="i", progress=(progress,))
         return NodeList(id=1, nodes=(row,))
 
 
@@ -408,6 +410,18 @@ def test_the_running_plan_is_shown_with_what_was_measured(
     shown = capsys.readouterr()
     assert shown.out.startswith("model\tstage\tblocks\tnode")
     assert shown.err.endswith("\nnew is loading: soon\n")
+
+
+def test_what_runs_a_stage_is_shown_by_worker(admin: type[FakeAdmin], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "show", "--json"]) == 0
+    (stage,) = json.loads(capsys.readouterr().out)["models"][0]["stages"]
+    assert stage["backends"] == [
+        {"backend": "openvino", "precision": "bf16"},
+        {"backend": "eager", "precision": "f32"},
+    ]
+    assert run(["plan", "show"]) == 0
+    assert "\nnet 0-4 is run by openvino bf16 on n1, eager f32 on n2\n" in capsys.readouterr().err
+    assert backend_lines(FakeAdmin().plan(), {}) == ["all stages are run by eager f32"]
 
 
 def test_the_running_plan_is_explained(admin: type[FakeAdmin], capsys: pytest.CaptureFixture[str]) -> None:

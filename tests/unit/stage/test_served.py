@@ -36,9 +36,9 @@ def serving() -> tuple[Backends, Log]:
 def test_torch_serves_until_something_else_is_heard() -> None:
     backends, log = serving()
     assert (backends.counts, backends.rows) == ({"eager": 2}, ())
-    backends.heard(Backed(stage=A, backend="openvino", eager_s=0.077, seconds=0.033))
+    backends.heard(Backed(stage=A, backend="openvino", precision="bf16", eager_s=0.077, seconds=0.033))
     assert backends.counts == {"eager": 1, "openvino": 1}
-    assert backends.rows == (Backing(stage=A, backend="openvino", eager_s=0.077, seconds=0.033),)
+    assert backends.rows == (Backing(stage=A, backend="openvino", precision="bf16", eager_s=0.077, seconds=0.033),)
     assert log.said[-1][0] == "info" and log.said[-1][1]["ms"] == 33.0
 
 

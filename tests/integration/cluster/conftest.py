@@ -254,9 +254,21 @@ def bench(tower: tuple[BlobStore, ModelManifest], tmp_path: Path, request: pytes
 @pytest.fixture
 def keyed(tower: tuple[BlobStore, ModelManifest], tmp_path: Path) -> Iterator[Bench]:
     """The same with keys, all over TCP."""
-    settings = {**SETTINGS, "stage": {"transport": "tcp"}, "gateway": {"transport": "tcp"}}
-    with serving(tower, ClusterSpec(tmp_path / "data", nodes=3, settings=settings, keys=tmp_path / "keys")) as bench:
+    with serving(tower, with_keys(tmp_path)) as bench:
         yield bench
+
+
+@pytest.fixture(scope="module")
+def unhurt(tower: tuple[BlobStore, ModelManifest], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """The same once for all tests that only look, or are refused: they leave it as it was."""
+    with serving(tower, with_keys(tmp_path_factory.mktemp("unhurt"))) as bench:
+        yield bench
+
+
+def with_keys(folder: Path) -> ClusterSpec:
+    """Three workers with keys, data and keys in that folder."""
+    settings = {**SETTINGS, "stage": {"transport": "tcp"}, "gateway": {"transport": "tcp"}}
+    return ClusterSpec(folder / "data", nodes=3, settings=settings, keys=folder / "keys")
 
 
 @contextmanager

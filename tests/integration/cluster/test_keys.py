@@ -152,26 +152,26 @@ def test_a_revoked_worker_is_dropped_and_not_let_in_again(keyed: Bench) -> None:
     keyed.check(load.stop())
 
 
-def test_without_its_keys_nobody_administers_the_cluster(keyed: Bench, tmp_path: Path) -> None:
-    control = keyed.cluster.state.coordinator
+def test_without_its_keys_nobody_administers_the_cluster(unhurt: Bench) -> None:
+    control = unhurt.cluster.state.coordinator
     with pytest.raises(NoClusterError):
         AdminClient(control, timeout_s=1.0)
-    wait_until("a plain-text peer is logged", lambda: "speaks without keys" in logs(keyed)["coordinator"])
-    stranger = Sockets(keyring=Keyring(KeyPair.fresh(), coordinator_key(keyed)))
+    wait_until("a plain-text peer is logged", lambda: "speaks without keys" in logs(unhurt)["coordinator"])
+    stranger = Sockets(keyring=Keyring(KeyPair.fresh(), coordinator_key(unhurt)))
     try:
         socket = stranger.connect(CONTROL, control, identity=b"admin:stranger")
         socket.send(encode(Hello(role="admin", name="stranger", incarnation="i")))
-        wait_until("a stranger is logged", lambda: REFUSED in logs(keyed)["coordinator"])
+        wait_until("a stranger is logged", lambda: REFUSED in logs(unhurt)["coordinator"])
         assert not socket.poll(200)
     finally:
         stranger.close()
 
 
-def test_a_workers_key_opens_nothing_but_a_workers_part(keyed: Bench) -> None:
-    control = keyed.cluster.state.coordinator
-    pair, name = read_pair(Path(keyed.cluster.state.keys) / NODES / "stage-0" / "node.key")
+def test_a_workers_key_opens_nothing_but_a_workers_part(unhurt: Bench) -> None:
+    control = unhurt.cluster.state.coordinator
+    pair, name = read_pair(Path(unhurt.cluster.state.keys) / NODES / "stage-0" / "node.key")
     decode: Decoder[object] = Decoder(FromCoordinator)
-    made = Sockets(keyring=Keyring(pair, coordinator_key(keyed), name))
+    made = Sockets(keyring=Keyring(pair, coordinator_key(unhurt), name))
     try:
         for identity, message in (
             (b"admin:x", Hello(role="admin", name="x", incarnation="i")),
@@ -189,15 +189,16 @@ def test_a_workers_key_opens_nothing_but_a_workers_part(keyed: Bench) -> None:
         made.close()
 
 
-def test_a_stranger_reaches_no_executor(keyed: Bench) -> None:
-    endpoint = keyed.nodes()["stage-0"].executors[0].endpoint
-    stranger = Sockets(keyring=Keyring(KeyPair.fresh(), coordinator_key(keyed)))
+def test_a_stranger_reaches_no_executor(unhurt: Bench) -> None:
+    endpoint = unhurt.nodes()["stage-0"].executors[0].endpoint
+    stranger = Sockets(keyring=Keyring(KeyPair.fresh(), coordinator_key(unhurt)))
     plain = Sockets()
     try:
         push = stranger.connect(DATA, endpoint.tcp)
         naked = plain.connect(DATA, endpoint.tcp.partition("?")[0])
         wait_until(
-            "both are logged", lambda: REFUSED in logs(keyed)["stage-0"] and "speaks without" in logs(keyed)["stage-0"]
+            "both are logged",
+            lambda: REFUSED in logs(unhurt)["stage-0"] and "speaks without" in logs(unhurt)["stage-0"],
         )
         assert not push.poll(200, zmq.POLLOUT) and not naked.poll(0, zmq.POLLOUT)
     finally:
@@ -205,13 +206,13 @@ def test_a_stranger_reaches_no_executor(keyed: Bench) -> None:
         plain.close()
 
 
-def test_no_secret_is_among_arguments_or_in_logs(keyed: Bench) -> None:
-    directory = Path(keyed.cluster.state.keys)
+def test_no_secret_is_among_arguments_or_in_logs(unhurt: Bench) -> None:
+    directory = Path(unhurt.cluster.state.keys)
     secrets = [read_pair(path)[0].secret.hex() for path in directory.rglob("*.key")]
     assert len(secrets) == 6, "coordinator, administrator, gateway and three workers"
-    pids = [process.pid for process in keyed.cluster.state.processes]
-    pids += [executor.pid for node in keyed.nodes().values() for executor in node.executors]
-    told = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids] + list(logs(keyed).values())
+    pids = [process.pid for process in unhurt.cluster.state.processes]
+    pids += [executor.pid for node in unhurt.nodes().values() for executor in node.executors]
+    told = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids] + list(logs(unhurt).values())
     assert not [secret for secret in secrets for text in told if secret in text]
 
 

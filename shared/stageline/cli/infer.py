@@ -74,15 +74,21 @@ def infer(
     check_deadline(deadline_ms)
     arrays = read_inputs(inputs)
     from stageline.client import Client
+    from stageline.client.sync import CONNECT_S
 
-    location = where()
-    with explaining(location.state, "gateway"), Client(gateway_addresses(location), name="cli", **secured) as client:
+    asked, location = time.monotonic(), where()
+    addresses, patience = gateway_addresses(location), CONNECT_S
+    if deadline_ms is not None:  # of several gateways each gets its part of the time
+        patience = min(patience, deadline_ms / 1000 / len(addresses))
+    with (
+        explaining(location.state, "gateway"),
+        Client(addresses, name="cli", connect_timeout_s=patience, **secured) as client,
+    ):
         if output is not None:
             check_output(output, [spec.name for spec in client.describe(model)[model].signature.outputs])
         begun = time.monotonic()
-        result = client.infer(
-            model, arrays, priority=priority, deadline_s=None if deadline_ms is None else deadline_ms / 1000
-        )
+        left_s = None if deadline_ms is None else max(0.001, asked + deadline_ms / 1000 - begun)
+        result = client.infer(model, arrays, priority=priority, deadline_s=left_s)
         elapsed_ms = 1000 * (time.monotonic() - begun)
     if output is not None:
         write_outputs(output, result.outputs)

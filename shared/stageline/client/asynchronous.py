@@ -200,8 +200,10 @@ class AsyncClient:
                 await self._open()
             except StagelineError as error:
                 now = self._now()
-                if self._dialer.failed(now, error.retry_after_s or 0.0, error.message):
-                    self._settle(self._session.unreachable(self._dialer.of_all(error), now))
+                complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
+                trouble = self._session.trouble = self._dialer.of_all(error)
+                if complete:
+                    self._settle(self._session.unreachable(trouble, now))
 
     async def _open(self) -> ServerHello:
         name, token, user = self._identity
@@ -211,7 +213,7 @@ class AsyncClient:
         )
         if wire.lost is not None:
             raise wire.lost
-        self._wire, self._hello, self._session.limits = wire, hello, hello.limits
+        self._wire, self._hello, self._session.limits, self._session.trouble = wire, hello, hello.limits, None
         self._look(self._now())
         return hello
 
@@ -231,9 +233,10 @@ class AsyncClient:
         now = self._now()
         self._wire = None
         complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
+        trouble = self._session.trouble = self._dialer.of_all(error)
         self._settle(self._session.lost(error, now))
         if complete:
-            self._settle(self._session.unreachable(self._dialer.of_all(error), now))
+            self._settle(self._session.unreachable(trouble, now))
         self._look(now)
 
     def _settle(self, ended: Sequence[Ended]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from stageline.client.core import Broken, ClientCore, ClientEvent, Finished, Greeted
 from stageline.client.security import Security
-from stageline.client.stream import closed, connect
+from stageline.client.stream import closed, connect, ungreeted
 from stageline.data import Buffer
 from stageline.errors import ConnectionLostError, StagelineError
 
@@ -26,10 +26,11 @@ class Channel:
         self._address = address
         self._core = core
         self._outgoing: deque[memoryview] = deque()
+        begun = time.monotonic()
         self._stream = connect(address, security, timeout_s)
         self.socket = self._stream.socket
         self._spoke = self._heard = time.monotonic()
-        self._greet_by = self._heard + timeout_s
+        self._greet_by = begun + timeout_s
         self._timeout_s = timeout_s
         self._failed: StagelineError | None = None
 
@@ -99,7 +100,7 @@ class Channel:
             raise self._failed
         if self._core.hello is None:
             if now >= self._greet_by:
-                raise ConnectionLostError(f"{self._address} did not greet within {self._timeout_s:g} s")
+                raise ungreeted(self._address, self._timeout_s)
             return self._greet_by - now
         interval = self._core.hello.keepalive_s
         if not interval:

@@ -28,7 +28,7 @@ from stageline.errors import (
 from stageline.protocol import Cancel, Describe, Infer, Limits, encode_frame
 
 DEFAULT_DEADLINE_S = 60.0
-GRACE_S = 10.0
+GRACE_S = 2.0
 """How long after its deadline an answer is still waited for: the gateway is the one to say that it passed."""
 
 TIMERS_KEPT = 1000
@@ -71,6 +71,8 @@ class Session:
         self._timers: list[tuple[float, int]] = []
         self._last = 0
         self.limits: Limits | None = None
+        self.trouble: StagelineError | None = None
+        """Why there is no connection, as the last tries ended; None while there is one."""
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -233,7 +235,10 @@ class Session:
     def _too_late(self, call: Call) -> StagelineError:
         allowed = call.deadline - call.begun
         if call.sent:
-            return DeadlineError(f"the gateway did not answer within {allowed:.3g} s: is it overloaded?")
+            return DeadlineError(f"the gateway did not answer within {allowed:.3g} s: is it overloaded or frozen?")
+        if self.trouble is not None:
+            said = f"no gateway took the request within its deadline of {allowed:.3g} s: {self.trouble.message}"
+            return ConnectionLostError(f"{said} (start one there, or give the address of another, too)")
         return DeadlineError(f"the deadline of {allowed:.3g} s passed before a gateway took the request")
 
     def _check_size(self, buffers: Sequence[Buffer]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 
 from stageline.client.core import parse_address
@@ -70,6 +71,7 @@ def connect(address: str, security: Security, timeout_s: float) -> Stream:
     """Raises `ConnectionLostError`, or `AuthenticationError` if the gateway does not prove who it is."""
     host, port = parse_address(address)
     context = security.context(address)
+    until = time.monotonic() + timeout_s
     try:
         connection = socket.create_connection((host, port), timeout_s)
     except OSError as error:
@@ -78,6 +80,7 @@ def connect(address: str, security: Security, timeout_s: float) -> Stream:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is not None:
         try:
+            connection.settimeout(max(0.001, until - time.monotonic()))
             connection = context.wrap_socket(connection, server_hostname=security.server_name(address))
         except OSError as error:
             connection.close()
@@ -91,6 +94,12 @@ def unshaken(address: str, error: OSError) -> StagelineError:
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
         return distrust(address, error)
     return ConnectionLostError(f"{address} did not finish the TLS handshake: does that gateway speak TLS?")
+
+
+def ungreeted(address: str, timeout_s: float) -> ConnectionLostError:
+    """What a client ends with that nobody greets."""
+    said = f"the gateway at {address} did not greet within {timeout_s:g} s"
+    return ConnectionLostError(f"{said}: is it overloaded or frozen? Restart it, or give the address of another")
 
 
 def broken(address: str, error: OSError) -> StagelineError:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from stageline.client.core import Broken, ClientCore, Finished, Greeted, parse_address
 from stageline.client.security import Security
-from stageline.client.stream import broken, closed, unshaken
+from stageline.client.stream import broken, closed, ungreeted, unshaken
 from stageline.data import Buffer
 from stageline.errors import ConnectionLostError, StagelineError
 from stageline.protocol import ServerHello
@@ -154,6 +154,7 @@ async def open_wire(
     host, port = parse_address(address)
     context = security.context(address)
     name = None if context is None else security.server_name(address)
+    begun = loop.time()
     try:
         made = loop.create_connection(
             lambda: Wire(address, core, on_finished, on_lost), host, port, ssl=context, server_hostname=name
@@ -167,11 +168,11 @@ async def open_wire(
         reason = error.strerror or "refused"
         raise ConnectionLostError(f"cannot reach a gateway at {address} ({reason}): is it running?") from None
     try:
-        return wire, await asyncio.wait_for(asyncio.shield(wire.greeted), timeout_s)
+        return wire, await asyncio.wait_for(asyncio.shield(wire.greeted), begun + timeout_s - loop.time())
     except asyncio.TimeoutError:
         await wire.close()
         wire.greeted.exception()
-        raise ConnectionLostError(f"{address} did not greet within {timeout_s:g} s") from None
+        raise ungreeted(address, timeout_s) from None
     except BaseException:
         await wire.close()
         raise

@@ -87,7 +87,9 @@ def test_deadline_and_priority_go_with_the_request(x: str, capsys: pytest.Captur
     assert run(["infer", "net", "--input", x, "--deadline-ms", "250", "--priority", "-3", "--json"]) == 0
     (model, inputs, options) = FakeClient.asked[0]
     assert (model, inputs["x"].shape) == ("net", (1, 4))
-    assert options == {"priority": -3, "deadline_s": 0.25}
+    assert options["priority"] == -3
+    assert 0 < options["deadline_s"] <= 0.25, "what connecting took is over"
+    assert FakeClient.options["connect_timeout_s"] == 0.25 / len(FakeClient.addresses)
     assert json.loads(capsys.readouterr().out)["attempts"] == 3
 
 

@@ -163,6 +163,19 @@ class TestTime:
         assert isinstance(ended.value, DeadlineError)
         assert "before a gateway took" in ended.value.message
 
+    def test_a_deadline_without_a_gateway_names_what_keeps_it_away(self):
+        session = make()
+        session.infer("m", X, 0.0, deadline_s=2.0)
+        taken(session, 0.0)
+        session.trouble = ConnectionLostError("cannot reach a gateway at a:1 (refused)")
+        assert session.lost(LOST, 0.5) == []
+        (ended,) = session.due(2.0)
+        assert isinstance(ended.value, ConnectionLostError)
+        assert ended.value.message == (
+            "no gateway took the request within its deadline of 2 s: cannot reach a gateway at a:1 (refused) "
+            "(start one there, or give the address of another, too)"
+        )
+
     def test_the_gateways_default_counts(self):
         session = make()
         session.limits = p.Limits(1000, 4, default_deadline_ms=3000.0)

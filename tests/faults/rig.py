@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from ports import free_port
+
 from stageline.admin import AdminClient
 from stageline.embedded.processes import read_stat
 from stageline.embedded.state import ServiceRole
@@ -32,7 +34,7 @@ from .disk import DISK_BYTES, small_disk
 from .load import wait_until
 from .model import NAME, import_marked
 from .proxy import Proxy, ProxyThread
-from .service import Figures, Service, free_port
+from .service import Figures, Service
 
 RigKind = Literal["direct", "proxied", "wired", "journaled", "clocked", "paired", "two gateways"]
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ports import free_port
+
 from stageline.data import DATA_VERSION, Activation, Hop, Tensor, encode_frames
 from stageline.messages import CONTROL, Hello, Pong, control_identity
 from stageline.plan import StageKey
@@ -22,7 +24,7 @@ from .events import Target, victim_node
 from .load import wait_until
 from .model import NAME, WIDTH
 from .rig import Rig
-from .service import Service, free_port
+from .service import Service
 
 LISTEN = "0A"
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)

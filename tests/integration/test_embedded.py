@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from ports import free_port
 from shell import MAIN, TIMEOUT_S, TINY, Shell, lives
 
 from stageline.admin import AdminClient
@@ -200,12 +200,6 @@ def test_a_start_that_takes_too_long_names_log_and_setting_and_leaves_nothing(sh
     assert len(failed.stderr.splitlines()) == 1
     assert shell.run("down", *named).stdout == "no cluster was running\n"
     assert not (shell.data_dir / "cluster.json").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_process_may_have_settings_and_a_prefix_of_its_own(tmp_path: Path) -> None:

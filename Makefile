@@ -18,14 +18,17 @@ ARGS ?=
 demo: $(READY)
 	$(BIN)/stageline demo $(ARGS)
 
-# Without ARGS: first what needs nothing but processors, on all of them, the longest tests first; then what starts
-# clusters, one after the other.
+# Without ARGS: first what needs nothing but processors, on all of them, the longest tests first; then services and small
+# clusters, which wait more than they compute, two files at a time; then, one after the other, what fills the machine
+# itself or looks at all of it: faults under load, containers, the demo.
 PURE := tests/explore tests/fuzz tests/wire tests/unit
+PAIRED := $(addprefix tests/integration/,coordinator gateway stage test_cli.py test_wishes.py test_profiling.py test_embedded.py)
 test: $(READY)
 ifeq ($(strip $(ARGS)),)
 	failed=0; \
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PURE) || failed=1; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE)) || failed=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PAIRED) || failed=1; \
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(PURE) $(PAIRED)) || failed=1; \
 	exit $$failed
 else
 	$(BIN)/python -m pytest $(ARGS)

@@ -210,6 +210,7 @@ class AdminClient:
         it was sent: only what it has at the end counts.
         """
         wanted, sent, tries, least = tuple(shas), 0, 0, -1
+        lost: StagelineError = StoreError("the coordinator let go of what it was sent: look at its disk")
         while True:
             try:
                 missing = self.missing(wanted)
@@ -224,8 +225,10 @@ class AdminClient:
                     for count in self._upload_one(store, sha, offset, sizes[sha]):
                         sent += count
                         progress(sent, total)
-                problem: StagelineError = StoreError("the coordinator let go of what it was sent: look at its disk")
-            except (ConnectionLostError, StoreError) as error:
+                problem: StagelineError = lost
+            except StoreError as error:
+                problem = lost = error  # a later try may find only what became of it
+            except ConnectionLostError as error:
                 problem = error
             tries += 1
             if tries > UPLOAD_RETRIES:

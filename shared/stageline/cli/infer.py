@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from stageline.cli.options import Where, client_options, connect, json_option, l
 from stageline.cli.output import emit_json, emit_table
 from stageline.cli.processes import live_gateways
 from stageline.embedded.ended import explaining
-from stageline.errors import ConfigError, NoClusterError, StoreError
+from stageline.errors import ConfigError, ConnectionLostError, DeadlineError, NoClusterError, StoreError
 from stageline.locate import Location
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def infer(
         patience = min(patience, deadline_ms / 1000 / len(addresses))
     with (
         explaining(location.state, "gateway"),
+        _naming(deadline_ms, asked),
         Client(addresses, name="cli", connect_timeout_s=patience, **secured) as client,
     ):
         if output is not None:
@@ -96,6 +98,17 @@ def infer(
         emit_json(_as_json(model, result, elapsed_ms, output))
     else:
         _print(result, elapsed_ms, output)
+
+
+@contextmanager
+def _naming(deadline_ms: float | None, asked: float) -> Iterator[None]:
+    """Whose patience with a gateway ended because of the deadline is told so."""
+    try:
+        yield
+    except ConnectionLostError as error:
+        if deadline_ms is None or time.monotonic() < asked + deadline_ms / 1000:
+            raise
+        raise DeadlineError(f"the deadline of {deadline_ms:g} ms passed: {error.message}") from None
 
 
 def check_deadline(deadline_ms: float | None) -> None:

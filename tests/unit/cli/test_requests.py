@@ -13,10 +13,10 @@ import pytest
 from msgspec.structs import replace
 
 from stageline.cli import run
-from stageline.cli.options import EXIT_FAILED, EXIT_USAGE
+from stageline.cli.options import EXIT_FAILED, EXIT_NO_CLUSTER, EXIT_USAGE
 from stageline.client import InferResult, Tls
 from stageline.curve import write_secret
-from stageline.errors import FailedError, ModelNotFoundError
+from stageline.errors import ConnectionLostError, FailedError, ModelNotFoundError
 from stageline.plan import DimRange, Signature, ValueSpec
 from stageline.protocol import ModelInfo
 
@@ -81,6 +81,16 @@ def client(monkeypatch: pytest.MonkeyPatch) -> type[FakeClient]:
 def x(tmp_path: Path) -> str:
     np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
     return f"x={tmp_path / 'x.npy'}"
+
+
+def test_a_gateway_that_is_not_met_before_the_deadline_is_told_as_that(
+    x: str, client: type[FakeClient], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.error = ConnectionLostError("the gateway at 127.0.0.1:1 did not greet")
+    assert run(["infer", "net", "--input", x, "--deadline-ms", "0.001"]) == EXIT_FAILED
+    assert "the deadline of 0.001 ms passed: the gateway at 127.0.0.1:1 did not greet" in capsys.readouterr().err
+    assert run(["infer", "net", "--input", x, "--deadline-ms", "100000"]) == EXIT_NO_CLUSTER
+    assert "deadline" not in capsys.readouterr().err, "there was time left"
 
 
 def test_deadline_and_priority_go_with_the_request(x: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,9 +142,12 @@ def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> No
     while (states := {p["name"]: p["state"] for p in shell.json("status")["processes"]})["stage-1"] != "dead":
         assert time.monotonic() < deadline, states
     assert states["stage-0"] == "alive"
+    what_ended_is_started_again(shell, before)
+    before |= {p["name"]: p for p in shell.json("status")["processes"]}
+    os.kill(before["stage-1"]["pid"], signal.SIGKILL)
     os.kill(before["coordinator"]["pid"], signal.SIGKILL)
     report = shell.json("status", code=3)
-    assert "coordinator has ended (see `stageline logs coordinator`): `stageline down" in report["problem"]
+    assert "coordinator has ended (see `stageline logs coordinator`): `stageline up" in report["problem"]
     assert {p["name"]: p["state"] for p in report["processes"]}["coordinator"] == "dead"
 
     with by_hand("coordinator", "--data-dir", str(shell.data_dir)) as coordinator:
@@ -161,6 +164,18 @@ def test_a_killed_worker_shows_and_down_still_leaves_nothing(shell: Shell) -> No
         assert shell.json("down")["stopped"]["killed"] == []
         assert coordinator.wait(TIMEOUT_S) == 0
     assert not any(lives(p["pid"]) for p in before.values())
+
+
+def what_ended_is_started_again(shell: Shell, before: dict[str, Any]) -> None:
+    """A worker has ended, and the gateway does now; the second `up` gives both their addresses back."""
+    os.kill(before["gateway"]["pid"], signal.SIGKILL)
+    again = shell.up("--coordinators", "2")
+    assert set(again["restarted"]) == {"gateway", "stage-1"} and again["moved"] == []
+    assert again["not_applied"] == ["--coordinators 2 (it runs with 1)"]
+    after = {p["name"]: p for p in shell.json("status")["processes"]}
+    for name in ("coordinator", "gateway", "stage-0", "stage-1"):
+        assert (after[name]["http"], after[name]["address"]) == (before[name]["http"], before[name]["address"])
+        assert (after[name]["pid"] == before[name]["pid"]) == (name in ("coordinator", "stage-0"))
 
 
 @contextmanager

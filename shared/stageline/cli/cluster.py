@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import select
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from stageline.cli.options import chosen_data_dir, data_dir_option, json_option
 from stageline.cli.output import emit_json, emit_table, note, reporting
+from stageline.config import config_file
 from stageline.embedded import Cluster, ClusterSpec, ClusterState, find, running, start, stop
 from stageline.embedded.adoption import refresh
+from stageline.embedded.revival import not_applied, revive
 from stageline.embedded.settings import given_settings
 from stageline.lifecycle import StopSignals
 
@@ -30,7 +35,9 @@ WATCH_S = 0.5
 @click.option("--ready-timeout", type=float, default=120.0, show_default=True, help="Seconds that starting may take.")
 @click.option("--detach", is_flag=True, help="Return when all of it is up; stop it with `stageline down`.")
 @json_option
+@click.pass_context
 def up(
+    context: click.Context,
     nodes: int,
     coordinators: int,
     data_dir: Path | None,
@@ -43,7 +50,8 @@ def up(
     """Start a cluster on this machine: coordinator, gateway and stage workers.
 
     Without --detach it runs until Ctrl-C. Ports are free ones unless the environment or the file names them;
-    worker N adds N to those of section stage.
+    worker N adds N to those of section stage; a cluster on the same directory has those of the last one again.
+    On the directory of a cluster that runs, what has ended of it is started again, as it was.
 
     \b
     Example:
@@ -60,22 +68,61 @@ def up(
         keys=keys,
     )
     with StopSignals() as stopping:
+        asked = _asked(context, spec)
         with reporting("starting", quiet=as_json) as report:
-            cluster = start(spec, lambda text: report(text, 0.0), should_stop=lambda: stopping.requested)
+
+            def progress(text: str) -> None:
+                report(text, 0.0)
+
+            revived = revive(spec.data_dir, asked, ready_timeout, progress, lambda: stopping.requested)
+            if revived is None:
+                cluster = start(spec, progress, should_stop=lambda: stopping.requested)
+        if revived is not None:
+            _announce(revived[0], as_json, revived[1], not_applied(revived[0].state, asked))
+            return 0
         if detach:
-            _announce(cluster.state, as_json)
+            _announce(cluster, as_json)
             return 0
         with cluster:
-            _announce(cluster.state, as_json)
+            _announce(cluster, as_json)
             code = _watch(cluster, stopping)
-            cluster.state = refresh(cluster.state)
+            cluster.state = refresh(_written(cluster.state))
             return code
 
 
-def _announce(state: ClusterState, as_json: bool) -> None:
+def _asked(context: click.Context, spec: ClusterSpec) -> dict[str, str]:
+    """The flags that somebody gave, and the file of settings, as services are told it."""
+    config = config_file(os.environ, spec.config)
+    values = {
+        "nodes": str(spec.nodes),
+        "coordinators": str(spec.coordinators),
+        "keys": str(spec.keys.absolute()) if spec.keys is not None else "",
+    }
+    given = {
+        f"--{name}": value
+        for name, value in values.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    return {**given, "--config": str(config.absolute())} if config is not None else given
+
+
+def _written(state: ClusterState) -> ClusterState:
+    """What is written down of that cluster now: another command may have started some of it again."""
+    found = find(Path(state.data_dir))
+    return found if found is not None and found.id == state.id else state
+
+
+def _announce(cluster: Cluster, as_json: bool, restarted: Sequence[str] = (), lost: Sequence[str] = ()) -> None:
+    state = cluster.state
     if as_json:
-        emit_json(describe(state))
+        emit_json({**describe(state), "restarted": restarted, "moved": cluster.moved, "not_applied": lost})
         return
+    if restarted:
+        note(f"started again as before: {', '.join(restarted)}")
+    for moved in cluster.moved:
+        note(moved)
+    if lost:
+        note(f"not applied to the cluster that runs: {', '.join(lost)}; `stageline down` first applies them")
     rows = [(p.name, p.pid, p.address, p.http) for p in state.processes]
     emit_table("", ("process", "pid", "address", "http"), rows, right=("pid",))
     note(f"logs are in {Path(state.data_dir) / 'logs'}; next: `stageline models add`, `stageline status`")
@@ -105,7 +152,7 @@ def _watch(cluster: Cluster, stopping: StopSignals) -> int:
         for name in exited.keys() - known.keys():
             note(f"stageline: {name} has ended with code {exited[name]}: see `stageline logs {name}`")
         known = exited
-        if len(exited) == len(cluster.state.processes):
+        if len(exited) == len(cluster.state.processes) and not _written(cluster.state).alive:
             return 1
     note("stopping")
     return 0

@@ -14,7 +14,7 @@ from stageline.cli.plans import exposed
 from stageline.cli.processes import live_gateways, process_rows
 from stageline.coordinators import number_of
 from stageline.embedded.adoption import adopt
-from stageline.embedded.ended import cure
+from stageline.embedded.ended import cure, ended
 from stageline.errors import NoClusterError
 from stageline.locate import Location
 from stageline.messages import ModelRow, NodeList
@@ -54,8 +54,8 @@ def status(where: Where, as_json: bool) -> int:
             click.echo(f"the other coordinator, {row.address}: {row.state}{lacks if row.state == 'alive' else ''}")
         if problem:
             note(f"stageline: {problem}")
-        elif state is not None and (dead := [one.name for one in state.processes if not one.running]):
-            note(f"{', '.join(dead)} has ended (see `stageline logs {dead[0]}`): {cure(state)}")
+        elif state is not None and (dead := [one.name for one in state.dead]):
+            note(f"{ended(dead)} (see `stageline logs {dead[0]}`): {cure(state)}")
     return EXIT_NO_CLUSTER if problem else 0
 
 

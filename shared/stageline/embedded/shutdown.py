@@ -28,10 +28,15 @@ def stop(state: ClusterState, *, reap: Callable[[], object] = lambda: None) -> l
 
     `reap` collects ended children when the caller is their parent. Harmless when nothing runs any more.
     """
-    killed = [name for role in ORDER for name in _stop_role([p for p in state.processes if p.role == role], role, reap)]
+    killed = end(state.processes, reap)
     forget(state)
     shutil.rmtree(Path(state.data_dir) / "run", ignore_errors=True)
     return killed
+
+
+def end(processes: Sequence[ProcessRecord], reap: Callable[[], object] = lambda: None) -> list[str]:
+    """Stop these processes alone; returns the names of those that had to be killed."""
+    return [name for role in ORDER for name in _stop_role([p for p in processes if p.role == role], role, reap)]
 
 
 def _stop_role(processes: Sequence[ProcessRecord], role: ServiceRole, reap: Callable[[], object]) -> list[str]:

@@ -23,7 +23,10 @@ ServiceRole = Literal["coordinator", "gateway", "stage"]
 
 
 class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One service process; `started` in clock ticks since boot, addresses empty until it is up."""
+    """One service process; `started` in clock ticks since boot, addresses empty until it is up.
+
+    `command`: what it was started with; empty if an older release did.
+    """
 
     name: str
     role: ServiceRole
@@ -32,6 +35,7 @@ class ProcessRecord(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     address: str = ""
     http: str = ""
+    command: tuple[str, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -64,6 +68,11 @@ class ClusterState(msgspec.Struct, frozen=True, kw_only=True):
     def alive(self) -> bool:
         """Whether any of its processes still runs."""
         return self.boot == boot_id() and any(process.running for process in self.processes)
+
+    @property
+    def dead(self) -> tuple[ProcessRecord, ...]:
+        """Its processes that have ended."""
+        return tuple(process for process in self.processes if not process.running)
 
     @property
     def usable(self) -> bool:

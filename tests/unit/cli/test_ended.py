@@ -62,7 +62,7 @@ def test_up_says_what_has_ended_of_the_cluster_that_is_there(
     save(replace(cluster(tmp_path / "d", stage=True), coordinator=""))  # else that would be asked
     assert run(["up", "--detach", "--data-dir", str(tmp_path / "d")]) == EXIT_FAILED
     assert "a cluster already runs on" in (line := capsys.readouterr().err)
-    assert "but coordinator, gateway has ended: `stageline down" in line
+    assert "but coordinator, gateway have ended: `stageline down" in line
 
 
 def test_a_cluster_that_is_gone_is_named(tmp_path: Path) -> None:

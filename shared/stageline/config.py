@@ -162,6 +162,7 @@ class GatewayConfig(ServiceConfig):
     default_deadline_ms: int = _setting(60_000, "deadline of a request that names none")
     max_attempts: int = _setting(8, "dispatches of a request before it fails")
     drain_s: float = _setting(10.0, "seconds that requests in flight may take after SIGTERM")
+    hold_s: float = _setting(5.0, "seconds after the start that requests wait for the first plan, before refusals")
     answer_keep_s: float = _setting(60.0, "seconds that an answer is kept for a retry with its idempotency key")
     answer_keep_bytes: int = _setting(32 << 20, "bytes of answers (and their requests) kept for retries, at most")
     journal: Path | None = _setting(

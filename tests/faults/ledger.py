@@ -10,18 +10,25 @@ EXPIRED = "deadline"
 
 @dataclass
 class Request:
-    """One request; `outcomes` are ("answer" or an error's code, when), in the order in which they came."""
+    """One request; `outcomes` are ("answer" or an error's code, when), in the order in which they came.
+
+    `for_good`: it was refused, and not told when to come back.
+    """
 
     sent: float
     accepted: float | None = None
     outcomes: list[tuple[str, float]] = field(default_factory=list)
     attempts: int = 1
     wrong: str = ""
+    for_good: bool = False
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Requests by outcome. `repeated` were dispatched more than once; `late` ended after deadline and slack."""
+    """Requests by outcome. `repeated` were dispatched more than once; `late` ended after deadline and slack.
+
+    `for_good`: those of the refused whose error may not be retried, or does not say after how long.
+    """
 
     sent: int = 0
     accepted: int = 0
@@ -35,6 +42,7 @@ class Tally:
     duplicated: int = 0
     repeated: int = 0
     late: int = 0
+    for_good: int = 0
 
 
 class Ledger:
@@ -72,10 +80,13 @@ class Ledger:
             self.answered += not request.outcomes
             self._settle(request, "answer", now)
 
-    def error(self, number: int, now: float, code: str, message: str) -> None:
-        """It ended otherwise."""
+    def error(
+        self, number: int, now: float, code: str, message: str, *, retryable: bool, retry_after_ms: float | None
+    ) -> None:
+        """It ended otherwise; the last two as the error has them."""
         request = self._of(number)
         if request is not None:
+            request.for_good |= code in REFUSED and not (retryable and retry_after_ms and retry_after_ms > 0)
             self.errors.append(f"{code}: {message}")
             self._settle(request, code, now)
 
@@ -109,6 +120,7 @@ class Ledger:
             lost=sum(not request.outcomes for request in all_of),
             duplicated=self.strangers + sum(max(0, len(request.outcomes) - 1) for request in all_of),
             repeated=sum(request.attempts > 1 for request in all_of),
+            for_good=sum(request.for_good for request in all_of),
             late=sum(bool(r.outcomes) and r.outcomes[0][1] > r.sent + self._allowed for r in all_of),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from stageline.client.core import parse_address
 from stageline.data import Buffer
-from stageline.errors import ProtocolError
+from stageline.errors import ProtocolError, from_wire
 from stageline.framing import Frame, FrameReader
 from stageline.protocol import (
     Accepted,
@@ -139,8 +139,14 @@ class Load:
         elif isinstance(message, Error):
             if not message.id:
                 raise ConnectionResetError(message.message)
-            self.ledger.error(message.id, now, message.code, message.message)
+            self._ended(message, now)
             heapq.heappush(self._free, now + PAUSE_S)
+
+    def _ended(self, error: Error, now: float) -> None:
+        retryable = from_wire(error.code, error.message).retryable
+        self.ledger.error(
+            error.id, now, error.code, error.message, retryable=retryable, retry_after_ms=error.retry_after_ms
+        )
 
     def _send_again(self) -> None:
         for number in self.ledger.unsettled():

@@ -24,18 +24,29 @@ def test_every_request_is_counted_once_in_what_became_of_it() -> None:
     ledger.answer(2, 1.0, attempts=2, wrong="false numbers")
     ledger.answer(3, 1.0, attempts=1, wrong="stolen from 1")
     ledger.answer(3, 1.1, attempts=1, wrong="")
-    ledger.error(4, 1.0, "rejected", "full")
-    ledger.error(5, 1.0, "deadline", "passed")
-    ledger.error(6, 1.0, "failed", "broken")
+    ledger.error(4, 1.0, "rejected", "full", retryable=True, retry_after_ms=50.0)
+    ledger.error(5, 1.0, "deadline", "passed", retryable=False, retry_after_ms=None)
+    ledger.error(6, 1.0, "failed", "broken", retryable=False, retry_after_ms=None)
     ledger.answer(7, 11.5, attempts=1, wrong="")
     ledger.answer(99, 1.0, attempts=1, wrong="")
     tally = ledger.tally()
     assert (tally.sent, tally.accepted, tally.answered) == (8, 8, 4)
     assert (tally.refused, tally.expired, tally.failed, tally.lost) == (1, 1, 1, 1)
     assert (tally.wrong, tally.stolen, tally.repeated, tally.late) == (2, 1, 1, 1)
+    assert tally.for_good == 0
     assert tally.duplicated == 2, "one answered twice, and one that nobody asked for"
     assert ledger.unsettled() == [8]
     assert ledger.outstanding == 1
+
+
+@pytest.mark.parametrize(
+    ("retryable", "retry_after_ms", "for_good"), [(True, 500.0, 0), (True, None, 1), (True, 0.0, 1), (False, 500.0, 1)]
+)
+def test_a_refusal_has_to_say_when_to_come_back(retryable: bool, retry_after_ms: float | None, for_good: int) -> None:
+    ledger = Ledger(deadline_s=10.0, slack_s=1.0)
+    ledger.send(1, 0.0)
+    ledger.error(1, 1.0, "unavailable", "no", retryable=retryable, retry_after_ms=retry_after_ms)
+    assert (ledger.tally().refused, ledger.tally().for_good) == (1, for_good)
 
 
 def test_when_what_was_under_way_had_ended() -> None:
@@ -44,7 +55,7 @@ def test_when_what_was_under_way_had_ended() -> None:
         ledger.send(number, 0.0)
     ledger.answer(2, 3.0, attempts=1, wrong="")
     assert ledger.settled_after([1, 2]) is None
-    ledger.error(1, 2.0, "deadline", "passed")
+    ledger.error(1, 2.0, "deadline", "passed", retryable=False, retry_after_ms=None)
     assert ledger.settled_after([1, 2]) == 3.0
 
 

@@ -36,7 +36,8 @@ class TestWhatMustNotHappen:
         assert broken(QUIET, WELL, [], IN_FLIGHT) == []
 
     @pytest.mark.parametrize(
-        "name", ["lost", "duplicated", "late", "stolen", "failed", "wrong", "refused", "expired", "repeated"]
+        "name",
+        ["lost", "duplicated", "late", "stolen", "failed", "wrong", "refused", "expired", "repeated", "for_good"],
     )
     def test_one_request_is_enough(self, name: str) -> None:
         (said,) = broken(QUIET, Tally(**{name: 1}), ["failed: it broke"], IN_FLIGHT)
@@ -46,6 +47,11 @@ class TestWhatMustNotHappen:
     def test_what_a_scenario_allows_is_not_held_against_it(self) -> None:
         gone = BY_NAME["gateway killed"]
         assert broken(gone, Tally(refused=3, expired=1, repeated=2), ["rejected: full"], IN_FLIGHT) == []
+
+    def test_no_scenario_allows_a_refusal_without_a_time_to_come_back(self) -> None:
+        assert not [one.name for one in SCENARIOS if not broken(one, Tally(for_good=1, repeated=1), [], IN_FLIGHT)]
+        (said,) = broken(BY_NAME["gateway killed"], Tally(refused=2, for_good=1), ["rejected: no"], IN_FLIGHT)
+        assert said == "1 requests were refused without a time to come back (rejected: no)"
 
     def test_too_few_in_flight_prove_nothing(self) -> None:
         (said,) = broken(QUIET, WELL, [], IN_FLIGHT - 1)

@@ -22,6 +22,7 @@ def broken(scenario: Scenario, tally: Tally, errors: Sequence[str], in_flight: i
         "failed": tally.failed,
         "were answered wrongly": tally.wrong,
         "were refused": 0 if scenario.refuses else tally.refused,
+        "were refused without a time to come back": tally.for_good,
         "expired": 0 if scenario.refuses else tally.expired,
         "were dispatched again": tally.repeated if scenario.undisturbed else 0,
     }

@@ -17,6 +17,7 @@ from stageline.errors import (
 from stageline.plan import ModelPlan, Signature
 from stageline.protocol import Infer
 from stageline_gateway.batching import cut
+from stageline_gateway.early import RETRY_AFTER_S
 from stageline_gateway.inflight import Request
 from stageline_gateway.routing import PlanView
 from stageline_gateway.signature import BATCH, check_inputs, divisible, largest_batch, oversize
@@ -25,10 +26,15 @@ from stageline_gateway.whole import part_sizes
 MAX_DEADLINE_S = 24 * 3600.0
 
 
+def no_plan() -> UnavailableError:
+    """What a request is refused with before the first plan."""
+    return UnavailableError("this gateway has no plan yet: is the coordinator up?", retry_after_s=RETRY_AFTER_S)
+
+
 def find_model(view: PlanView, name: str) -> ModelPlan:
     """The model's plan. Raises `ModelNotFoundError` naming those known, `UnavailableError` before the first plan."""
     if view.plan is None:
-        raise UnavailableError("this gateway has no plan yet: is the coordinator up?", retry_after_s=0.5)
+        raise no_plan()
     model = view.model(name)
     if model is None:
         known = ", ".join(view.names()) or "none yet"
@@ -46,7 +52,7 @@ def allowed_s(infer: Infer, default_s: float) -> float:
 
 
 def admit(
-    model: ModelPlan, owner: tuple[int, int], infer: Infer, buffers: Sequence[Buffer], now: float, deadline: float
+    model: ModelPlan, owner: tuple[int, int], infer: Infer, buffers: Sequence[Buffer], arrived: float, deadline: float
 ) -> Request:
     """The request, inputs in the signature's order; `owner` is its client and id. Raises `InvalidInputError`."""
     order, sizes = check_inputs(model.signature, infer.inputs)
@@ -66,7 +72,7 @@ def admit(
         buffers=tuple(parts),
         rows=sizes.get(BATCH, 1),
         sizes=sizes,
-        arrived=now,
+        arrived=arrived,
         deadline=deadline,
         priority=infer.priority,
         level=infer.level,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import msgspec
 
@@ -16,6 +17,7 @@ from stageline_gateway import events as ev
 from stageline_gateway.batches import BatchTable
 from stageline_gateway.batching import Batch
 from stageline_gateway.capacity import Capacity
+from stageline_gateway.early import Early
 from stageline_gateway.held import KEPT, Answered, Outcome, Waiter
 from stageline_gateway.idempotency import Keys
 from stageline_gateway.inflight import HOLDER, Entry, InFlightTable, State
@@ -51,13 +53,15 @@ class Identity:
     """Who this gateway is to executors: `name` is unique per process start, `reply` is where results go.
 
     Ids of requests begin at `first`: by chance, so that several gateways tell apart whose request a crash concerns.
-    `unix_s` added to its clock gives Unix time: executors compare the deadlines of several gateways.
+    `unix_s` added to its clock gives Unix time: executors compare the deadlines of several gateways. `started` is
+    when, on its clock: requests wait for the first plan until `hold_s` after that.
     """
 
     name: str
     reply: Endpoint
     first: int = 1
     unix_s: float = 0.0
+    started: float = -inf
 
 
 class Core:
@@ -72,6 +76,8 @@ class Core:
         self.view = PlanView()
         self.router = Router(self.view, settings.window, settings.window_bytes, identity.name)
         self.table = InFlightTable(settings.max_in_flight, settings.max_in_flight_bytes, identity.first)
+        until = identity.started + settings.hold_s
+        self.early = Early(settings.max_in_flight, settings.max_in_flight_bytes, until)
         self.keys = Keys(settings.answer_keep_s, settings.answer_keep_bytes, settings.max_in_flight)
         self.batches = BatchTable(self.router)
         self.queues: dict[str, ModelQueue] = {}
@@ -182,4 +188,6 @@ class Core:
             return self.keys.waiter(key) is not None
         if what is Timer.RESTORED:
             return self.keys.held(key) is not None
+        if what is Timer.EARLY:
+            return key in self.early
         return what in (Timer.BATCH, Timer.KEPT, Timer.REACH) or self.table.get(key) is not None

@@ -51,7 +51,7 @@ class Engine:
             ev.DigestApplied: self._digest,
             ev.LinkChanged: self._reach.changed,
             ev.Tick: self._tick,
-            ev.DrainBegan: self._drain_began,
+            ev.DrainBegan: self._arrivals.drain_began,
             ev.DrainEnded: self._arrivals.drain_ended,
             ev.Restored: self._journaling.restored,
             ev.Recorded: self._journaling.recorded,
@@ -67,6 +67,7 @@ class Engine:
             Timer.KEPT: lambda key, now: self._core.forget_kept(now),
             Timer.RESTORED: self._journaling.late,
             Timer.REACH: lambda key, now: self._reach.look(now),
+            Timer.EARLY: self._arrivals.held_too_long,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Instruction]:
@@ -121,10 +122,10 @@ class Engine:
 
     @property
     def in_flight(self) -> dict[State, int]:
-        """Unanswered requests by state; of one that was cut, every part."""
+        """Unanswered requests by state; of one that was cut, every part. What waits for the first plan is queued."""
         table = self._core.table
         waiting = table.count(State.QUEUED)
-        return {State.QUEUED: waiting, State.DISPATCHED: len(table) - waiting}
+        return {State.QUEUED: waiting + len(self._core.early), State.DISPATCHED: len(table) - waiting}
 
     @property
     def in_flight_by_node(self) -> dict[tuple[str, str], int]:
@@ -139,7 +140,7 @@ class Engine:
     @property
     def in_flight_bytes(self) -> int:
         """Input bytes of the unanswered requests."""
-        return self._core.table.nbytes
+        return self._core.table.nbytes + self._core.early.nbytes
 
     @property
     def credits_held(self) -> tuple[int, int]:
@@ -174,17 +175,14 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether every request is answered."""
-        return not len(self._core.table)
+        return not len(self._core.table) and not len(self._core.early)
 
     @property
     def queue_depths(self) -> dict[str, int]:
-        """Requests that wait, by model."""
+        """Requests that wait, by model; before the first plan none is known."""
         return {name: len(queue) for name, queue in self._core.queues.items()}
 
     # --- plan and time --------------------------------------------------------------------------------------
-
-    def _drain_began(self, event: ev.DrainBegan, now: float) -> None:
-        self._arrivals.draining = True
 
     def _plan(self, event: ev.PlanApplied, now: float) -> None:
         if self._core.view.apply_plan(event.plan) is Applied.STALE:
@@ -197,6 +195,7 @@ class Engine:
         self._dispatcher.readmit(now)
         if not self.draining:
             self._journaling.resume(now)
+        self._arrivals.begin_held(now)
 
     def _digest(self, event: ev.DigestApplied, now: float) -> None:
         applied = self._core.view.apply_digest(event.digest)

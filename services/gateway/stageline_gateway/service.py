@@ -142,7 +142,8 @@ class Gateway:
             log=self._log,
         )
         name, first = f"{config.name}/{self._control.incarnation}", 1 + secrets.randbits(32)
-        identity = Identity(name, self._data.endpoint, first, time.time() - self._loop.time())
+        now = loop.time()
+        identity = Identity(name, self._data.endpoint, first, time.time() - now, now)
         self._engine = Engine(settings_of(config), identity)
         if self._journal is not None:
             self._actions |= self._journal.actions

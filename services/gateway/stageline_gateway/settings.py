@@ -23,6 +23,7 @@ class Settings:
     answer_keep_s: float = 60.0
     answer_keep_bytes: int = 32 << 20
     journal: bool = False
+    hold_s: float = 5.0
 
 
 def settings_of(config: GatewayConfig) -> Settings:
@@ -40,4 +41,5 @@ def settings_of(config: GatewayConfig) -> Settings:
         answer_keep_s=config.answer_keep_s,
         answer_keep_bytes=config.answer_keep_bytes,
         journal=config.journal is not None,
+        hold_s=config.hold_s,
     )

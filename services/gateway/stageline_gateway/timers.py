@@ -10,7 +10,8 @@ from enum import IntEnum
 class Timer(IntEnum):
     """What a timer is about.
 
-    `key` is a request, a batch (OVERDUE), a waiter (WAITER), a holder (RESTORED) or nothing (BATCH, KEPT, REACH).
+    `key` is a request, a batch (OVERDUE), a waiter (WAITER), a holder (RESTORED), what came before the first plan
+    (EARLY) or nothing (BATCH, KEPT, REACH).
     """
 
     DEADLINE = 0
@@ -21,6 +22,7 @@ class Timer(IntEnum):
     KEPT = 5
     RESTORED = 6
     REACH = 7
+    EARLY = 8
 
 
 class Timers:

@@ -9,6 +9,7 @@ import msgspec
 from stageline.data import Buffer
 from stageline.errors import FailedError, UnavailableError
 from stageline.protocol import Result, TensorSpec
+from stageline_gateway.capacity import SOONEST_S
 
 
 class Whole:
@@ -29,7 +30,7 @@ class Whole:
         """
         if self._manifest not in ("", manifest):
             text = "the model was replaced while parts of the request were computed: ask again"
-            raise UnavailableError(text, retry_after_s=0.0)
+            raise UnavailableError(text, retry_after_s=SOONEST_S)
         self._manifest = manifest
         self._answers[number] = (result, buffers)
         if len(self._answers) < self._count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import msgspec
@@ -66,10 +67,10 @@ def views(states: dict[str, str]) -> tuple[NodeView, ...]:
 class World:
     """Drives an engine; `outcomes` maps (client, id) to every Answer and Refuse, in order."""
 
-    def __init__(self, *, now: float = 100.0, unix_s: float = 0.0, **settings: Any) -> None:
+    def __init__(self, *, now: float = 100.0, unix_s: float = 0.0, started: float = -inf, **settings: Any) -> None:
         values = {"batch_delay_s": 0.0, **settings}
         here = Endpoint("tcp://g:1", "ipc://@g", "here")
-        self.engine = Engine(Settings(**values), Identity("g/1", here, unix_s=unix_s))
+        self.engine = Engine(Settings(**values), Identity("g/1", here, unix_s=unix_s, started=started))
         self.now = now
         self.version = 0
         self.sequence = 0

@@ -24,10 +24,12 @@ step = st.one_of(
 
 
 class Run:
-    def __init__(self, kit):
-        self.world = kit.World(batch_delay_s=0.005, max_batch=4, max_in_flight=12, default_deadline_s=20.0, drain_s=1.0)
+    def __init__(self, kit, planned):
+        values = {"batch_delay_s": 0.005, "max_batch": 4, "max_in_flight": 12, "default_deadline_s": 20.0}
+        self.world = kit.World(started=100.0, drain_s=1.0, **values)
         self.world.states = dict.fromkeys(NODES, "alive")
-        self.world.plan(PLANS[1])
+        if planned:
+            self.world.plan(PLANS[1])
         self.asked: dict[tuple[int, int], tuple[int, int]] = {}
 
     def ask(self, client, rows, deadline_ms):
@@ -72,14 +74,16 @@ class Run:
                 assert len(data) == 2 * rows
                 assert {(byte - value) % 256 for byte in data} <= {1, 2}, "one or two stages, another's bytes otherwise"
         waiting = sum(key not in self.world.outcomes for key in self.asked)
-        assert self.world.engine.idle == (not waiting)
+        engine = self.world.engine
+        assert engine.idle == (not waiting)
+        assert bool(sum(engine.in_flight.values())) == bool(waiting)
         assert waiting <= 12
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(step, max_size=60))
-def test_every_request_gets_exactly_one_outcome(kit, steps):
-    run = Run(kit)
+@given(st.booleans(), st.lists(step, max_size=60))
+def test_every_request_gets_exactly_one_outcome(kit, planned, steps):
+    run = Run(kit, planned)
     for name, *values in steps:
         getattr(run, name)(*values)
         run.check()

@@ -130,6 +130,7 @@ def test_answers_of_two_models_are_not_joined(world):
     world.answer(world.sent[3])
     assert world.code() == "unavailable"
     assert "the model was replaced" in world.outcome().error.message
+    assert world.outcome().error.retry_after_s > 0
 
 
 def test_parts_whose_answers_differ_in_shape_are_not_joined(kit):

@@ -72,6 +72,7 @@ class Tools:
     keys: KeyRequests
     sockets: Sockets
     succession: Succession
+    planner: PlannerProcess
 
     @property
     def data_key(self) -> bytes:
@@ -86,8 +87,7 @@ class Leader:
         self._tools, self._store, self._control = tools, tools.store, tools.control
         self._log = logs.get(service="coordinator").bind(term=number_of(settings.term), cluster=settings.cluster)
         self._heartbeats = Heartbeats(tools.detector)
-        self.planner = PlannerProcess()
-        self.planner.warm()  # who takes over may have to plan around a death at once
+        self._planner = tools.planner
         self._cluster = Cluster(settings, recall(tools.store), now)
         self._introductions = Introductions(tools.data_key)
         self._reaching = Reaching(tools.sockets)
@@ -97,8 +97,8 @@ class Leader:
         self._next_plan = self._next_digest = now
 
     def close(self) -> None:
-        """End the planner, and what is being tried."""
-        self.planner.close()
+        """End what is being solved and tried."""
+        self._planner.forget()
         self._reaching.close()
 
     @property
@@ -188,7 +188,7 @@ class Leader:
         self._handle_all(self._heartbeats.tick(now), now)
         for peer, ping in self._heartbeats.pings(now):
             self._control.send(peer, ping)
-        self.answers(self.planner.expire(now))
+        self.answers(self._planner.expire(now))
         recorded = [one.address for one in self._cluster.members.everybody]
         beside = self._cluster.resuming
         self._introduce(self._introductions.tick(recorded, self.peers, now, beside=beside), now)
@@ -269,7 +269,7 @@ class Leader:
         elif isinstance(instruction, events.Unwatch):
             self._heartbeats.unwatch(instruction.peer)
         elif isinstance(instruction, events.Solve):
-            failed = self.planner.solve(instruction.problem, instruction.document, now)
+            failed = self._planner.solve(instruction.problem, instruction.document, now)
             self.answers([failed] if failed else [])
         elif isinstance(instruction, events.Note):
             self._note(instruction)

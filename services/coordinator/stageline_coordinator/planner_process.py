@@ -15,15 +15,23 @@ from .events import Solved, SolveFailed
 SOLVE_S = 120.0
 """How long one problem may take before its child is given up."""
 
+WARM_EVERY_S = 10.0
+"""A child that died while nothing was asked is replaced so often at most."""
+
 READ_BYTES = 1 << 16
 
 
 class PlannerProcess:
-    """One child, started by `warm` or when it is needed, and again after it died. A new problem outdates the last."""
+    """One child, started by `warm` or when it is needed, and again after it died. A new problem outdates the last.
+
+    It outlives who asks it: who stands by has one ready, and leaders number their problems alike, so what goes to the
+    child bears numbers of its own.
+    """
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._problem = 0
+        self._warm_at = 0.0
+        self._problem = self._asked = 0
         self._until: float | None = None
         self._out = b""
         self._in = b""
@@ -43,10 +51,12 @@ class PlannerProcess:
         """Descriptor to wait on while a problem has not been written in full."""
         return self._child.stdin.fileno() if self._out and self._child and self._child.stdin else None
 
-    def warm(self) -> None:
+    def warm(self, now: float) -> None:
         """Have a child ready: its start takes longer than mending a plan. Where none can be started `solve` says so."""
-        with suppress(OSError):
-            self._ensure_child()
+        if self._child is None and now >= self._warm_at:
+            self._warm_at = now + WARM_EVERY_S
+            with suppress(OSError):
+                self._ensure_child()
 
     def solve(self, problem: int, document: Mapping[str, Any], now: float) -> SolveFailed | None:
         """Hand a problem over; fails only when no child can be started."""
@@ -55,9 +65,17 @@ class PlannerProcess:
         except OSError as error:
             return SolveFailed(problem, f"the planner cannot be started: {error.strerror}")
         self._problem, self._until = problem, now + SOLVE_S
-        self._out += json.dumps({"id": problem, **document}, allow_nan=False).encode() + b"\n"
+        self._asked += 1
+        self._out += json.dumps({"id": self._asked, **document}, allow_nan=False).encode() + b"\n"
         self.write()
         return None
+
+    def forget(self) -> None:
+        """Nobody waits for an answer any more: the child stops looking for it, and is there for the next problem."""
+        self._asked, self._until = self._asked + 1, None
+        if self._child is not None:
+            self._out += b"\n"
+            self.write()
 
     def write(self) -> None:
         """Write as much of the problem as the pipe takes."""
@@ -108,14 +126,15 @@ class PlannerProcess:
             answer = json.loads(line)
             number, error = answer["id"], answer.get("error")
         except (ValueError, KeyError, AttributeError, TypeError):
-            return SolveFailed(self._problem, "the planner's answer is not what was agreed")
-        if number != self._problem:
+            waiting = self._until is not None
+            return SolveFailed(self._problem, "the planner's answer is not what was agreed") if waiting else None
+        if number != self._asked:
             return None
         final = bool(answer.get("final", True))
         self._until = None if final else self._until
         if isinstance(error, dict):
-            return SolveFailed(number, str(error.get("message")))
-        return Solved(number, answer, final)
+            return SolveFailed(self._problem, str(error.get("message")))
+        return Solved(self._problem, answer, final)
 
     def _ensure_child(self) -> None:
         if self._child is not None:

@@ -38,6 +38,7 @@ from .leadership import Leadership
 from .leading import Leader, Tools
 from .metrics import Metrics
 from .partner import Partner
+from .planner_process import PlannerProcess
 from .store import Store
 from .succession import Succession, take_next
 
@@ -54,6 +55,9 @@ class Coordinator:
     def __init__(self, config: CoordinatorConfig, store: Store, sockets: Sockets, stack: ExitStack) -> None:
         self._log = logs.get(service="coordinator")
         self._config, self._store = config, store
+        self._planner = PlannerProcess()
+        stack.callback(self._planner.close)
+        self._planner.warm(time.monotonic())  # who takes over, or comes back, may have to plan around a death at once
         ping_s = config.ping_ms / 1000
         self._tick_s = ping_s / 2
         detector = DetectorConfig(
@@ -96,6 +100,7 @@ class Coordinator:
             requests,
             sockets,
             self._succession,
+            self._planner,
         )
         self._leader: Leader | None = None
         self._awake = time.monotonic()
@@ -137,8 +142,7 @@ class Coordinator:
 
     def _wait(self, stop: StopSignals, timeout_s: float) -> None:
         """Handle what arrives, or return after `timeout_s`."""
-        planner = self._leader.planner if self._leader is not None else None
-        readable, writable = (planner.readable, planner.writable) if planner is not None else (None, None)
+        readable, writable = self._planner.readable, self._planner.writable
         poller = zmq.Poller()
         sources: list[Any] = [stop.fileno(), self._control.socket, self._control.monitor, self._copier.fileno()]
         door = self._door.socket if self._door is not None else None
@@ -155,14 +159,12 @@ class Coordinator:
             self._door.serve()
         if self._control.socket in ready or self._control.monitor in ready:
             self._receive()
-        if planner is not None and planner is self._planner() and writable in ready:
-            planner.write()
-        if planner is not None and planner is self._planner() and readable in ready and self._leader is not None:
-            self._leader.answers(planner.read())
+        if writable in ready:
+            self._planner.write()
+        answers = self._planner.read() if readable in ready else []
+        if self._leader is not None:
+            self._leader.answers(answers)
         self._hear()
-
-    def _planner(self) -> object:
-        return self._leader.planner if self._leader is not None else None
 
     def _hear(self) -> None:
         """What came from the other coordinator, and over the blob channel."""
@@ -215,6 +217,7 @@ class Coordinator:
             self._steps(self._leadership.stood_still(), now)
 
     def _tick(self, now: float) -> None:
+        self._planner.warm(now)
         if self._authority.changed(now) and self._leader is not None:
             self._leader.revoke(self._authority.knows, now)
         if self._leader is not None:

@@ -77,6 +77,11 @@ def metric(process: Process, name: str) -> float:
     return float(next(line for line in lines if line.startswith(f"stageline_coordinator_{name} ")).split()[1])
 
 
+def planner(process: Process) -> str:
+    """The process ids of its children."""
+    return Path(f"/proc/{process.child.pid}/task/{process.child.pid}/children").read_text()
+
+
 def leading_term(two: Two) -> int:
     with two.admin() as admin:
         return admin.nodes().term
@@ -115,6 +120,7 @@ def test_it_takes_over_when_the_leader_is_killed(two: Two, model: Model) -> None
     peer.until("the model is served", lambda: serving(peer, 1))
     before, loaded = peer.of(Plan)[-1], peer.loaded
     wait_until("the standby is in step", two.in_step)
+    ready_to_plan = planner(two.second)
     two.first.kill()
     heir = two.join(two.second)
     heir.loaded = loaded
@@ -125,6 +131,7 @@ def test_it_takes_over_when_the_leader_is_killed(two: Two, model: Model) -> None
     plan = [plan for plan in heir.of(Plan) if plan.term == welcome.term][-1]
     assert [stage.replicas for stage in plan.models[0].stages] == [s.replicas for s in before.models[0].stages]
     assert not heir.of(Prepare)
+    assert ready_to_plan and planner(two.second) == ready_to_plan, "the planner was there, and went on"
     with two.admin() as admin:
         admin.remove_model("net")
         assert admin.models() == ()

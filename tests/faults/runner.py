@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -71,21 +72,49 @@ class _Run:
         rig, scenario, report = self._rig, self._scenario, self._report
         rig.random.seed(report.seed)
         rig.settle()
-        with rig.admin() as admin:
-            broadcasts = admin.welcome.plan
         name = f"{scenario.name}/{report.seed}/{time.monotonic_ns()}"
-        with Watch(broadcasts) as watch, Load(
+        with Load(
             rig.client_address, self._judge, self._ledger,
             width=scenario.width, deadline_s=scenario.deadline_s, run=name, silent=scenario.silent,
         ) as load:  # fmt: skip
             self._wait("the load flows", lambda: self._ledger.answered >= FLOWS)
-            self._wait("the coordinator broadcasts", lambda: watch.seen)
-            self._strike(watch, load)
+            with self._after_the_first(), Watch(self._broadcasts()) as watch:
+                self._wait("the coordinator broadcasts", lambda: watch.seen)
+                self._pause()
+                self._strike(watch, load)
             load.stop(scenario.deadline_s + SLACK_S)
         report.tally, report.breaks = self._ledger.tally(), len(self._ledger.breaks)
         report.failures += broken(scenario, report.tally, self._ledger.errors, report.in_flight)
         self._restore()
         return report
+
+    @contextmanager
+    def _after_the_first(self) -> Iterator[None]:
+        """What happens before the strike has happened, and ends when the run does, if not before."""
+        rig, first = self._rig, self._scenario.first
+        if first is None or not self._aimed:
+            yield
+            return
+        target = first.aim(rig)
+        first.strike(rig, target)
+        try:
+            self._wait("what comes first is seen", lambda: first.proof(rig, target), PROOF_S)
+            time.sleep(first.seconds)
+            if first.seconds:
+                first.relent(rig, target)
+            yield
+        finally:
+            if not first.seconds:
+                first.relent(rig, target)
+
+    def _broadcasts(self) -> str:
+        """The address of the coordinator's that leads now."""
+        with self._rig.admin() as admin:
+            return admin.welcome.plan
+
+    def _pause(self) -> None:
+        if self._aimed:
+            time.sleep(self._scenario.pause_s)
 
     def _come_back(self, load: Load) -> None:
         """The client asks for what it is owed once the gateway, started anew, has computed all of it by itself."""

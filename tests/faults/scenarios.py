@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .closing import SlowlyClosed
 from .commits import KilledInCommit
@@ -41,6 +42,7 @@ class Scenario:
     `localises`: it must name a link of the victim that let nothing through.
     `silent`: a client whose connection broke asks for nothing new, and comes back for what
     it was owed only when the gateway has computed all of that by itself.
+    `first` happens `pause_s` earlier; it stays for its seconds, to the run's end where those are 0.
     """
 
     name: str
@@ -55,10 +57,12 @@ class Scenario:
     silent: bool = False
     localises: bool = False
     degrades: bool = False
+    first: Event | None = None
+    pause_s: float = 0.0
 
 
 def _network() -> tuple[Scenario, ...]:
-    def on(name: str, event: Event, **more: bool) -> Scenario:
+    def on(name: str, event: Event, **more: Any) -> Scenario:
         return Scenario(name, event, "proxied", **more)
 
     return (
@@ -128,11 +132,15 @@ def _processes() -> tuple[Scenario, ...]:
         Scenario("coordinator frozen", Signal("coordinator", "freeze", 2.0), undisturbed=True),
         Scenario("coordinator told to stop", Signal("coordinator", "term", 1.0), undisturbed=True),
         Scenario("coordinator killed in a commit", KilledInCommit(), repeats=True),
-    )
+        Scenario(
+            "two executors killed after a coordinator's restart", Signal("two executors", "kill"), repeats=True,
+            notices=True, first=Signal("coordinator", "kill", 0.5), pause_s=1.0,
+        ),
+    )  # fmt: skip
 
 
 def _journaled() -> tuple[Scenario, ...]:
-    def on(name: str, event: Event, **more: bool) -> Scenario:
+    def on(name: str, event: Event, **more: Any) -> Scenario:
         return Scenario(name, event, "journaled", refuses=True, **more)
 
     return (
@@ -185,7 +193,7 @@ def _damage() -> tuple[Scenario, ...]:
 
 
 def _paired() -> tuple[Scenario, ...]:
-    def on(name: str, event: Event, **more: bool) -> Scenario:
+    def on(name: str, event: Event, **more: Any) -> Scenario:
         return Scenario(name, event, "paired", **more)
 
     return (
@@ -194,6 +202,21 @@ def _paired() -> tuple[Scenario, ...]:
         on("two coordinators apart", Apart(3.0), undisturbed=True),
         on("two coordinators lead", LeaderLost("freeze", 4.0, apart=True)),
         on("two coordinators lead, one of them anew", LeaderLost("kill", 6.0, apart=True), undisturbed=True),
+        *_after_takeover(),
+    )
+
+
+def _after_takeover() -> tuple[Scenario, ...]:
+    """The new leader has hardly begun when it has to plan anew."""
+
+    def on(name: str, event: Event, pause_s: float) -> Scenario:
+        first = LeaderLost("kill")
+        return Scenario(name, event, "paired", repeats=True, notices=True, first=first, pause_s=pause_s)
+
+    return (
+        on("two executors killed just after a takeover", Signal("two executors", "kill"), 0.0),
+        on("two executors killed 3 s after a takeover", Signal("two executors", "kill"), 3.0),
+        on("two workers killed 3 s after a takeover", Signal("two workers", "kill"), 3.0),
     )
 
 

@@ -54,7 +54,7 @@ thread of its own, and waking it for every message costs more than copying 800 K
 
 MAX_IDENTITY_BYTES = 255
 
-WATCH_MS, WATCH_SILENCE_MS = 100, 600
+WATCH_MS, WATCH_SILENCE_MS = 100, 500
 """A `watched` connection without a sign of life for so long counts as broken."""
 
 Socket = zmq.Socket[bytes]

@@ -118,9 +118,8 @@ class _Run:
 
     def _come_back(self, load: Load) -> None:
         """The client asks for what it is owed once the gateway, started anew, has computed all of it by itself."""
-        gateway, requests = self._rig.gateway, self._ledger.requests
-        left = self._ledger.unsettled()
-        owed = [number for number in left if requests[number].accepted is not None]
+        gateway = self._rig.gateway
+        left, owed = self._ledger.unsettled(), self._owed()
         if owed:
             self._wait(
                 "the gateway computes what it had taken",
@@ -183,7 +182,15 @@ class _Run:
         self._report.recovery_ms = None if ended is None else (ended - struck) * 1000
 
     def _is_busy(self, target: Target) -> bool:
+        """Enough is in flight; where outcomes are owed to a silent client, some of it has been accepted, too."""
+        if self._scenario.silent and len(self._owed()) < MARGIN:
+            return False
         return self._in_flight(target) >= IN_FLIGHT + MARGIN
+
+    def _owed(self) -> list[int]:
+        """The requests that were accepted and have no outcome."""
+        requests = self._ledger.requests
+        return [number for number in self._ledger.unsettled() if requests[number].accepted is not None]
 
     def _in_flight(self, target: Target) -> int:
         return self._rig.in_flight(target.node) if target.node else self._rig.unanswered()

@@ -294,7 +294,7 @@ class Rig:
             usable = json.loads(admin.problem())["nodes"]
             alive = [row for row in rows if row.state == "alive" and row.executors]
             served = plan is not None and plan.status == "serving" and len(plan.stages) >= 2
-            served = served and not any(stage.exposed for stage in plan.stages)
+            served = served and all(stage.standbys and not stage.exposed for stage in plan.stages)
             row = admin.nodes().standby
             paired = self.kind != "paired" or (row is not None and (row.state, row.behind) == ("alive", 0))
             return len(alive) == len(usable) == NODES and served and paired and self._ready()

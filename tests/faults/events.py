@@ -246,8 +246,27 @@ class Reset:
         """It is over."""
 
 
+class Held:
+    """Of events that hold what passes some links until it is over; `held` when they aim says what was held before."""
+
+    def decoy(self, rig: Rig) -> Target:
+        return Target("a link that nobody uses", "nobody", proxy=rig.decoy())
+
+    def strike(self, rig: Rig, target: Target) -> None:
+        for proxy in _all(target):
+            proxy.partition()
+
+    def proof(self, rig: Rig, target: Target) -> str:
+        since = {name: count - target.before.get(name, 0) for name, count in held(target).items()}
+        return f"chunks held: {since}" if since and all(since.values()) else ""
+
+    def relent(self, rig: Rig, target: Target) -> None:
+        for proxy in _all(target):
+            proxy.heal()
+
+
 @dataclass(frozen=True)
-class CutOff:
+class CutOff(Held):
     """A worker's cable is pulled: its links to the workers before and behind it, and to the coordinator, are held."""
 
     seconds: float = 2.0
@@ -259,24 +278,14 @@ class CutOff:
         behind = next((name for name in placed[placed.index(node) + 1 :]), "gateway")
         links = [rig.proxies[name] for name in (f"data:{behind}", f"control:{node}")]
         target = Target(f"all links of {node}", node, proxy=rig.proxies[f"data:{node}"], more=links)
-        target.before = {proxy.name: proxy.counts["hold"] for proxy in (rig.proxies[f"data:{node}"], *links)}
+        target.before = held(target)
         return target
-
-    def decoy(self, rig: Rig) -> Target:
-        return Target("a link that nobody uses", "nobody", proxy=rig.decoy())
-
-    def strike(self, rig: Rig, target: Target) -> None:
-        for proxy in _all(target):
-            proxy.partition()
-
-    def proof(self, rig: Rig, target: Target) -> str:
-        held = {proxy.name: proxy.counts["hold"] - target.before.get(proxy.name, 0) for proxy in _all(target)}
-        return f"chunks held: {held}" if held and all(held.values()) else ""
-
-    def relent(self, rig: Rig, target: Target) -> None:
-        for proxy in _all(target):
-            proxy.heal()
 
 
 def _all(target: Target) -> list[Proxy]:
     return [proxy for proxy in (target.proxy, *target.more) if proxy is not None]
+
+
+def held(target: Target) -> dict[str, int]:
+    """Chunks that its links have held so far."""
+    return {proxy.name: proxy.counts["hold"] for proxy in _all(target)}

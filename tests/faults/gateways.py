@@ -7,16 +7,15 @@ import signal
 from dataclasses import dataclass
 from typing import Literal
 
-from .events import Target, bystander
+from .events import Held, Target, bystander, held
 from .model import NAME
-from .proxy import Proxy
 from .rig import GATEWAYS, Rig, all_dead
 
 ANSWERED = "stageline_gateway_requests_total"
 
 
 @dataclass(frozen=True)
-class GatewayCutOff:
+class GatewayCutOff(Held):
     """The gateway's links to the workers are held, those to the coordinator, or both; clients still reach it.
 
     To workers: the one on which its batches leave, which is the first stage's, and the one on which all results come.
@@ -30,26 +29,9 @@ class GatewayCutOff:
         workers = [rig.proxies["data:gateway"], *(rig.proxies[f"data:{node}"] for node in rig.placed()[:1])]
         links = workers if self.from_whom != "the coordinator" else []
         links = [*links, rig.proxies["control:gateway"]] if self.from_whom != "the workers" else links
-        return Target(f"the gateway's links to {self.from_whom}", more=links, before=_held(links))
-
-    def decoy(self, rig: Rig) -> Target:
-        return Target("a link that nobody uses", "nobody", more=[rig.decoy()])
-
-    def strike(self, rig: Rig, target: Target) -> None:
-        for proxy in target.more:
-            proxy.partition()
-
-    def proof(self, rig: Rig, target: Target) -> str:
-        held = {name: count - target.before.get(name, 0) for name, count in _held(target.more).items()}
-        return f"chunks held: {held}" if held and all(held.values()) else ""
-
-    def relent(self, rig: Rig, target: Target) -> None:
-        for proxy in target.more:
-            proxy.heal()
-
-
-def _held(links: list[Proxy] | tuple[Proxy, ...]) -> dict[str, int]:
-    return {proxy.name: proxy.counts["hold"] for proxy in links}
+        target = Target(f"the gateway's links to {self.from_whom}", more=links)
+        target.before = held(target)
+        return target
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-from stageline.data import Buffer
 from stageline.errors import (
     CancelledError,
     DeadlineError,
@@ -122,21 +120,14 @@ class Arrivals:
 
     # --- own ------------------------------------------------------------------------------------------------
 
-    def begin(
-        self,
-        infer: Infer,
-        buffers: Sequence[Buffer],
-        owner: tuple[int, int],
-        deadline: float,
-        now: float,
-        arrived: float | None = None,
-    ) -> None:
+    def begin(self, arrival: Arrival, owner: tuple[int, int], now: float) -> None:
         """Put a request into the table, that came now or before. Raises what it is to be refused with."""
         core = self._core
         if self.draining:
             raise _stopping()
+        infer, deadline = arrival.infer, arrival.deadline
         model = find_model(core.view, infer.model)
-        request = admit(model, owner, infer, buffers, now if arrived is None else arrived, deadline)
+        request = admit(model, owner, infer, arrival.buffers, arrival.arrived, deadline)
         check_in_time(core, request, now)
         parts = in_parts(model.signature, request, core.settings.max_batch)
         entries = core.table.add_parts(parts, core.capacity(model.name).retry_after_s(core.waiting(model.name)))
@@ -172,7 +163,7 @@ class Arrivals:
         if infer.idempotency_key:
             self._keyed(arrival, now)
             return
-        self.begin(infer, arrival.buffers, owner, arrival.deadline, now, arrival.arrived)
+        self.begin(arrival, owner, now)
         if infer.want_accepted:
             self._core.emit(ev.Accept(*owner))
 
@@ -196,17 +187,17 @@ class Arrivals:
             self._attach(held, waiter)
 
     def _hold(self, arrival: Arrival, now: float) -> None:
-        core, infer, deadline = self._core, arrival.infer, arrival.deadline
+        core, infer = self._core, arrival.infer
         held = core.keys.begin(infer, arrival.buffers)
         try:
             check_journal(core)
-            core.keys.wait(held, arrival.client, infer, arrival.arrived, deadline)
-            self.begin(infer, arrival.buffers, (HOLDER, held.number), deadline, now, arrival.arrived)
+            core.keys.wait(held, arrival.client, infer, arrival.arrived, arrival.deadline)
+            self.begin(arrival, (HOLDER, held.number), now)
         except StagelineError:
             core.keys.forget(held)
             raise
         if core.settings.journal:
-            core.emit(ev.Record(held.number, infer, arrival.buffers, deadline))
+            core.emit(ev.Record(held.number, infer, arrival.buffers, arrival.deadline))
         else:
             accept(core, held)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
-from stageline.data import Buffer
 from stageline.errors import DeadlineError, RejectedError, StagelineError
-from stageline.protocol import Infer
 from stageline_gateway import events as ev
 from stageline_gateway.admission import allowed_s
 from stageline_gateway.core import Core
+from stageline_gateway.early import Arrival
 from stageline_gateway.held import Held
 from stageline_gateway.inflight import HOLDER
 from stageline_gateway.timers import Timer
 
 RETRY_AFTER_S = 1.0
 
-Begin = Callable[[Infer, Sequence[Buffer], tuple[int, int], float, float], None]
+Begin = Callable[[Arrival, tuple[int, int], float], None]
 """`Arrivals.begin`."""
 
 
@@ -76,7 +75,8 @@ class Journaling:
             if held is None:
                 continue
             try:
-                self._begin(one.infer, one.buffers, (HOLDER, number), _deadline(one, held), now)
+                arrival = Arrival(HOLDER, one.infer, one.buffers, now, _deadline(one, held))
+                self._begin(arrival, (HOLDER, number), now)
             except StagelineError as error:
                 core.conclude(number, error, one.infer.model, now)
 

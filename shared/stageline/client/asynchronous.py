@@ -201,9 +201,7 @@ class AsyncClient:
             except StagelineError as error:
                 now = self._now()
                 complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
-                trouble = self._session.trouble = self._dialer.of_all(error)
-                if complete:
-                    self._settle(self._session.unreachable(trouble, now))
+                self._settle(self._session.apart(self._dialer.of_all(error), now, all_tried=complete))
 
     async def _open(self) -> ServerHello:
         name, token, user = self._identity
@@ -213,7 +211,8 @@ class AsyncClient:
         )
         if wire.lost is not None:
             raise wire.lost
-        self._wire, self._hello, self._session.limits, self._session.trouble = wire, hello, hello.limits, None
+        self._wire, self._hello = wire, hello
+        self._session.connected(hello.limits)
         self._look(self._now())
         return hello
 
@@ -233,10 +232,8 @@ class AsyncClient:
         now = self._now()
         self._wire = None
         complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
-        trouble = self._session.trouble = self._dialer.of_all(error)
         self._settle(self._session.lost(error, now))
-        if complete:
-            self._settle(self._session.unreachable(trouble, now))
+        self._settle(self._session.apart(self._dialer.of_all(error), now, all_tried=complete))
         self._look(now)
 
     def _settle(self, ended: Sequence[Ended]) -> None:

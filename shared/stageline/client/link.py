@@ -168,10 +168,8 @@ class Link:
         self._drop_channel()
         with self._lock:
             complete = self._dialer.failed(now, error.retry_after_s or 0.0, error.message)
-            trouble = self._session.trouble = self._dialer.of_all(error)
             ended = self._session.lost(error, now)
-            if complete:
-                ended += self._session.unreachable(trouble, now)
+            ended += self._session.apart(self._dialer.of_all(error), now, all_tried=complete)
         self._settle(ended)
 
     def _drop_channel(self) -> None:
@@ -203,7 +201,7 @@ class Link:
         with self._lock:
             if self._core.hello is not None and self._core.hello is not self._hello:
                 self._hello = self._core.hello
-                self._session.limits, self._session.trouble = self._hello.limits, None
+                self._session.connected(self._hello.limits)
                 self._write_due(now)
             ended = [self._session.answered(event.id, event.value, now) for event in finished]
             if finished:

@@ -161,6 +161,15 @@ class Session:
                 ended.append(self._end(call, error))
         return ended
 
+    def connected(self, limits: Limits | None) -> None:
+        """A gateway has greeted, and said how much it takes."""
+        self.limits, self.trouble = limits, None
+
+    def apart(self, trouble: StagelineError, now: float, *, all_tried: bool) -> list[Ended]:
+        """There is no connection, for that reason; what ends once `all_tried`, every gateway in turn."""
+        self.trouble = trouble
+        return self.unreachable(trouble, now) if all_tried else []
+
     def unreachable(self, error: StagelineError, now: float) -> list[Ended]:
         """No gateway could be reached; which calls have waited for one for too long."""
         patience = self._retry.reconnect_s if error.retryable else 0.0

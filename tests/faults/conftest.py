@@ -18,6 +18,19 @@ def judge() -> Judge:
     return Judge(SEED)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where no scenario of a kind of cluster was chosen there is no test: nothing is skipped."""
+    unchosen = [item for item in items if _is_empty(item)]
+    if unchosen:
+        config.hook.pytest_deselected(items=unchosen)
+        items[:] = [item for item in items if item not in unchosen]
+
+
+def _is_empty(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("skip") if Path(__file__).parent in item.path.parents else None
+    return mark is not None and str(mark.kwargs.get("reason", "")).startswith("got empty parameter set")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What chose the scenarios, so that they can be run again."""
     terminalreporter.write_line(f"tests/faults: a share of {SHARE:g}, chosen by {VARIABLE}={SEED}")

@@ -37,7 +37,7 @@ def chosen(rig: str, number: int = SEED, share: float = SHARE) -> list[Scenario]
     """Of the scenarios on that rig, in their order; of few scenarios perhaps none, but one now and then."""
     here = [scenario for scenario in SCENARIOS if scenario.rig == rig]
     choose = random.Random(f"{number}/{rig}")
-    picked = choose.sample(here, min(len(here), max(1, int(share * len(here) + choose.random()))))
+    picked = choose.sample(here, min(len(here), int(share * len(here) + choose.random())))
     return [scenario for scenario in here if scenario in picked]
 
 

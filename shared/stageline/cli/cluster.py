@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -67,14 +67,18 @@ def up(
         config=config,
         keys=keys,
     )
+    return _run(spec, _asked(context, spec), detach, as_json)
+
+
+def _run(spec: ClusterSpec, asked: Mapping[str, str], detach: bool, as_json: bool) -> int:
+    """Start the cluster, or what has ended of one that runs; without `detach` stay with one that was started."""
     with StopSignals() as stopping:
-        asked = _asked(context, spec)
         with reporting("starting", quiet=as_json) as report:
 
             def progress(text: str) -> None:
                 report(text, 0.0)
 
-            revived = revive(spec.data_dir, asked, ready_timeout, progress, lambda: stopping.requested)
+            revived = revive(spec.data_dir, asked, spec.ready_timeout_s, progress, lambda: stopping.requested)
             if revived is None:
                 cluster = start(spec, progress, should_stop=lambda: stopping.requested)
         if revived is not None:
